@@ -1,0 +1,11 @@
+"""Where the harness keeps what it can make again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """$EAD_BENCH_CACHE, or ~/.cache/ead-bench: LPIPS backbones, compiled kernels, procedural scenes."""
+    return Path(os.environ.get("EAD_BENCH_CACHE") or Path.home() / ".cache" / "ead-bench")

@@ -1,0 +1,106 @@
+"""The resolved spec: everything that decides what a run is, typed. YAML becomes this in `bench.spec.resolve`.
+
+Defaults are the paper's (PAPER.md: training, data; what the paper leaves open follows the first author's later public
+trainer and NoPoSplat). `sizes` says what the scales `tiny` and `small` change. A field whose metadata says
+`identity: False` is no part of a run's id; one added later carries `legacy`, the value at which it stays out of the id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from models.ead import EADSpec
+from models.parts import PartSpec
+
+Sizes = ClassVar[Mapping[str, Mapping[str, object]]]
+NOT_IDENTITY: Mapping[str, Any] = {"identity": False}
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views of a scene are inputs and targets, and in which frame (see bench/data/frames.py)."""
+
+    choice: PartSpec  # bench/data/choices/: lara, exclude_inputs, rig
+    inputs: int = 4
+    targets: int = 4
+    frame: Literal["lara", "freesplatter"] = "lara"
+    background: Literal["white", "random_grey"] = "white"  # of training targets; random_grey is LaRa's 0, 0.5 or 1
+    overfit: int = 0  # > 0: train and evaluate on this many scenes with fixed views (the test of a new part)
+
+    sizes: Sizes = {"tiny": {"choice": "rig"}}
+
+
+@dataclass(frozen=True)
+class Train:
+    steps: int = 200_000
+    batch: int = 32  # scenes a step, over all ranks and micro-batches
+    micro_batch: int | None = field(default=None, metadata=NOT_IDENTITY)  # scenes a forward pass; None: all of a rank's
+    learning_rate: float = 5.0e-5
+    final_learning_rate: float = 5.0e-6
+    warmup_steps: int = 2000
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    gradient_clip: float = 0.5
+    geometry_first: float = 0.0  # share of the steps, from the first, with L_3D alone
+    matmul_precision: Literal["highest", "high", "medium"] = "medium"  # of fp32 parts on CUDA (TF32)
+    compile: bool = False
+    checkpoint_every: int = field(default=2000, metadata=NOT_IDENTITY)  # steps
+
+    sizes: Sizes = {
+        "tiny": {
+            "steps": 400, "batch": 16, "learning_rate": 2.0e-3, "final_learning_rate": 2.0e-5, "warmup_steps": 20,
+            "gradient_clip": 1.0, "geometry_first": 0.35, "matmul_precision": "highest", "checkpoint_every": 50,
+        },
+        "small": {"steps": 5000, "learning_rate": 2.0e-4, "final_learning_rate": 5.0e-6, "warmup_steps": 200,
+                  "checkpoint_every": 500},
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint file of the user's; its content is verified against `sha256` when a run starts."""
+
+    weights: str = field(metadata=NOT_IDENTITY)
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FromRun:
+    """The same part of another run of the sweep, by the name it has there; `id` is filled in when the graph is made."""
+
+    run: str = field(metadata=NOT_IDENTITY)
+    id: str = ""
+
+
+InitPart = Literal["scratch"] | Weights | FromRun
+
+
+@dataclass(frozen=True)
+class Init:
+    encoder: InitPart = "scratch"
+    aggregator: InitPart = "scratch"
+    head: InitPart = "scratch"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    protocols: tuple[str, ...] = ("per_image_white",)
+    scenes: int | None = None  # the first of the evaluation split; None: all
+
+    sizes: Sizes = {"tiny": {"scenes": 32}, "small": {"scenes": 100}}
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run, resolved. Its canonical JSON's hash is the run's id (bench/spec/identity.py)."""
+
+    model: EADSpec
+    data: PartSpec  # bench/data/sources/: procedural, gobjaverse
+    views: Views
+    losses: Mapping[str, PartSpec]  # bench/losses/: mse (L_m), lpips (L_l), points (L_3D), each with its `weight`
+    train: Train = Train()
+    init: Init = Init()
+    evaluation: Evaluation = Evaluation()
+    seed: int = 0

@@ -1,0 +1,115 @@
+"""The tensors that flow between the parts, and the conventions of the whole house.
+
+Axes
+    batch   scenes                      view    input or target views of one scene
+    rows    patch rows, H / p           cols    patch columns, W / p
+    dim     token width                 coefficient   spherical-harmonics coefficients, (degree + 1)²
+
+Conventions
+    Cameras follow OpenCV: x right, y down, z forward. `world_to_camera` maps points of the scene's frame to the camera's;
+    `intrinsics` are in pixels, and pixel centres lie at +0.5. Images are RGB in [0, 1]. Quaternions are (w, x, y, z).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Layout = Literal["views", "planes"]
+
+
+class Moves:
+    """Dataclasses of tensors that move to a device as one."""
+
+    def to(self, device: torch.device | str) -> Self:
+        moved: dict[str, Any] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            moved[field.name] = value.to(device) if isinstance(value, Tensor | Moves) else value
+        return type(self)(**moved)
+
+
+@dataclass(frozen=True)
+class Cameras(Moves):
+    """Pinhole cameras of one image size (`height` × `width` pixels)."""
+
+    world_to_camera: Float[Tensor, "*shape 4 4"]
+    intrinsics: Float[Tensor, "*shape 3 3"]
+    height: int
+    width: int
+
+    @property
+    def camera_to_world(self) -> Float[Tensor, "*shape 4 4"]:
+        """The rigid inverse."""
+        rotation = self.world_to_camera[..., :3, :3].transpose(-1, -2)
+        inverse = torch.zeros_like(self.world_to_camera)
+        inverse[..., :3, :3] = rotation
+        inverse[..., :3, 3:] = -rotation @ self.world_to_camera[..., :3, 3:]
+        inverse[..., 3, 3] = 1
+        return inverse
+
+    @property
+    def centres(self) -> Float[Tensor, "*shape 3"]:
+        """Camera centres in the scene's frame."""
+        return self.camera_to_world[..., :3, 3]
+
+
+@dataclass(frozen=True)
+class Views(Moves):
+    """What a model sees: N images a scene, in [0, 1]; cameras only under `poses: known`."""
+
+    images: Float[Tensor, "batch view 3 height width"]
+    cameras: Cameras | None = None
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """What is known of tokens before any exist: what `build` needs of the part before it."""
+
+    dim: int
+    patch: int
+    extra: int = 0
+    layout: Layout = "views"
+
+
+@dataclass(frozen=True)
+class Tokens(Moves):
+    """T_i of eq. 3, all views of a batch together; `extra` holds class and register tokens."""
+
+    grid: Float[Tensor, "batch view rows cols dim"]
+    extra: Float[Tensor, "batch view extra dim"] | None = None
+    layout: Layout = "views"
+
+
+@dataclass(frozen=True)
+class Dense:
+    """D's output, one named tensor a group of channels: {"means": batch view height width 3, …}."""
+
+    channels: Mapping[str, Float[Tensor, "batch view height width _"]]
+
+
+@dataclass(frozen=True)
+class Gaussians(Moves):
+    """G of the paper: μ, r, s, α, c. Pixel-aligned ones have the shape (batch, view, height, width)."""
+
+    means: Float[Tensor, "*shape 3"]
+    rotations: Float[Tensor, "*shape 4"]
+    scales: Float[Tensor, "*shape 3"]
+    opacities: Float[Tensor, "*shape"]
+    harmonics: Float[Tensor, "*shape coefficient 3"]
+
+    def flat(self) -> Gaussians:
+        """(batch, …) → (batch, gaussian): what a rasteriser takes."""
+        batch = self.means.shape[0]
+        return Gaussians(
+            means=self.means.reshape(batch, -1, 3),
+            rotations=self.rotations.reshape(batch, -1, 4),
+            scales=self.scales.reshape(batch, -1, 3),
+            opacities=self.opacities.reshape(batch, -1),
+            harmonics=self.harmonics.reshape(batch, -1, *self.harmonics.shape[-2:]),
+        )
