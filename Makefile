@@ -1,0 +1,37 @@
+# make run        set up, then train and evaluate the default question (minutes on two cores)
+# make test       set up, then the tests
+# make test-all   also the long ones: overfitting one scene, torch.compile
+# make lint       ruff and mypy --strict
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SPEC ?= ablations/table3.yaml
+
+.PHONY: run test test-all lint setup clean
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "EAD-Bench needs Python 3.11 or newer; name one with: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m bench.setup
+	@touch $@
+
+run: setup
+	$(BIN)/python -m bench.run $(SPEC)
+
+test: setup
+	$(BIN)/python -m pytest -m 'not long'
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
