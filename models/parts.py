@@ -7,11 +7,16 @@ harness (losses, data, view choices).
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar
+
+from torch import nn
+
+from models.tensors import TokenSpec
 
 Scale = str
 
@@ -37,6 +42,71 @@ class PartSpec:
     def to_dict(self) -> dict[str, Any]:
         """{"name": …, field: value, …}, ready for JSON."""
         return {"name": self.name, **asdict(self)}
+
+
+class EncoderSpec(PartSpec, ABC):
+    """E: `build()` gives a module Views → Tokens that looks at each view alone (eq. 3)."""
+
+    @abstractmethod
+    def tokens(self) -> TokenSpec:
+        """What its tokens will be."""
+
+    @abstractmethod
+    def build(self) -> nn.Module: ...
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with the fields."""
+        yield from ()
+
+
+class AggregatorSpec(PartSpec, ABC):
+    """A: `build(tokens)` gives a module (Tokens, levels) → list[Tokens] over all views of a scene (eq. 4).
+
+    Level 0 is E's tokens, level k what stands after block k; only the levels asked for are kept.
+    """
+
+    blocks: int
+
+    @abstractmethod
+    def levels(self, tokens: TokenSpec) -> Sequence[TokenSpec]:
+        """What the tokens of levels 0 … blocks are; their widths may differ."""
+
+    @abstractmethod
+    def build(self, tokens: TokenSpec) -> nn.Module: ...
+
+    def problems(self, tokens: TokenSpec, inputs: int) -> Iterator[Problem]:
+        """What is wrong with the fields for these tokens of `inputs` views."""
+        yield from ()
+
+
+class HeadSpec(PartSpec, ABC):
+    """D: `build(…)` gives a module (list[Tokens], Views) → Dense, for each view alone (eq. 5)."""
+
+    @abstractmethod
+    def reads(self, blocks: int) -> tuple[int, ...]:
+        """The levels of an aggregator of so many blocks that it taps."""
+
+    @abstractmethod
+    def build(self, taps: Sequence[TokenSpec], image_size: int, channels: Mapping[str, int]) -> nn.Module: ...
+
+    def problems(self, taps: Sequence[TokenSpec], image_size: int) -> Iterator[Problem]:
+        """What is wrong with the fields for these taps."""
+        yield from ()
+
+
+class OutputSpec(PartSpec, ABC):
+    """What the head's channels mean: `build()` gives a module (Dense, Views) → Gaussians."""
+
+    @abstractmethod
+    def channels(self) -> Mapping[str, int]:
+        """Named groups of channels, in the order in which the head lays them out."""
+
+    @abstractmethod
+    def build(self) -> nn.Module: ...
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with the fields."""
+        yield from ()
 
 
 @cache

@@ -6,8 +6,8 @@ Axes
     dim     token width                 coefficient   spherical-harmonics coefficients, (degree + 1)²
 
 Conventions
-    Cameras follow OpenCV: x right, y down, z forward. `world_to_camera` maps points of the scene's frame to the camera's;
-    `intrinsics` are in pixels, and pixel centres lie at +0.5. Images are RGB in [0, 1]. Quaternions are (w, x, y, z).
+    Cameras follow OpenCV: x right, y down, z forward. `world_to_camera` maps points of the scene's frame to the
+    camera's; `intrinsics` are in pixels, and pixel centres lie at +0.5. Images are RGB in [0, 1]. Quaternions are (w, x, y, z).
 """
 
 from __future__ import annotations

@@ -1,0 +1,172 @@
+"""tokens = E(views); taps = A(tokens); dense = D(taps, views); G = O(dense, views): eq. 1–5 of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import nn
+from torch.profiler import record_function
+
+from models import parts
+from models.parts import AggregatorSpec, EncoderSpec, HeadSpec, OutputSpec, Problem
+from models.tensors import Gaussians, Views
+
+Float = Literal["fp32", "bf16"]
+PACKAGES = {part: f"models.{part}s" for part in ("encoder", "aggregator", "head", "output")}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Of each part's matrix products; the paper trains A and D in bf16 mixed precision and does not say E's."""
+
+    encoder: Float = "fp32"
+    aggregator: Float = "bf16"
+    head: Float = "bf16"
+
+    sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {"tiny": {"aggregator": "fp32", "head": "fp32"}}
+
+
+@dataclass(frozen=True)
+class EADSpec:
+    """A row of Table 1: the three parts and what their output means. Images are square, `image_size` pixels a side."""
+
+    encoder: EncoderSpec
+    aggregator: AggregatorSpec
+    head: HeadSpec
+    output: OutputSpec
+    image_size: int = 256
+    poses: Literal["unknown", "known"] = "unknown"
+    precision: Precision = Precision()
+
+    sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {"tiny": {"image_size": 32}, "small": {"image_size": 128}}
+
+    def problems(self, inputs: int) -> Iterator[Problem]:
+        """What no part can see alone, then what each part says of itself; fields are dotted from `model`."""
+        tokens = self.encoder.tokens()
+        if self.image_size % tokens.patch:
+            yield Problem(
+                "encoder.patch",
+                f"{tokens.patch} does not divide the image's {self.image_size} pixels; choose a patch that does",
+            )
+            return
+        blocks = self.aggregator.blocks
+        levels = self.head.reads(blocks)
+        if outside := [level for level in levels if not 0 <= level <= blocks]:
+            yield Problem(
+                "head.taps",
+                f"tap {outside[0]} lies outside 0…{blocks}: 0 is E's tokens, {blocks} A's last block; "
+                f"change the taps or model.aggregator.blocks",
+            )
+            return
+        available = self.aggregator.levels(tokens)
+        asked = {
+            "encoder": self.encoder.problems(),
+            "aggregator": self.aggregator.problems(tokens, inputs),
+            "head": self.head.problems([available[level] for level in levels], self.image_size),
+            "output": self.output.problems(),
+        }
+        for part, found in asked.items():
+            yield from (Problem(f"{part}.{p.field}", p.message) for p in found)
+
+    def tokens_per_scene(self, inputs: int) -> int:
+        """N·HW/p² (§2.3), with class and register tokens."""
+        tokens = self.encoder.tokens()
+        return inputs * ((self.image_size // tokens.patch) ** 2 + tokens.extra)
+
+    def build(self, seed: int | None = None) -> EAD:
+        """The model, initialised part by part from (seed, part): another head leaves E's and A's weights alone.
+
+        Under `torch.device("meta")` no memory is taken. `seed=None` draws from torch's global generator.
+        """
+        return EAD(self, seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            **{part: getattr(self, part).to_dict() for part in PACKAGES},
+            "image_size": self.image_size,
+            "poses": self.poses,
+            "precision": asdict(self.precision),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        chosen: dict[str, Any] = {part: parts.from_dict(package, values[part]) for part, package in PACKAGES.items()}
+        return cls(
+            **chosen, image_size=values["image_size"], poses=values["poses"], precision=Precision(**values["precision"])
+        )
+
+
+class EAD(nn.Module):
+    """An encoder, an aggregator and a head; `output` (no parameters) says what the head's channels mean."""
+
+    def __init__(self, spec: EADSpec, seed: int | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        tokens = spec.encoder.tokens()
+        self.levels = spec.head.reads(spec.aggregator.blocks)
+        available = spec.aggregator.levels(tokens)
+        taps = [available[level] for level in self.levels]
+        with _seeded(seed, 0):
+            self.encoder: Any = spec.encoder.build()
+        with _seeded(seed, 1):
+            self.aggregator: Any = spec.aggregator.build(tokens)
+        with _seeded(seed, 2):
+            self.head: Any = spec.head.build(taps, spec.image_size, spec.output.channels())
+        self.output = spec.output.build()
+
+    def forward(self, views: Views) -> Gaussians:
+        """N images a scene → Gaussians of shape (batch, view, height, width), in the frame of the training cameras."""
+        device, precision = views.images.device.type, self.spec.precision
+        if self.spec.poses == "unknown":
+            views = Views(views.images)
+        with record_function("encoder"), _cast(device, precision.encoder):
+            tokens = self.encoder(views)
+        with record_function("aggregator"), _cast(device, precision.aggregator):
+            taps = self.aggregator(tokens, self.levels)
+        with record_function("head"), _cast(device, precision.head):
+            dense = self.head(taps, views)
+        with _cast(device, "fp32"):
+            gaussians: Gaussians = self.output(dense, views)
+        return gaussians
+
+    def parts(self) -> dict[str, nn.Module]:
+        """E, A and D by name."""
+        return {"encoder": self.encoder, "aggregator": self.aggregator, "head": self.head}
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated blocks, for checkpointing, sharding and compiling from outside."""
+        return [block for part in (self.encoder, self.aggregator, self.head) for block in part.blocks()]
+
+
+def count_parameters(model: EAD) -> dict[str, int]:
+    """Trained parameters (Table 3's "Params."): encoder, aggregator, head, total."""
+    counts = {
+        name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in model.parts().items()
+    }
+    return {**counts, "total": sum(counts.values())}
+
+
+def _cast(device: str, precision: Float) -> AbstractContextManager[None]:
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+class _seeded:
+    """Seed the CPU generator for a block, and give its state back afterwards; nothing for None."""
+
+    def __init__(self, seed: int | None, part: int) -> None:
+        self.seed, self.part = seed, part
+
+    def __enter__(self) -> None:
+        if self.seed is not None:
+            self.state = torch.random.get_rng_state()
+            torch.manual_seed(1000 * self.seed + self.part)
+
+    def __exit__(self, *_: object) -> None:
+        if self.seed is not None:
+            torch.random.set_rng_state(self.state)

@@ -1,0 +1,75 @@
+"""E as the ViT of CroCo, DUSt3R and MASt3R: 24 blocks of width 1024 at patch 16, RoPE2D, no class token.
+
+Source: naver/croco models/croco.py, blocks.py, pos_embed.py, as DUSt3R and MASt3R use them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from models.layers import Block, PatchEmbedding, initialise, positions, rope_angles
+from models.parts import EncoderSpec, Problem
+from models.tensors import Tokens, TokenSpec, Views
+
+
+@dataclass(frozen=True)
+class Spec(EncoderSpec):
+    patch: int = 16
+    width: int = 1024
+    blocks: int = 24
+    heads: int = 16
+    rope_base: float = 100.0
+
+    sizes = {
+        "tiny": {"patch": 8, "width": 192, "blocks": 2, "heads": 6},
+        "small": {"width": 768, "blocks": 8, "heads": 12},
+    }
+    weights_fix = ("patch", "width", "blocks", "heads", "rope_base")  # what a checkpoint decides
+
+    def tokens(self) -> TokenSpec:
+        return TokenSpec(dim=self.width, patch=self.patch)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.width % self.heads:
+            yield Problem(
+                "heads", f"width {self.width} is not a multiple of heads {self.heads}; choose one that divides it"
+            )
+        elif self.width // self.heads % 4:
+            yield Problem("heads", f"RoPE2D needs a head width divisible by 4, this is {self.width // self.heads}")
+
+    def build(self) -> CrocoEncoder:
+        return CrocoEncoder(self)
+
+
+class CrocoEncoder(nn.Module):
+    """Images in [0, 1], mapped to [−1, 1] → tokens after the final LayerNorm; each view alone (eq. 3)."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.patchify = PatchEmbedding(spec.patch, spec.width, bias=True)
+        self.layers = nn.ModuleList(
+            Block(spec.width, spec.heads, bias=True, fused=True, eps=1e-6) for _ in range(spec.blocks)
+        )
+        self.norm = nn.LayerNorm(spec.width, eps=1e-6)
+        initialise(self)
+
+    def forward(self, views: Views) -> Tokens:
+        batch, count = views.images.shape[:2]
+        grid = self.patchify(rearrange(views.images * 2 - 1, "b v c h w -> (b v) c h w"))
+        rows, cols = grid.shape[-2:]
+        x = rearrange(grid, "n d r c -> n (r c) d")
+        with torch.autocast(x.device.type, enabled=False):
+            rope = rope_angles(positions(rows, cols, x.device), self.spec.width // self.spec.heads, self.spec.rope_base)
+        for layer in self.layers:
+            x = layer(x, rope)
+        x = self.norm(x)
+        return Tokens(grid=rearrange(x, "(b v) (r c) d -> b v r c d", b=batch, v=count, r=rows))
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.layers)
