@@ -1,0 +1,1 @@
+"""Scenes, the choice of their views, and the batches that training and evaluation see."""

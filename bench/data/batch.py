@@ -1,0 +1,29 @@
+"""What training and evaluation see of some scenes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from models.tensors import Cameras, Moves, Views
+
+
+@dataclass(frozen=True)
+class Batch(Moves):
+    """Cameras, points and depths are in the frame of `views.frame`."""
+
+    scenes: tuple[str, ...]
+    input_views: Int[Tensor, "batch view"]
+    target_views: Int[Tensor, "batch target"]
+    inputs: Views  # images on white
+    input_cameras: Cameras
+    input_alpha: Float[Tensor, "batch view height width"]
+    input_points: Float[Tensor, "batch view height width 3"]  # the true surface; 0 outside the mask
+    input_mask: Bool[Tensor, "batch view height width"]  # foreground: alpha above one half, depth known
+    targets: Float[Tensor, "batch target 3 height width"]  # on `background`
+    target_alpha: Float[Tensor, "batch target height width"]
+    target_depth: Float[Tensor, "batch target height width"]  # along the optical axis, 0 where nothing is
+    target_cameras: Cameras
+    background: Float[Tensor, "batch target 3"]

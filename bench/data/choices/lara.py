@@ -1,0 +1,27 @@
+"""LaRa's rule: one random view of each K-means cluster as input and, independently, one as target (§3.1).
+
+A target may equal an input. Evaluation takes the first of each cluster as inputs and the last as targets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data.choices import Choice, Chosen, Stage, clusters
+
+
+@dataclass(frozen=True)
+class Spec(Choice):
+    def choose(
+        self, centres: NDArray[np.float64], *, inputs: int, targets: int, stage: Stage, random: np.random.Generator
+    ) -> Chosen:
+        if stage == "evaluation":
+            first = tuple(int(views[0]) for views in clusters(centres, inputs))
+            return first, tuple(int(views[-1]) for views in clusters(centres, targets))
+        return (
+            tuple(int(random.choice(views)) for views in clusters(centres, inputs)),
+            tuple(int(random.choice(views)) for views in clusters(centres, targets)),
+        )

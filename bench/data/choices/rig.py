@@ -1,0 +1,26 @@
+"""Inputs evenly spaced on ring 1, turned by a common random offset in training: what short trainings need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data.choices import Choice, Chosen, Stage
+from bench.data.scene import LARA_VIEWS, RING_1
+
+
+@dataclass(frozen=True)
+class Spec(Choice):
+    def choose(
+        self, centres: NDArray[np.float64], *, inputs: int, targets: int, stage: Stage, random: np.random.Generator
+    ) -> Chosen:
+        offset = int(random.integers(len(RING_1))) if stage == "training" else 0
+        ring = [RING_1[(offset + i * len(RING_1) // inputs) % len(RING_1)] for i in range(inputs)]
+        others = np.array([view for view in LARA_VIEWS if view not in ring and view not in (24, 39)])
+        if stage == "training":
+            chosen = random.choice(others, targets, replace=False)
+        else:
+            chosen = others[((np.arange(targets) + 0.5) * len(others) / targets).astype(int)]
+        return tuple(ring), tuple(int(view) for view in chosen)
