@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from models.ead import EADSpec
 from models.parts import PartSpec
 
-Sizes = ClassVar[Mapping[str, Mapping[str, object]]]
+Sizes = Mapping[str, Mapping[str, object]]
 NOT_IDENTITY: Mapping[str, Any] = {"identity": False}
 
 
@@ -29,7 +29,7 @@ class Views:
     background: Literal["white", "random_grey"] = "white"  # of training targets; random_grey is LaRa's 0, 0.5 or 1
     overfit: int = 0  # > 0: train and evaluate on this many scenes with fixed views (the test of a new part)
 
-    sizes: Sizes = {"tiny": {"choice": "rig"}}
+    sizes: ClassVar[Sizes] = {"tiny": {"choice": "rig"}}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Train:
     compile: bool = False
     checkpoint_every: int = field(default=2000, metadata=NOT_IDENTITY)  # steps
 
-    sizes: Sizes = {
+    sizes: ClassVar[Sizes] = {
         "tiny": {
             "steps": 400, "batch": 16, "learning_rate": 2.0e-3, "final_learning_rate": 2.0e-5, "warmup_steps": 20,
             "gradient_clip": 1.0, "geometry_first": 0.35, "matmul_precision": "highest", "checkpoint_every": 50,
@@ -63,7 +63,7 @@ class Weights:
     """A checkpoint file of the user's; its content is verified against `sha256` when a run starts."""
 
     weights: str = field(metadata=NOT_IDENTITY)
-    sha256: str
+    sha256: str | None = None  # None: not declared yet; the run refuses to start and says the value
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Evaluation:
     protocols: tuple[str, ...] = ("per_image_white",)
     scenes: int | None = None  # the first of the evaluation split; None: all
 
-    sizes: Sizes = {"tiny": {"scenes": 32}, "small": {"scenes": 100}}
+    sizes: ClassVar[Sizes] = {"tiny": {"scenes": 32}, "small": {"scenes": 100}}
 
 
 @dataclass(frozen=True)

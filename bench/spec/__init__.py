@@ -1,0 +1,19 @@
+"""YAML → typed specs → a graph of runs.
+
+`load` gives a Sweep or raises BadSpec with every problem; `describe` its dry run; `to_dict` and `from_dict` what a run
+folder keeps. Files: read (YAML with lines) → documents, layers (precedence), places (what a key leads to), convert
+(types) → expand, where (the sweep) → build → rules → graph, identity, labels.
+"""
+
+from bench.spec.build import from_dict, to_dict
+from bench.spec.describe import describe
+from bench.spec.files import missing_files, verify_files
+from bench.spec.identity import canonical_json, run_id
+from bench.spec.layers import SCALES
+from bench.spec.schema import RunSpec
+from bench.spec.sweep import Run, Sweep, load
+
+__all__ = [
+    "SCALES", "Run", "RunSpec", "Sweep", "canonical_json", "describe", "from_dict", "load", "missing_files", "run_id",
+    "to_dict", "verify_files",
+]  # fmt: skip

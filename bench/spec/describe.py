@@ -1,0 +1,43 @@
+"""What a sweep would run, counted without weights: the dry run's rows."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from bench.spec.build import to_dict
+from bench.spec.files import missing_files
+
+if TYPE_CHECKING:
+    from bench.spec.sweep import Sweep
+    from models.ead import EADSpec
+
+
+@cache
+def count(model: EADSpec) -> dict[str, int]:
+    """Trained parameters of E, A, D and in total, from a build on the meta device; once for each distinct model."""
+    import torch
+
+    from models.ead import count_parameters
+
+    with torch.device("meta"):
+        return count_parameters(model.build())
+
+
+def describe(sweep: Sweep) -> list[dict[str, Any]]:
+    """One row a run, ready for JSON: id, label, scale, settings, spec, parents, parameters {encoder, aggregator, head,
+    total}, tokens_per_scene, and missing_files (sentences: what must be mended before it can start)."""
+    return [
+        {
+            "id": run.id,
+            "label": run.label,
+            "scale": run.scale,
+            "settings": run.settings,
+            "spec": to_dict(run.spec),
+            "parents": list(run.parents),
+            "parameters": dict(count(run.spec.model)),
+            "tokens_per_scene": run.spec.model.tokens_per_scene(run.spec.views.inputs),
+            "missing_files": missing_files(run.spec),
+        }
+        for run in sweep.runs
+    ]

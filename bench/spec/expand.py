@@ -1,0 +1,143 @@
+"""What a spec sweeps: grid (product), zip (paired), runs (a list), seeds → one point for each combination."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from bench.spec.layers import Layer, layer
+from bench.spec.places import choice_of
+from bench.spec.read import Node, Problems
+
+AXES = ("runs", "grid", "zip", "seeds")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination: the settings that make it, and for one of `runs` its name and base."""
+
+    layer: Layer
+    settings: Mapping[str, Any] = field(default_factory=dict)  # swept key → value, as written
+    told: Mapping[str, Any] = field(default_factory=dict)  # those of them that a label tells: a name tells the rest
+    name: str | None = None
+    base: Node | None = None
+
+
+def at_scale(spec: Mapping[str, Node], scale: Mapping[str, Node]) -> dict[str, Node]:
+    """The sweep's keys, those named under the scale replacing the spec's: grid key by key, the others whole."""
+    merged = {key: spec[key] for key in (*AXES, "where") if key in spec}
+    for key in merged.keys() | {key for key in (*AXES, "where") if key in scale}:
+        if key in scale:
+            both = key == "grid" and isinstance(scale[key].value, dict) and key in merged
+            old = merged[key].value if both and isinstance(merged[key].value, dict) else {}
+            merged[key] = Node({**old, **scale[key].value}, scale[key].where) if both else scale[key]
+    return {key: merged[key] for key in (*AXES, "where") if key in merged}
+
+
+def points(sweep: Mapping[str, Node], fixed: Sequence[str], problems: Problems) -> list[Point]:
+    """Every combination, `runs` slowest and seeds fastest. A swept key that the command line fixes is no axis."""
+    axes: list[list[Point]] = []
+    for key, node in sweep.items():
+        if key != "where":
+            axes += [axis for axis in AXIS[key](node, problems) if axis]
+    axes = [axis for axis in axes if not _fixed(axis, fixed)]
+    _refuse_shared(axes, problems)
+    return [_joined(combination) for combination in product(*axes)]
+
+
+def _fixed(axis: Sequence[Point], fixed: Sequence[str]) -> bool:
+    named = any(point.name or point.base for point in axis)
+    return not named and all(key in fixed for point in axis for key in point.settings)
+
+
+def _refuse_shared(axes: Sequence[Sequence[Point]], problems: Problems) -> None:
+    seen: dict[str, tuple[int, str]] = {}
+    for index, axis in enumerate(axes):
+        for point in axis:
+            for key, where in point.layer.keys().items():
+                if seen.setdefault(key, (index, where))[0] != index:
+                    problems.add(where, f"{key} is swept twice (also at {seen[key][1]})")
+
+
+def _joined(combination: Sequence[Point]) -> Point:
+    total, settings, told = Layer(), dict[str, Any](), dict[str, Any]()
+    for point in combination:
+        total = total + point.layer
+        settings |= point.settings
+        told |= point.told
+    named = next((point for point in combination if point.name or point.base), Point(total))
+    return Point(total, settings, told, named.name, named.base)
+
+
+def _grid(node: Node, problems: Problems) -> Iterator[list[Point]]:
+    for key, values in _lists(node, "grid", problems):
+        yield [_point({key: value}, problems) for value in values.value]
+
+
+def _zip(node: Node, problems: Problems) -> Iterator[list[Point]]:
+    for group in node.value if isinstance(node.value, list) else [node]:
+        columns = dict(_lists(group, "zip", problems))
+        lengths = {key: len(values.value) for key, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            problems.add(group.where, f"zip pairs lists of one length, not {_words(lengths)}")
+        yield [_point(dict(zip(columns, row, strict=True)), problems)
+               for row in zip(*(values.value for values in columns.values()), strict=False)]  # fmt: skip
+
+
+def _lists(node: Node, what: str, problems: Problems, before: str = "") -> Iterator[tuple[str, Node]]:
+    if not isinstance(node.value, dict) or (not node.value and not before):
+        problems.add(node.where, f"{what} maps fields to lists of values, such as `model.encoder.patch: [8, 16]`")
+        return
+    for word, child in node.value.items():
+        if isinstance(child.value, dict):
+            yield from _lists(child, what, problems, f"{before}{word}.")
+        elif not isinstance(child.value, list) or not child.value:
+            problems.add(child.where, f"{what} needs a list of values for {before}{word}")
+        else:
+            yield f"{before}{word}", child
+
+
+def _runs(node: Node, problems: Problems) -> Iterator[list[Point]]:
+    if not isinstance(node.value, list) or not all(isinstance(item.value, dict) and item.value for item in node.value):
+        problems.add(node.where, "runs is a list, one mapping of settings a run, such as `- base: ours1`")
+        return
+    entries = []
+    for item in node.value:
+        rest = {key: child for key, child in item.value.items() if key not in ("name", "base")}
+        name, base = item.value.get("name"), item.value.get("base")
+        if name and not (isinstance(name.value, str) and name.value):
+            problems.add(name.where, "a run's name is text")
+        point = _point(rest, problems)
+        told = {} if name else point.told
+        entries.append(Point(point.layer, point.settings, told, str(name.value) if name else None, base))
+    yield entries
+
+
+def _seeds(node: Node, problems: Problems) -> Iterator[list[Point]]:
+    if not isinstance(node.value, list) or not node.value:
+        problems.add(node.where, "seeds is a list of whole numbers, such as [0, 1, 2]")
+        return
+    yield [_point({"seed": seed}, problems) for seed in node.value]
+
+
+AXIS = {"grid": _grid, "zip": _zip, "runs": _runs, "seeds": _seeds}
+
+
+def _point(settings: Mapping[str, Node], problems: Problems) -> Point:
+    swept = dict(_shown(settings, ""))
+    return Point(layer(settings, problems), swept, swept)
+
+
+def _shown(settings: Mapping[str, Node], before: str) -> Iterator[tuple[str, Any]]:
+    for word, node in settings.items():
+        key = f"{before}{word}"
+        if isinstance(node.value, dict) and choice_of(key) != key:
+            yield from _shown(node.value, key + ".")
+        else:
+            yield key, node.plain()
+
+
+def _words(lengths: Mapping[str, int]) -> str:
+    return ", ".join(f"{key} with {count}" for key, count in lengths.items())

@@ -1,0 +1,50 @@
+"""A run's id: a hash of what decides it, the same on every machine and under every later version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from bench.spec.convert import field_types
+from bench.spec.schema import RunSpec
+from models.parts import PartSpec
+
+_NO_LEGACY = object()
+
+
+def run_id(spec: RunSpec) -> str:
+    """The first 12 hex digits of the SHA-256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(spec).encode()).hexdigest()[:12]
+
+
+def canonical_json(spec: RunSpec) -> str:
+    """Keys sorted, no white space, floats by repr; without fields marked `identity: False` or at their legacy value."""
+    return json.dumps(_canonical(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@cache
+def _identifying(cls: type) -> tuple[tuple[str, Any, bool], ...]:
+    """(field, legacy value, is a float) of the fields that decide what a run is."""
+    types = field_types(cls)
+    return tuple(
+        (f.name, f.metadata.get("legacy", _NO_LEGACY), types[f.name] is float)
+        for f in fields(cls)
+        if f.metadata.get("identity", True)
+    )
+
+
+def _canonical(value: Any) -> Any:
+    if is_dataclass(value):
+        made: dict[str, Any] = {"name": value.name} if isinstance(value, PartSpec) else {}
+        for name, legacy, is_float in _identifying(type(value)):
+            item = getattr(value, name)
+            if item != legacy:
+                made[name] = float(item) if is_float else _canonical(item)
+        return made
+    if isinstance(value, Mapping):
+        return {key: _canonical(item) for key, item in value.items()}
+    return [_canonical(item) for item in value] if isinstance(value, list | tuple) else value

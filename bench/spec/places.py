@@ -1,0 +1,105 @@
+"""Where a dotted key such as `model.encoder.patch` leads: to a named choice, or to a field with a type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from typing import Any
+
+from bench.spec.convert import field_types
+from bench.spec.read import did_you_mean
+from bench.spec.schema import FromRun, RunSpec, Weights
+from models import parts
+
+CHOICES: Mapping[str, str] = {  # the key of a named choice → the package whose files are its values
+    "model.encoder": "models.encoders",
+    "model.aggregator": "models.aggregators",
+    "model.head": "models.heads",
+    "model.output": "models.outputs",
+    "data": "bench.data.sources",
+    "views.choice": "bench.data.choices",
+}
+LOSSES = "bench.losses"  # losses.NAME: the key is the choice
+
+
+class NoSuchPlace(Exception):
+    """The key leads nowhere; the text says where it went astray and what there is."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """`init.PART: scratch`: no fields."""
+
+
+INITS: Mapping[str, type] = {"scratch": Scratch, "weights": Weights, "run": FromRun}
+
+
+@cache
+def choice_of(key: str) -> str | None:
+    """The named choice that `key` is, or lies in: choice_of("model.encoder.patch") → "model.encoder"."""
+    words = key.split(".")
+    if words[0] in ("losses", "init"):
+        return ".".join(words[:2]) if len(words) > 1 else None
+    return next((path for path in CHOICES if key == path or key.startswith(path + ".")), None)
+
+
+def names_of(choice: str) -> tuple[str, ...]:
+    """The values of a named choice."""
+    if choice.startswith("losses."):
+        return tuple(name for name in parts.names(LOSSES) if name == choice.partition(".")[2])
+    return tuple(INITS) if choice.startswith("init.") else parts.names(CHOICES[choice])
+
+
+@cache
+def class_of(choice: str, name: str) -> type:
+    """The dataclass that holds the fields of a named choice's value. Raises NoSuchPlace."""
+    if choice.startswith("init."):
+        section(choice)
+        return INITS[name]
+    package, what = (LOSSES, "losses") if choice.startswith("losses.") else (CHOICES[choice], choice)
+    known = parts.names(package)
+    if name not in known:
+        raise NoSuchPlace(f"{what} has no choice {name!r}{did_you_mean(name, known)}; it may be {', '.join(known)}")
+    return parts.spec_class(package, name)
+
+
+@cache
+def leaf(key: str, name: str | None) -> Any:
+    """The type of the field at `key`, the choice on the way there being `name`. Raises NoSuchPlace."""
+    choice = choice_of(key)
+    if choice is None:
+        return section(key, leaf_wanted=True)
+    if name is None:
+        raise NoSuchPlace(f"{key} belongs to {choice}, which nothing names: write `{choice}: NAME` first")
+    field = key[len(choice) + 1 :]
+    return _field(class_of(choice, name), field, choice, owner=f"{choice} {name}", leaf_wanted=True)
+
+
+@cache
+def section(key: str, leaf_wanted: bool = False) -> Any:
+    """What stands at `key` outside the named choices."""
+    return _field(RunSpec, key, "", owner="", leaf_wanted=leaf_wanted)
+
+
+def _field(cls: type, key: str, before: str, owner: str, leaf_wanted: bool) -> Any:
+    found: Any = cls
+    for word in key.split("."):
+        types = settable(found) if is_dataclass(found) else {}
+        if word not in types:
+            full = f"{before}.{word}".lstrip(".")
+            inside = owner or before
+            there = f"{inside or 'a spec'} has {', '.join(types)}" if types else f"{inside} has no fields"
+            raise NoSuchPlace(f"no field {full}{did_you_mean(word, list(types))}; {there}")
+        found, before, owner = types[word], f"{before}.{word}".lstrip("."), ""
+    if leaf_wanted and (is_dataclass(found) or key == "losses"):
+        fields = ", ".join(parts.names(LOSSES) if key == "losses" else settable(found))
+        raise NoSuchPlace(f"{key} is a section, set its fields: {fields}")
+    return found
+
+
+@cache
+def settable(cls: type) -> dict[str, Any]:
+    """The fields that a spec may set, with their types."""
+    types = field_types(cls)
+    return {name: kind for name, kind in types.items() if (cls, name) != (FromRun, "id")}

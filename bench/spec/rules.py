@@ -1,0 +1,114 @@
+"""What no single field can know: rules across fields and parts, each a Problem whose field is dotted from the root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
+
+from bench import protocols
+from bench.spec.read import did_you_mean
+from bench.spec.schema import RunSpec, Weights
+from models.ead import EADSpec
+from models.parts import Problem
+
+AT_LEAST = {  # whole numbers that count something
+    "train.steps": 1, "train.batch": 1, "train.micro_batch": 1, "train.checkpoint_every": 1, "train.warmup_steps": 0,
+    "views.inputs": 1, "views.targets": 1, "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
+}  # fmt: skip
+POSITIVE = ("train.learning_rate", "train.gradient_clip")
+NOT_NEGATIVE = ("train.final_learning_rate", "train.weight_decay")
+
+
+def problems(spec: RunSpec) -> Iterator[Problem]:
+    """Everything wrong with a resolved spec."""
+    yield from _numbers(spec)
+    yield from _train(spec)
+    yield from _losses(spec)
+    yield from _views(spec)
+    yield from _protocols(spec)
+    yield from _init(spec)
+    yield from _model(spec.model, spec.views.inputs)
+
+
+@lru_cache(maxsize=4096)
+def _model(model: EADSpec, inputs: int) -> tuple[Problem, ...]:
+    return tuple(Problem(f"model.{p.field}", p.message) for p in model.problems(inputs))
+
+
+def value_at(spec: object, key: str) -> object:
+    """The value of a dotted field."""
+    for word in key.split("."):
+        spec = getattr(spec, word)
+    return spec
+
+
+def _numbers(spec: RunSpec) -> Iterator[Problem]:
+    for key, least in AT_LEAST.items():
+        value = value_at(spec, key)
+        if isinstance(value, int) and value < least:
+            yield Problem(key, f"{value} is too small: at least {least}")
+    for key in POSITIVE:
+        if not value_at(spec, key) > 0:  # type: ignore[operator]
+            yield Problem(key, "must be greater than 0")
+    for key in NOT_NEGATIVE:
+        if value_at(spec, key) < 0:  # type: ignore[operator]
+            yield Problem(key, "must not be negative")
+
+
+def _train(spec: RunSpec) -> Iterator[Problem]:
+    train = spec.train
+    if train.warmup_steps >= train.steps > 0:
+        yield Problem("train.warmup_steps", f"{train.warmup_steps} is not below the {train.steps} steps of training")
+    if not all(0 <= beta < 1 for beta in train.betas):
+        yield Problem("train.betas", "each lies in [0, 1)")
+    if train.micro_batch and train.micro_batch > 0 and train.batch % train.micro_batch:
+        yield Problem("train.micro_batch", f"{train.micro_batch} does not divide the batch of {train.batch}")
+    if not 0 <= train.geometry_first < 1:
+        yield Problem("train.geometry_first", "is a share of the steps, from 0 to below 1")
+    elif train.geometry_first > 0 and not getattr(spec.losses.get("points"), "weight", 0) > 0:
+        yield Problem(
+            "train.geometry_first",
+            "the first steps train on L_3D alone: give losses.points a weight above 0, or set this to 0",
+        )
+
+
+def _losses(spec: RunSpec) -> Iterator[Problem]:
+    weights = {name: getattr(loss, "weight", 0.0) for name, loss in spec.losses.items()}
+    for name, weight in weights.items():
+        if weight < 0:
+            yield Problem(f"losses.{name}.weight", "must not be negative")
+    if not any(weight > 0 for weight in weights.values()):
+        yield Problem("losses", "no term has a weight above 0: nothing would be learned")
+
+
+def _views(spec: RunSpec) -> Iterator[Problem]:
+    available = getattr(spec.data, "views", None)
+    if isinstance(available, int):
+        for key in ("inputs", "targets"):
+            if (wanted := getattr(spec.views, key)) > available:
+                yield Problem(f"views.{key}", f"{wanted} views of {available} that {spec.data.name} has of a scene")
+
+
+def _protocols(spec: RunSpec) -> Iterator[Problem]:
+    known = protocols.names()
+    if not spec.evaluation.protocols:
+        yield Problem("evaluation.protocols", f"name at least one: {', '.join(known)}")
+    for name in spec.evaluation.protocols:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            yield Problem("evaluation.protocols", f"no protocol {name!r}{hint}; it may be {', '.join(known)}")
+
+
+def _init(spec: RunSpec) -> Iterator[Problem]:
+    """Published weights come at their part's default patch."""
+    for field in fields(spec.init):
+        part = getattr(spec.model, field.name)
+        if isinstance(getattr(spec.init, field.name), Weights) and is_dataclass(part):
+            published = next((f.default for f in fields(part) if f.name == "patch"), None)
+            if (patch := getattr(part, "patch", None)) != published:
+                yield Problem(
+                    f"model.{field.name}.patch",
+                    f"{patch}, but init.{field.name} loads weights, which fix the patch at {published}: "
+                    f"use that, or init.{field.name}: scratch",
+                )

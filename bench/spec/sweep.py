@@ -1,0 +1,186 @@
+"""A spec file, overrides and a scale → runs, typed and checked, or every problem at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BadSpec
+from bench.spec import rules
+from bench.spec.build import Missing, build
+from bench.spec.documents import Base, Spec, prefix, read_base, read_spec, refuse_scaled
+from bench.spec.expand import Point, at_scale, points
+from bench.spec.graph import Draft, identify, merge, unique_labels
+from bench.spec.labels import folder_name, labels
+from bench.spec.layers import SCALES, Layer, State, apply, apply_where_present, layer
+from bench.spec.read import Node, Problems, did_you_mean, parse_override
+from bench.spec.schema import RunSpec
+from bench.spec.where import Keep, conditions
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep."""
+
+    id: str  # the identity of its spec
+    label: str  # only what differs
+    settings: dict[str, Any]  # swept key → value, as written
+    spec: RunSpec
+    scale: str
+    parents: tuple[str, ...]  # ids of the runs whose parts it starts from
+    reference: dict[str, str]  # the base and the spec file that it came from
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A question, resolved."""
+
+    name: str
+    scale: str
+    question: str  # the header comment, without its commands
+    path: Path
+    overrides: tuple[str, ...]
+    runs: list[Run]
+
+    @property
+    def folder(self) -> str:
+        """The name of the sweep's folder below results/."""
+        return folder_name(self.name, self.scale, self.overrides)
+
+
+def load(path: Path | str, overrides: Sequence[str] = (), scale: str = "tiny") -> Sweep:
+    """Resolve a spec at a scale. Raises BadSpec with every problem, each with its file and line."""
+    path = Path(path)
+    if scale not in SCALES:
+        raise BadSpec([f"--scale {scale}: no such scale{did_you_mean(scale, SCALES)}; it may be {', '.join(SCALES)}"])
+    loader = _Loader(scale, overrides)
+    spec, drafts = loader.file(path, ())
+    runs = loader.finish(drafts)
+    if loader.problems:
+        raise BadSpec(loader.problems.in_order())
+    question = " ".join(line for line in spec.document.header if line and not line.startswith("python -m"))
+    return Sweep(path.stem, scale, question, path, tuple(overrides), runs)
+
+
+class _Loader:
+    """What the files of one sweep share: the scale, the command line, the problems found."""
+
+    def __init__(self, scale: str, overrides: Sequence[str]) -> None:
+        self.scale, self.problems = scale, Problems()
+        self.command, self.seeds = Layer(), dict[str, Node]()
+        for key, node in filter(None, (parse_override(text, self.problems) for text in overrides)):
+            if key == "seeds":
+                self.seeds[key] = node
+            else:
+                self.command += layer({key: node}, self.problems)
+        self.absent: dict[str, str] = {}  # overrides of a field that a run's parts lack → the message
+        self.present: set[str] = set()
+
+    def file(self, path: Path, including: tuple[Path, ...]) -> tuple[Spec, list[Draft]]:
+        """The runs of one file and of those that it includes."""
+        spec = read_spec(path, self.problems)
+        own = spec.base is not None or bool(spec.sweep) or not spec.include
+        drafts = self._expand(path, spec) if own else []
+        for name in spec.include:
+            other = path.parent / f"{name.value.removesuffix('.yaml')}.yaml"
+            if other in (path, *including):
+                self.problems.add(name.where, f"{name.value} includes itself")
+            elif not other.is_file():
+                hint = did_you_mean(name.value, [p.stem for p in path.parent.glob("*.yaml")])
+                self.problems.add(name.where, f"no spec {name.value} beside this one{hint}")
+            else:
+                drafts += self.file(other, (path, *including))[1]
+        return spec, drafts
+
+    def finish(self, drafts: list[Draft]) -> list[Run]:
+        """Identify, merge and name."""
+        for where, message in self.absent.items():
+            if where not in self.present:
+                self.problems.add(where, message)
+        if self.problems:
+            return []
+        identify(drafts, self.problems)
+        drafts = merge(drafts, self.command.keys(), self.problems)
+        unique_labels(drafts)
+        return [
+            Run(d.id, d.label, dict(d.settings), d.spec, self.scale, d.parents, {"base": d.base, "spec": d.origin})
+            for d in drafts
+        ]
+
+    def _expand(self, path: Path, spec: Spec) -> list[Draft]:
+        """One file's own runs."""
+        for scale in spec.sweep_at.keys() - {self.scale}:
+            points(at_scale(spec.sweep, spec.sweep_at[scale]), (), self.problems)  # only to find its problems
+        sweep = at_scale(spec.sweep, spec.sweep_at.get(self.scale, {})) | self.seeds
+        before = len(self.problems)
+        alternatives = conditions(sweep["where"], self.problems) if "where" in sweep else []
+        keep = Keep(alternatives if len(self.problems) == before else [])
+        starts: dict[Any, tuple[Base, State] | None] = {}
+        kept: list[tuple[Point, Draft]] = []
+        for point in points(sweep, list(self.command.keys()), self.problems):
+            base = point.base or spec.base
+            if base is None:
+                if spec.document.root.value or not self.problems:  # else the file could not be read at all
+                    self.problems.add(
+                        f"{spec.document.where}:1", "names no base: begin with, say, `base: freesplatter`"
+                    )
+                continue
+            if base.value not in starts:
+                starts[base.value] = self._start(base, path.parent, spec)
+            if start := starts[base.value]:
+                refuse_scaled(point.layer, start[0], spec, self.scale, self.problems)
+                draft = self._draft(point, base, start[1], keep, spec)
+                kept += [(point, draft)] if draft else []
+        keep.report(self.problems)
+        if not kept and not self.problems:
+            self.problems.add(sweep["where"].where if "where" in sweep else spec.document.where, "keeps no run")
+        _label(kept, path.stem)
+        return [draft for _, draft in kept]
+
+    def _start(self, name: Node, beside: Path, spec: Spec) -> tuple[Base, State] | None:
+        """A base, with all that the runs on it share; the other scales are resolved for their problems alone."""
+        base = read_base(name, beside, self.problems)
+        states = {scale: prefix(base, spec, scale, self.problems) for scale in SCALES} if base else {}
+        return (base, states[self.scale]) if base else None
+
+    def _draft(self, point: Point, base: Node, start: State, keep: Keep, spec: Spec) -> Draft | None:
+        """One run, built and checked; None where `where` drops it or it cannot be built."""
+        state, problems = dict(start), Problems()
+        apply(state, point.layer, self.scale, problems)
+        absent = apply_where_present(state, self.command, self.scale, problems)
+        if not keep(state):
+            return None
+        self.absent |= absent
+        self.present |= set(self.command.keys().values()) - absent.keys()
+        self.problems.extend(problem for problem in problems if problem not in self.problems)
+        try:
+            made = build(state)
+        except Missing as error:
+            if not self.problems:
+                self.problems.add(base.where, str(error))
+            return None
+        for problem in rules.problems(made):
+            self.problems.add(_origin(state, problem.field, base.where), f"{problem.field}: {problem.message}")
+        where = next(iter(point.layer.keys().values()), base.where)
+        return Draft(made, state, point.settings, point.name, str(base.value), spec.document.path.stem, where)
+
+
+def _origin(state: State, key: str, otherwise: str) -> str:
+    """Where a field was given; failing that, where the nearest thing that holds it, or lies in it, was."""
+    while key:
+        if key in state:
+            return state[key].where
+        inside = [setting.where for other, setting in state.items() if other.startswith(key + ".")]
+        if inside:
+            return inside[0]
+        key = key.rpartition(".")[0]
+    return otherwise
+
+
+def _label(kept: Sequence[tuple[Point, Draft]], spec: str) -> None:
+    told: list[Mapping[str, Any]] = [point.told for point, _ in kept]
+    names, bases = [point.name for point, _ in kept], [draft.base for _, draft in kept]
+    for (_, draft), label in zip(kept, labels(told, names, bases, spec), strict=True):
+        draft.label = label
