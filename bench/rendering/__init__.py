@@ -1,0 +1,120 @@
+"""Gaussians and cameras → colour, depth and alpha, with gradients; scenes × views at once.
+
+Three back ends of one meaning: gsplat on CUDA, a compiled kernel on CPUs, and a plain-torch reference. Semantics:
+bench.rendering.layers.Rasterise.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bench.errors import BadInput
+from bench.rendering import compiled, gsplat_backend, harmonics, kernel, reference
+from bench.rendering.layers import Rasterise
+from models.tensors import Cameras, Gaussians
+
+Backend = Literal["auto", "gsplat", "compiled", "reference"]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What the target cameras see."""
+
+    rgb: Float[Tensor, "batch view 3 height width"]
+    depth: Float[Tensor, "batch view height width"]  # expected: Σ w z / Σ w; 0 where alpha is 0
+    alpha: Float[Tensor, "batch view height width"]
+
+
+def render(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    background: Float[Tensor, "batch view 3"],
+    *,
+    backend: Backend = "auto",
+    near: float = 0.01,
+    far: float = 100.0,
+) -> Rendering:
+    """Draw each scene's Gaussians, (batch, …), in its cameras, (batch, view), over the background, in float32.
+
+    Gradients reach the Gaussians and the background, not the cameras. A Gaussian with a value that is not finite is
+    not drawn and gets no gradient. "auto" is gsplat on CUDA, else the compiled kernel, else, with a warning, the
+    reference. Raises BadInput for shapes, planes or devices that do not fit.
+    """
+    _check(gaussians, cameras, background, near, far)
+    rasterise = _backend(backend, gaussians.means.device)
+    with torch.autocast(gaussians.means.device.type, enabled=False):
+        drawn = _finite(gaussians.flat())
+        world_to_camera = cameras.world_to_camera.detach().float().contiguous()
+        centres = Cameras(world_to_camera, cameras.intrinsics, cameras.height, cameras.width).centres
+        layers = rasterise(
+            drawn.means,
+            drawn.rotations,
+            drawn.scales,
+            drawn.opacities,
+            harmonics.colours(drawn.harmonics, drawn.means, centres),
+            world_to_camera,
+            cameras.intrinsics.detach().float().contiguous(),
+            cameras.width,
+            cameras.height,
+            near,
+            far,
+        )
+        alpha = 1 - layers.transmittance
+        return Rendering(
+            rgb=layers.colour + layers.transmittance[:, :, None] * background.float()[..., None, None],
+            depth=layers.depth / alpha.clamp_min(1e-10),
+            alpha=alpha,
+        )
+
+
+def _finite(gaussians: Gaussians) -> Gaussians:
+    """In float32, with those that are not finite replaced by transparent ones."""
+    fields = [gaussians.means, gaussians.rotations, gaussians.scales, gaussians.opacities, gaussians.harmonics]
+    fields = [field.float() for field in fields]
+    if all(bool(field.detach().sum().isfinite()) for field in fields):
+        return Gaussians(*fields)
+    flags = [field.isfinite().reshape(*field.shape[:2], -1).all(-1) for field in fields]
+    keep = torch.stack(flags).all(0)
+    return Gaussians(*(torch.where(keep.reshape(*keep.shape, *[1] * (f.ndim - 2)), f, 0) for f in fields))
+
+
+def _check(gaussians: Gaussians, cameras: Cameras, background: Tensor, near: float, far: float) -> None:
+    if cameras.world_to_camera.ndim != 4 or cameras.intrinsics.shape[:-2] != cameras.world_to_camera.shape[:-2]:
+        raise BadInput("render: cameras need the shape (batch, view), extrinsics and intrinsics alike")
+    images = tuple(cameras.world_to_camera.shape[:2])
+    if images[0] != gaussians.means.shape[0] or tuple(background.shape) != (*images, 3):
+        raise BadInput(
+            f"render: {gaussians.means.shape[0]} scenes of Gaussians, cameras {images} and background "
+            f"{tuple(background.shape)} do not fit: want (batch, …), (batch, view) and (batch, view, 3)"
+        )
+    if not 0 < near < far:
+        raise BadInput(f"render: near {near} and far {far} need 0 < near < far")
+    if not (0 < cameras.width < 2**15 and 0 < cameras.height < 2**15):
+        raise BadInput(f"render: image size {cameras.width} × {cameras.height} is not within 1 … 32767")
+
+
+def _backend(name: Backend, device: torch.device) -> Rasterise:
+    if name == "auto":
+        name = "gsplat" if device.type == "cuda" else "compiled" if _compiles() else "reference"
+    elif (name == "gsplat") != (device.type == "cuda") and name != "reference":
+        raise BadInput(f"render: back end {name} does not draw tensors on {device.type}; use backend='auto'")
+    if name == "compiled":
+        kernel.library()
+    return {"gsplat": gsplat_backend.rasterise, "compiled": compiled.rasterise, "reference": reference.rasterise}[name]
+
+
+@functools.cache
+def _compiles() -> bool:
+    try:
+        kernel.library()
+    except kernel.NoCompiler as error:
+        warnings.warn(f"{error}; rendering with the plain-torch reference, several times slower", stacklevel=4)
+        return False
+    return True

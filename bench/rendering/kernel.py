@@ -1,0 +1,84 @@
+"""The C++ rasteriser as a shared library: built by the system's compiler at first use, and kept.
+
+The library is keyed by source, compiler and flags, so that an edit or another machine builds its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from bench.errors import BadInput
+from bench.paths import cache_dir
+
+SOURCES = ("rasterise.cpp", "tiles.cpp", "projection.cpp")  # the first includes the others
+COMPILE = ("-std=c++17", "-O3", "-ffast-math", "-fopenmp", "-fPIC", "-Wno-psabi")
+LINK = ("-shared", "-fopenmp")  # without -ffast-math, which would set flush-to-zero for the whole process
+X86_64_V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}
+
+
+class NoCompiler(BadInput):
+    """The kernel cannot be built here."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loaded kernel. Raises NoCompiler; a failure is not kept, so that a compiler may be installed meanwhile."""
+    path = _built()
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NoCompiler(f"the compiled renderer does not load: {error}; delete {path} to build it anew") from error
+
+
+def flags() -> tuple[str, ...]:
+    """Compile flags for this CPU."""
+    return (*COMPILE, "-march=x86-64-v3") if _has_x86_64_v3() else COMPILE
+
+
+def _has_x86_64_v3() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not cpuinfo.exists():
+        return False
+    lines = (line for line in cpuinfo.read_text().splitlines() if line.startswith("flags"))
+    return set(next(lines, "").split()) >= X86_64_V3
+
+
+def _built() -> Path:
+    compiler = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("c++")
+    if platform.system() != "Linux" or compiler is None:
+        raise NoCompiler(
+            "the compiled renderer needs Linux and a C++17 compiler with OpenMP: install g++ (apt install g++) or set CXX"
+        )
+    here = Path(__file__).parent
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    key = hashlib.sha256("\0".join([version, *flags(), *LINK]).encode())
+    for name in SOURCES:
+        key.update((here / name).read_bytes())
+    folder = cache_dir() / "kernels"
+    path = folder / f"rasterise-{key.hexdigest()[:24]}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _build(compiler, here / SOURCES[0], path)
+    return path
+
+
+def _build(compiler: str, source: Path, path: Path) -> None:
+    """Compile beside `path` and rename: other processes see the whole file or none."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as name:
+        built, linked = Path(name) / "rasterise.o", Path(name) / "rasterise.so"
+        for command in (
+            [compiler, *flags(), "-c", str(source), "-o", str(built)],
+            [compiler, str(built), *LINK, "-o", str(linked)],
+        ):
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode != 0:
+                raise NoCompiler(f"the compiled renderer does not build: {' '.join(command)}\n{result.stderr[-2000:]}")
+        linked.replace(path)
