@@ -67,6 +67,7 @@ def _metrics(cap: float, alpha: float) -> tuple[Metric, ...]:
                "true surface points of their pixels, over the input views' foreground"),
         Metric("grid_ratio", "Grid ratio", "none", "", "mean |Δz| between neighbouring pixels across patch borders "
                "over that inside patches; z of the first input view's Gaussians, foreground; about 1 in true depth"),
+        Metric("grid_ratio_true", "(true depth)", "none", "", "the grid ratio of the true surface at the same pixels"),
     )  # fmt: skip
 
 
