@@ -38,6 +38,12 @@ class Spec:
     sweep_at: dict[str, dict[str, Node]] = field(default_factory=dict)
     include: list[Node] = field(default_factory=list)
 
+    @property
+    def folder(self) -> Path:
+        """Where the spec lies; a base that is run as it is counts as lying beside its folder."""
+        folder = self.document.path.parent
+        return folder.parent if folder.name == "base" else folder
+
 
 def read_base(name: Node, beside: Path, problems: Problems) -> Base | None:
     """The base that `name` names: NAME.yaml in the folder `base` beside the spec, or in ablations/base/."""

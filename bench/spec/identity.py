@@ -38,7 +38,7 @@ def _identifying(cls: type) -> tuple[tuple[str, Any, bool], ...]:
 
 
 def _canonical(value: Any) -> Any:
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         made: dict[str, Any] = {"name": value.name} if isinstance(value, PartSpec) else {}
         for name, legacy, is_float in _identifying(type(value)):
             item = getattr(value, name)

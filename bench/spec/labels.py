@@ -15,15 +15,20 @@ LONGEST_FOLDER = 96
 def labels(
     told: Sequence[Mapping[str, Any]], names: Sequence[str | None], bases: Sequence[str], spec: str
 ) -> list[str]:
-    """One label a run, from its swept settings, the name that the spec gives it and its base."""
+    """One label a run, from its swept settings, the name that the spec gives it and its base; a part's own fields are
+    told where its name is not enough."""
     keys = list(dict.fromkeys(key for settings in told for key in settings))
     varying = [key for key in keys if len({repr(settings.get(key)) for settings in told}) > 1]
     clear = _clear(varying)
-    made = []
-    for settings, name, base in zip(told, names, bases, strict=True):
-        first = name or (base if len(set(bases)) > 1 else None)
-        said = [_say(key, clear[key], settings[key]) for key in varying if key in settings]
-        made.append(", ".join(([first] if first else []) + said) or spec)
+    made: list[str] = []
+    for fully in (False, True):
+        made = []
+        for settings, name, base in zip(told, names, bases, strict=True):
+            first = name or (base if len(set(bases)) > 1 else None)
+            said = [_say(key, clear[key], settings[key], fully) for key in varying if key in settings]
+            made.append(", ".join(([first] if first else []) + said) or spec)
+        if len(set(made)) == len(made):
+            break
     return made
 
 
@@ -42,15 +47,16 @@ def _words(key: str) -> list[str]:
     return key.replace("_", " ").split(".")
 
 
-def _say(key: str, words: str, value: Any) -> str:
+def _say(key: str, words: str, value: Any, fully: bool) -> str:
     choice = choice_of(key)
     if key == choice and key.startswith("init."):
         source = "scratch" if value == "scratch" else "weights" if "weights" in value else str(value.get("run"))
         return f"{words} from {source}".strip()
     if key == choice and not key.startswith("losses."):
         fields = value if isinstance(value, dict) else {"name": value}
-        rest = [_say(f"{key}.{field}", field.replace("_", " "), v) for field, v in fields.items() if field != "name"]
-        return " ".join([str(fields.get("name", words)), *rest])
+        rest = {field: value for field, value in fields.items() if field != "name"} if fully else {}
+        told = [_say(f"{key}.{field}", field.replace("_", " "), v, fully) for field, v in rest.items()]
+        return " ".join([str(fields.get("name", words)), *told])
     if value is None or value is False:
         return f"no {words}"
     if value is True:

@@ -142,7 +142,7 @@ def apply_where_present(state: State, made: Layer, scale: str, problems: Problem
 def apply_sizes(state: State, scale: str, problems: Problems) -> None:
     """The sizes that sections and the parts chosen so far declare for a scale."""
     for section, cls in places.settable(RunSpec).items():
-        if is_dataclass(cls) and section not in places.CHOICES:
+        if isinstance(cls, type) and is_dataclass(cls) and section not in places.CHOICES:
             apply(state, _sizes(cls, section, scale), scale, problems)
     for choice in [key for key in state if choice_of(key) == key]:
         apply(state, _sizes(places.class_of(choice, state[choice].value), choice, scale), scale, problems)

@@ -85,7 +85,7 @@ def section(key: str, leaf_wanted: bool = False) -> Any:
 def _field(cls: type, key: str, before: str, owner: str, leaf_wanted: bool) -> Any:
     found: Any = cls
     for word in key.split("."):
-        types = settable(found) if is_dataclass(found) else {}
+        types = settable(found) if isinstance(found, type) and is_dataclass(found) else {}
         if word not in types:
             full = f"{before}.{word}".lstrip(".")
             inside = owner or before

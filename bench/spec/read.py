@@ -107,7 +107,9 @@ def parse_override(text: str, problems: Problems) -> tuple[str, Node] | None:
     if not equals or not key.strip():
         problems.add(where, "an override reads key=value, such as train.steps=100")
         return None
-    return key.strip(), _parse(value, where, problems, line_numbers=False)
+    before = len(problems)
+    node = _parse(value, where, problems, line_numbers=False)
+    return (key.strip(), node) if len(problems) == before else None
 
 
 def _parse(text: str, where: str, problems: Problems, *, line_numbers: bool) -> Node:
@@ -132,7 +134,7 @@ def _parse(text: str, where: str, problems: Problems, *, line_numbers: bool) -> 
             line = place(key.start_mark.line)
             if not isinstance(key, ScalarNode):
                 problems.add(line, "a key is one word, not a list or a mapping")
-            elif key.tag.endswith(":merge"):
+            elif str(key.tag).endswith(":merge"):
                 problems.add(line, "`<<` is not supported: a spec inherits from its `base` alone")
             elif key.value in found:
                 problems.add(line, f"{key.value} is given twice (first at {found[key.value].where})")

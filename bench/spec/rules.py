@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import lru_cache
 
 from bench import protocols
+from bench.data.scene import LARA_VIEWS
 from bench.spec.read import did_you_mean
-from bench.spec.schema import RunSpec, Weights
+from bench.spec.schema import Init, RunSpec, Weights
 from models.ead import EADSpec
-from models.parts import Problem
+from models.parts import PartSpec, Problem
+from models.weights import PUBLISHED
 
 AT_LEAST = {  # whole numbers that count something
     "train.steps": 1, "train.batch": 1, "train.micro_batch": 1, "train.checkpoint_every": 1, "train.warmup_steps": 0,
     "views.inputs": 1, "views.targets": 1, "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
 }  # fmt: skip
+DISTINCT_VIEWS = len(LARA_VIEWS) - 2  # the last of each ring repeats its first
+INIT_PARTS = tuple(field.name for field in fields(Init))
 POSITIVE = ("train.learning_rate", "train.gradient_clip")
 NOT_NEGATIVE = ("train.final_learning_rate", "train.weight_decay")
+AGREES_WITH = {  # where to look for the cause when the field itself was not given
+    "train.warmup_steps": ("train.steps",),
+    "train.micro_batch": ("train.batch",),
+    "model.encoder.patch": ("model.image_size",),
+    "model.aggregator.heads": ("model.encoder.width", "model.encoder"),
+    "model.aggregator.table_size": ("model.encoder.patch",),
+    "model.aggregator.views": ("views.inputs",),
+    "model.head.taps": ("model.aggregator.blocks",),
+}
 
 
 def problems(spec: RunSpec) -> Iterator[Problem]:
@@ -59,7 +72,10 @@ def _numbers(spec: RunSpec) -> Iterator[Problem]:
 def _train(spec: RunSpec) -> Iterator[Problem]:
     train = spec.train
     if train.warmup_steps >= train.steps > 0:
-        yield Problem("train.warmup_steps", f"{train.warmup_steps} is not below the {train.steps} steps of training")
+        yield Problem(
+            "train.warmup_steps",
+            f"{train.warmup_steps} is not below the {train.steps} steps of training: set train.warmup_steps as well",
+        )
     if not all(0 <= beta < 1 for beta in train.betas):
         yield Problem("train.betas", "each lies in [0, 1)")
     if train.micro_batch and train.micro_batch > 0 and train.batch % train.micro_batch:
@@ -83,11 +99,10 @@ def _losses(spec: RunSpec) -> Iterator[Problem]:
 
 
 def _views(spec: RunSpec) -> Iterator[Problem]:
-    available = getattr(spec.data, "views", None)
-    if isinstance(available, int):
-        for key in ("inputs", "targets"):
-            if (wanted := getattr(spec.views, key)) > available:
-                yield Problem(f"views.{key}", f"{wanted} views of {available} that {spec.data.name} has of a scene")
+    wanted = spec.views.inputs + spec.views.targets
+    if wanted > DISTINCT_VIEWS:
+        where = "targets" if spec.views.targets >= spec.views.inputs else "inputs"
+        yield Problem(f"views.{where}", f"inputs and targets are {wanted} views, of {DISTINCT_VIEWS} that a scene has")
 
 
 def _protocols(spec: RunSpec) -> Iterator[Problem]:
@@ -101,14 +116,21 @@ def _protocols(spec: RunSpec) -> Iterator[Problem]:
 
 
 def _init(spec: RunSpec) -> Iterator[Problem]:
-    """Published weights come at their part's default patch."""
-    for field in fields(spec.init):
-        part = getattr(spec.model, field.name)
-        if isinstance(getattr(spec.init, field.name), Weights) and is_dataclass(part):
-            published = next((f.default for f in fields(part) if f.name == "patch"), None)
-            if (patch := getattr(part, "patch", None)) != published:
+    """Which checkpoints are known, and what they fix."""
+    for part in INIT_PARTS:
+        if not isinstance(getattr(spec.init, part), Weights):
+            continue
+        chosen: PartSpec = getattr(spec.model, part)
+        if (part, chosen.name) not in PUBLISHED:
+            known = " and ".join(f"{part} {name}" for part, name in PUBLISHED)
+            yield Problem(
+                f"init.{part}", f"no checkpoint of {part} {chosen.name} is known, only of {known}: use scratch"
+            )
+        for name in getattr(chosen, "weights_fix", ()):
+            published, value = type(chosen).__dataclass_fields__[name].default, getattr(chosen, name)
+            if value != published:
                 yield Problem(
-                    f"model.{field.name}.patch",
-                    f"{patch}, but init.{field.name} loads weights, which fix the patch at {published}: "
-                    f"use that, or init.{field.name}: scratch",
+                    f"model.{part}.{name}",
+                    f"{value}, but init.{part} loads weights, which fix it at {published}: "
+                    f"use {published}, or init.{part}: scratch",
                 )

@@ -15,6 +15,7 @@ from bench.spec.expand import Point, at_scale, points
 from bench.spec.graph import Draft, identify, merge, unique_labels
 from bench.spec.labels import folder_name, labels
 from bench.spec.layers import SCALES, Layer, State, apply, apply_where_present, layer
+from bench.spec.places import choice_of
 from bench.spec.read import Node, Problems, did_you_mean, parse_override
 from bench.spec.schema import RunSpec
 from bench.spec.where import Keep, conditions
@@ -128,7 +129,7 @@ class _Loader:
                     )
                 continue
             if base.value not in starts:
-                starts[base.value] = self._start(base, path.parent, spec)
+                starts[base.value] = self._start(base, spec)
             if start := starts[base.value]:
                 refuse_scaled(point.layer, start[0], spec, self.scale, self.problems)
                 draft = self._draft(point, base, start[1], keep, spec)
@@ -139,9 +140,9 @@ class _Loader:
         _label(kept, path.stem)
         return [draft for _, draft in kept]
 
-    def _start(self, name: Node, beside: Path, spec: Spec) -> tuple[Base, State] | None:
+    def _start(self, name: Node, spec: Spec) -> tuple[Base, State] | None:
         """A base, with all that the runs on it share; the other scales are resolved for their problems alone."""
-        base = read_base(name, beside, self.problems)
+        base = read_base(name, spec.folder, self.problems)
         states = {scale: prefix(base, spec, scale, self.problems) for scale in SCALES} if base else {}
         return (base, states[self.scale]) if base else None
 
@@ -162,21 +163,19 @@ class _Loader:
                 self.problems.add(base.where, str(error))
             return None
         for problem in rules.problems(made):
-            self.problems.add(_origin(state, problem.field, base.where), f"{problem.field}: {problem.message}")
+            by_size = f" ({size})" if (size := state.get(problem.field, base).where).endswith(".sizes") else ""
+            where = _origin(state, problem.field, base.where)
+            self.problems.add(where, f"{problem.field}: {problem.message}{by_size}")
         where = next(iter(point.layer.keys().values()), base.where)
         return Draft(made, state, point.settings, point.name, str(base.value), spec.document.path.stem, where)
 
 
 def _origin(state: State, key: str, otherwise: str) -> str:
-    """Where a field was given; failing that, where the nearest thing that holds it, or lies in it, was."""
-    while key:
-        if key in state:
-            return state[key].where
-        inside = [setting.where for other, setting in state.items() if other.startswith(key + ".")]
-        if inside:
-            return inside[0]
-        key = key.rpartition(".")[0]
-    return otherwise
+    """Where the user gave a field, something in it, what it must agree with, or the part that it belongs to."""
+    given = {other: setting.where for other, setting in state.items() if not setting.where.endswith(".sizes")}
+    inside = (other for other in given if other.startswith(key + "."))
+    candidates = (key, *inside, *rules.AGREES_WITH.get(key, ()), choice_of(key))
+    return next((given[found] for found in candidates if found in given), otherwise)
 
 
 def _label(kept: Sequence[tuple[Point, Draft]], spec: str) -> None:
