@@ -166,6 +166,8 @@ def test_a_scales_own_values_replace_key_by_key(specs: Specs) -> None:
     text = "base: mine\ngrid: {model.encoder.patch: [8, 16], seed: [0, 1]}\n"
     text += "scales: {tiny: {grid: {model.encoder.patch: [2, 4, 8]}}}\n"
     assert len(specs.load(text).runs) == 6
+    nested = text.replace("{grid: {model.encoder.patch: [2, 4, 8]}}", "{grid: {model: {encoder: {patch: [2, 4, 8]}}}}")
+    assert [run.id for run in specs.load(nested).runs] == [run.id for run in specs.load(text).runs]
     assert len(specs.load(text, scale="paper").runs) == 4
 
 
@@ -188,6 +190,15 @@ def test_include_adds_runs_and_never_settings(specs: Specs) -> None:
     assert len(specs.load("include: [one]\n").runs) == 2
     other = specs.load("include: one\nbase: mine\nset: {seed: 0}\n")
     assert [run.spec.train.steps for run in other.runs] == [400, 50, 50]
+
+
+def test_shared_includes_and_merged_runs(specs: Specs) -> None:
+    specs.load("base: mine\n", name="shared")
+    specs.load("include: shared\nbase: mine\nset: {seed: 1}\n", name="one")
+    assert [run.label for run in specs.load("include: [one, shared]\n").runs] == ["one", "shared"]
+    specs.base(BASE.replace("encoder: conv", "encoder: croco"), "other")
+    text = "runs: [{base: mine}, {base: other}]\n"
+    assert [run.label for run in specs.load(text, "model.encoder=croco").runs] == ["mine"]
 
 
 def test_a_run_that_starts_from_another(specs: Specs) -> None:

@@ -12,6 +12,7 @@ from bench.spec.places import choice_of
 from bench.spec.read import Node, Problems
 
 AXES = ("runs", "grid", "zip", "seeds")
+NOTHING = Node(None, "")
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,10 @@ class Point:
 
 def at_scale(spec: Mapping[str, Node], scale: Mapping[str, Node]) -> dict[str, Node]:
     """The sweep's keys, those named under the scale replacing the spec's: grid key by key, the others whole."""
-    merged = {key: spec[key] for key in (*AXES, "where") if key in spec}
-    for key in merged.keys() | {key for key in (*AXES, "where") if key in scale}:
-        if key in scale:
-            both = key == "grid" and isinstance(scale[key].value, dict) and key in merged
-            old = merged[key].value if both and isinstance(merged[key].value, dict) else {}
-            merged[key] = Node({**old, **scale[key].value}, scale[key].where) if both else scale[key]
+    merged = {**spec, **scale}
+    grids = [dotted(level["grid"]) for level in (spec, scale) if isinstance(level.get("grid", NOTHING).value, dict)]
+    if len(grids) == 2:
+        merged["grid"] = Node(dict(grids[0]) | dict(grids[1]), scale["grid"].where)
     return {key: merged[key] for key in (*AXES, "where") if key in merged}
 
 
@@ -86,17 +85,15 @@ def _zip(node: Node, problems: Problems) -> Iterator[list[Point]]:
                for row in zip(*(values.value for values in columns.values()), strict=False)]  # fmt: skip
 
 
-def _lists(node: Node, what: str, problems: Problems, before: str = "") -> Iterator[tuple[str, Node]]:
-    if not isinstance(node.value, dict) or (not node.value and not before):
+def _lists(node: Node, what: str, problems: Problems) -> Iterator[tuple[str, Node]]:
+    if not isinstance(node.value, dict) or not node.value:
         problems.add(node.where, f"{what} maps fields to lists of values, such as `model.encoder.patch: [8, 16]`")
         return
-    for word, child in node.value.items():
-        if isinstance(child.value, dict):
-            yield from _lists(child, what, problems, f"{before}{word}.")
-        elif not isinstance(child.value, list) or not child.value:
-            problems.add(child.where, f"{what} needs a list of values for {before}{word}")
+    for key, values in dotted(node):
+        if isinstance(values.value, list) and values.value:
+            yield key, values
         else:
-            yield f"{before}{word}", child
+            problems.add(values.where, f"{what} needs a list of values for {key}")
 
 
 def _runs(node: Node, problems: Problems) -> Iterator[list[Point]]:
@@ -126,17 +123,18 @@ AXIS = {"grid": _grid, "zip": _zip, "runs": _runs, "seeds": _seeds}
 
 
 def _point(settings: Mapping[str, Node], problems: Problems) -> Point:
-    swept = dict(_shown(settings, ""))
+    swept = {key: node.plain() for key, node in dotted(Node(settings, ""), choices_whole=True)}
     return Point(layer(settings, problems), swept, swept)
 
 
-def _shown(settings: Mapping[str, Node], before: str) -> Iterator[tuple[str, Any]]:
-    for word, node in settings.items():
+def dotted(node: Node, choices_whole: bool = False, before: str = "") -> Iterator[tuple[str, Node]]:
+    """Nested maps → dotted keys; a named choice with its fields may stay one value."""
+    for word, child in node.value.items():
         key = f"{before}{word}"
-        if isinstance(node.value, dict) and choice_of(key) != key:
-            yield from _shown(node.value, key + ".")
+        if isinstance(child.value, dict) and child.value and not (choices_whole and choice_of(key) == key):
+            yield from dotted(child, choices_whole, key + ".")
         else:
-            yield key, node.plain()
+            yield key, child
 
 
 def _words(lengths: Mapping[str, int]) -> str:

@@ -79,15 +79,13 @@ def _parent(name: str, child: Draft, drafts: Sequence[Draft], where: str, proble
 
 def merge(drafts: Sequence[Draft], overridden: Collection[str], problems: Problems) -> list[Draft]:
     """One draft an id. Equal runs of two files are one run; equal runs of one file are a mistake, unless the command
-    line overrides what it sweeps."""
+    line overrides what tells them apart."""
     first: dict[str, Draft] = {}
     for draft in drafts:
         same = first.setdefault(draft.id, draft)
-        if (
-            same is draft
-            or same.origin != draft.origin
-            or any(_related(a, b) for a in overridden for b in draft.settings)
-        ):
+        if same is draft or same.origin != draft.origin or (overridden and same.base != draft.base):
+            continue
+        if any(_related(key, swept) for key in overridden for swept in draft.settings):
             continue
         differ = [key for key in draft.settings if draft.settings[key] != same.settings.get(key)]
         what = f"{', '.join(differ)} makes no difference between them" if differ else "it is listed twice"

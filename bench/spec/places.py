@@ -61,7 +61,10 @@ def class_of(choice: str, name: str) -> type:
     known = parts.names(package)
     if name not in known:
         raise NoSuchPlace(f"{what} has no choice {name!r}{did_you_mean(name, known)}; it may be {', '.join(known)}")
-    return parts.spec_class(package, name)
+    try:
+        return parts.spec_class(package, name)
+    except AttributeError as error:
+        raise NoSuchPlace(f"{package.replace('.', '/')}/{name}.py has no class Spec, so it cannot be chosen") from error
 
 
 @cache

@@ -78,10 +78,12 @@ class _Loader:
                 self.command += layer({key: node}, self.problems)
         self.absent: dict[str, str] = {}  # overrides of a field that a run's parts lack → the message
         self.present: set[str] = set()
+        self.read: set[Path] = set()
 
     def file(self, path: Path, including: tuple[Path, ...]) -> tuple[Spec, list[Draft]]:
         """The runs of one file and of those that it includes."""
         spec = read_spec(path, self.problems)
+        self.read.add(path)
         own = spec.base is not None or bool(spec.sweep) or not spec.include
         drafts = self._expand(path, spec) if own else []
         for name in spec.include:
@@ -91,7 +93,7 @@ class _Loader:
             elif not other.is_file():
                 hint = did_you_mean(name.value, [p.stem for p in path.parent.glob("*.yaml")])
                 self.problems.add(name.where, f"no spec {name.value} beside this one{hint}")
-            else:
+            elif other not in self.read:  # two includes may share a third
                 drafts += self.file(other, (path, *including))[1]
         return spec, drafts
 
