@@ -151,7 +151,7 @@ def test_true_geometry_has_no_error_and_beats_the_baselines(spec: RunSpec, monke
         return Gaussians(
             means=batch.input_points,
             rotations=torch.tensor([1.0, 0, 0, 0]).expand(*shape, 4),
-            scales=torch.full((*shape, 3), 0.015),
+            scales=torch.full((*shape, 3), 0.002),
             opacities=batch.input_mask.float() * 0.99,
             harmonics=((batch.inputs.images - 0.5) / SH_C0).permute(0, 1, 3, 4, 2)[..., None, :],
         )
@@ -161,7 +161,6 @@ def test_true_geometry_has_no_error_and_beats_the_baselines(spec: RunSpec, monke
     monkeypatch.setattr(model, "forward", perfect)
     result, _ = evaluate.run(model, iter([batch]), metrics.ImageMetrics(protocols.get("per_image_white")))
     means, others = result["means"], [b["means"] for b in result["baselines"].values() if not b["oracle"]]
-    assert means["point_error"] == 0 and means["depth_error"] < 0.02
+    assert means["point_error"] == 0 and means["depth_error"] < 0.08
     assert means["grid_ratio"] == pytest.approx(means["grid_ratio_true"])
-    assert means["psnr"] > 22 and all(means["psnr"] > b["psnr"] + 3 for b in others)
-    assert all(means["psnr_foreground"] > b["psnr_foreground"] + 3 for b in others)
+    assert means["psnr_foreground"] > 20 and all(means["psnr_foreground"] > b["psnr_foreground"] + 5 for b in others)
