@@ -18,12 +18,15 @@ from bench.rendering.layers import Layers
 SPLAT, BOUNDS = 10, 4  # numbers of a Splat and of its Bounds (projection.cpp)
 
 
+INPUTS = ("means", "rotations", "scales", "opacities", "colours", "cameras", "intrinsics")
+
+
 class _Job(ctypes.Structure):
     """`Job` of rasterise.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("means", "rotations", "scales", "opacities", "colours", "views", "intrinsics")),
-        *((name, ctypes.c_int) for name in ("scenes", "cameras", "colour_views", "width", "height")),
+        *((name, ctypes.c_void_p) for name in INPUTS),
+        *((name, ctypes.c_int) for name in ("scenes", "views", "colour_views", "width", "height")),
         ("count", ctypes.c_int64),
         ("near", ctypes.c_float),
         ("far", ctypes.c_float),

@@ -38,6 +38,4 @@ def rasterise(
         packed=False,  # the packed backward mixes the gradients of different scenes
         render_mode="RGB+D",
     )
-    return Layers(
-        colour=images[..., :3].movedim(-1, 2), depth=images[..., 3], transmittance=1 - alphas[..., 0]
-    )
+    return Layers(colour=images[..., :3].movedim(-1, 2), depth=images[..., 3], transmittance=1 - alphas[..., 0])

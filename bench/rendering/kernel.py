@@ -55,7 +55,7 @@ def _built() -> Path:
     compiler = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("c++")
     if platform.system() != "Linux" or compiler is None:
         raise NoCompiler(
-            "the compiled renderer needs Linux and a C++17 compiler with OpenMP: install g++ (apt install g++) or set CXX"
+            "the compiled renderer needs Linux and a C++17 compiler with OpenMP: install g++, or set CXX to one"
         )
     here = Path(__file__).parent
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout

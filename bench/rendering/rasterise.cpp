@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr int kChunk = 1024;
+constexpr int kChunk = 1024, kAhead = 12;  // Gaussians a task takes; Gaussians fetched ahead
 
 struct Job {  // the arguments of a call; layouts are row-major, as render() documents
     const float *means, *quaternions, *scales, *opacities, *colours, *views, *intrinsics;
@@ -85,6 +85,26 @@ void over_bands(const Job& job, const Splat* splats, const Bounds* bounds, const
     }
 }
 
+struct Place {  // where a Gaussian's gradients of one image lie: one share for each band that it reaches
+    int64_t first;
+    int32_t rank, bands;  // rank: in depth order
+};
+
+// Gives each Gaussian of an image its place; returns the number of shares.
+int64_t share_out(const Job& job, int image, const Bounds* bounds, const int32_t* order, int count, Place* places) {
+    const int64_t base = image * job.count;
+    std::fill(places + base, places + base + job.count, Place{});
+    int64_t used = 0;
+    for (int k = 0; k < count; ++k) {
+        const Bounds& b = bounds[base + k];
+        if (!b.visible()) continue;
+        const int bands = b.y1 / kBand - b.y0 / kBand + 1;
+        places[base + order[base + k]] = {used, k, bands};
+        used += bands;
+    }
+    return used;
+}
+
 int tiles_of(const Job& job, const Band& band) {
     return band.across * ((std::min(kBand, job.height - band.top) + kTile - 1) / kTile);
 }
@@ -101,8 +121,12 @@ extern "C" void rasterise_forward(const Job* arguments, Splat* splats, Bounds* b
     over_gaussians(job, job.images(), [&](int image, int64_t first, int64_t end) {
         const Camera camera = job.camera(image);
         const int64_t scene = image / job.cameras, base = image * job.count;
-        for (int64_t k = first; k < std::min<int64_t>(end, counts[image]); ++k) {
-            const int64_t i = order[base + k];
+        end = std::min<int64_t>(end, counts[image]);
+        for (int64_t k = first; k < end; ++k) {
+            const int64_t i = order[base + k], ahead = order[base + std::min(k + kAhead, end - 1)];
+            __builtin_prefetch(job.mean(int(scene), ahead));
+            __builtin_prefetch(scenes + scene * job.count + ahead);
+            __builtin_prefetch(job.colours + job.colour(image, ahead));
             Splat& splat = splats[base + k];
             bounds[base + k] = project(camera, job.mean(int(scene), i), scenes[scene * job.count + i], splat);
             splat.opacity = job.opacities[scene * job.count + i];
@@ -121,25 +145,15 @@ extern "C" void rasterise_backward(const Job* arguments, const Splat* splats, co
                                    float* means, float* quaternions, float* scales, float* opacities, float* colours) {
     const Job& job = *arguments;
     const Scene* scenes = prepare(job);
-    static thread_local std::vector<int64_t> kept_slots, ends;
-    static thread_local std::vector<int32_t> kept_ranks;
+    static thread_local std::vector<Place> kept_places;
+    static thread_local std::vector<int64_t> kept_starts;
     static thread_local std::vector<SplatGradient> kept_shares;
-    kept_slots.resize(job.images() * job.count), kept_ranks.resize(job.images() * job.count), ends.resize(job.images() + 1);
-    int64_t *slots = kept_slots.data(), *starts = ends.data();  // a splat's slots: one a band that it reaches
-    int32_t* ranks = kept_ranks.data();                         // a Gaussian's place in the depth order
+    kept_places.resize(job.images() * job.count), kept_starts.resize(job.images() + 1);
+    Place* places = kept_places.data();
+    int64_t* starts = kept_starts.data();  // where an image's shares start
 #pragma omp parallel for num_threads(job.threads) schedule(dynamic, 1)
-    for (int image = 0; image < job.images(); ++image) {
-        const int64_t base = image * job.count;
-        std::fill(ranks + base, ranks + base + job.count, -1);
-        int64_t used = 0;
-        for (int64_t k = base; k < base + counts[image]; ++k) {
-            if (!bounds[k].visible()) continue;
-            ranks[base + order[k]] = int32_t(k - base);
-            slots[k] = used;
-            used += bounds[k].y1 / kBand - bounds[k].y0 / kBand + 1;
-        }
-        starts[image + 1] = used;
-    }
+    for (int image = 0; image < job.images(); ++image)
+        starts[image + 1] = share_out(job, image, bounds, order, counts[image], places);
     starts[0] = 0;
     for (int image = 0; image < job.images(); ++image) starts[image + 1] += starts[image];
     if (kept_shares.size() < size_t(starts[job.images()])) kept_shares.resize(starts[job.images()]);
@@ -151,8 +165,8 @@ extern "C" void rasterise_backward(const Job* arguments, const Splat* splats, co
             draw_backward(band, band.tiles[n], Tile(job.size(), band, n), out + 5 * image * job.pixels(),
                           last + image * job.pixels(), gradient + 5 * image * job.pixels(), job.pixels(), sums.data());
         for (size_t m = 0; m < sums.size(); ++m) {
-            const int64_t k = image * job.count + band.members[m];
-            shares[starts[image] + slots[k] + index - bounds[k].y0 / kBand] = sums[m];
+            const int64_t base = image * job.count, k = base + band.members[m];
+            shares[starts[image] + places[base + order[k]].first + index - bounds[k].y0 / kBand] = sums[m];
         }
     });
     over_gaussians(job, job.scenes, [&](int scene, int64_t first, int64_t end) {
@@ -164,15 +178,18 @@ extern "C" void rasterise_backward(const Job* arguments, const Splat* splats, co
             for (int image = scene * job.cameras; image < (scene + 1) * job.cameras; ++image) {
                 float* colour = colours + job.colour(image, i);
                 if (job.colour_views != 1 || image % job.cameras == 0) colour[0] = colour[1] = colour[2] = 0;
-                const int rank = ranks[image * job.count + i];
-                if (rank < 0) continue;
-                const int64_t k = image * job.count + rank;
+                const Place* place = places + image * job.count + i;
+                if (i + kAhead < end) {
+                    __builtin_prefetch(splats + image * job.count + place[kAhead].rank);
+                    __builtin_prefetch(shares + starts[image] + place[kAhead].first);
+                }
+                if (place->bands == 0) continue;
                 SplatGradient s{};
-                const SplatGradient* share = shares + starts[image] + slots[k];
-                for (int n = bounds[k].y1 / kBand - bounds[k].y0 / kBand; n >= 0; --n, ++share)
-                    for (int f = 0; f < 10; ++f) (&s.sum)[f] += (&share->sum)[f];
+                for (int n = 0; n < place->bands; ++n)
+                    for (int f = 0; f < 10; ++f) (&s.sum)[f] += (&shares[starts[image] + place->first + n].sum)[f];
                 for (int c = 0; c < 3; ++c) colour[c] += s.colour[c];
-                project_backward(cameras[image % job.cameras], job.mean(scene, i), scenes[g], splats[k], s, total);
+                project_backward(cameras[image % job.cameras], job.mean(scene, i), scenes[g],
+                                 splats[image * job.count + place->rank], s, total);
             }
             for (int c = 0; c < 3; ++c) means[3 * g + c] = float(total.mean[c]);
             opacities[g] = float(total.opacity);

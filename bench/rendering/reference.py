@@ -26,9 +26,7 @@ class Projected:
     radii: Int[Tensor, "image gaussian 2"]  # pixels; 0: not drawn
 
 
-def covariances(
-    rotations: Float[Tensor, "*shape 4"], scales: Float[Tensor, "*shape 3"]
-) -> Float[Tensor, "*shape 3 3"]:
+def covariances(rotations: Float[Tensor, "*shape 4"], scales: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 3 3"]:
     """R diag(s)² Rᵀ of (w, x, y, z) quaternions of any length."""
     w, x, y, z = torch.nn.functional.normalize(rotations, dim=-1).unbind(-1)
     rows = [
@@ -36,8 +34,8 @@ def covariances(
         *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
         *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
     ]
-    factor = torch.stack(rows, dim=-1).unflatten(-1, (3, 3)) * scales[..., None, :]
-    return factor @ factor.transpose(-1, -2)
+    factor = torch.stack(rows, dim=-1).reshape(*rotations.shape[:-1], 3, 3) * scales[..., None, :]
+    return torch.matmul(factor, factor.transpose(-1, -2))
 
 
 def project(
@@ -79,7 +77,7 @@ def project(
 
 
 @torch.no_grad()
-def tile_lists(projected: Projected, across: int, down: int) -> tuple[Int[Tensor, "pair"], Int[Tensor, "tile"]]:
+def tile_lists(projected: Projected, across: int, down: int) -> tuple[Int[Tensor, " pair"], Int[Tensor, " tile"]]:
     """Which Gaussians (flat over images) each tile (flat over images) draws, front to back; how many each draws."""
     count = projected.depths.shape[1]
     drawn = (projected.radii > 0).all(-1).flatten().nonzero()[:, 0]
@@ -106,7 +104,7 @@ def _blend(values: Tensor, index: Tensor, lengths: Tensor, corners: Tensor) -> T
     """
     offsets = torch.arange(TILE, device=index.device, dtype=values.dtype) + 0.5
     pixels = corners[:, None] + torch.cartesian_prod(offsets, offsets).flip(-1)
-    centre, conic, opacity, seen = values[index].split([2, 3, 1, 4], dim=-1)
+    centre, conic, opacity, seen = torch.split(values[index], [2, 3, 1, 4], dim=-1)
     dx, dy = (centre[:, :, None] - pixels[:, None]).unbind(-1)
     xx, xy, yy = conic[:, :, None].unbind(-1)
     sigma = 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
