@@ -96,7 +96,8 @@ def _taps(axes: Axes, spec: EADSpec, inner: float, pitch: float, bottom: float) 
     levels = spec.head.reads(spec.aggregator.blocks)
     if levels == (spec.aggregator.blocks,):
         return
-    bus, line = bottom - 0.45, {"color": EDGE["head"], "linewidth": 1.0}
+    bus = bottom - 0.45
+    line: dict[str, Any] = {"color": EDGE["head"], "linewidth": 1.0}
     places = {level: inner + level * pitch for level in levels}
     for level, x in places.items():
         axes.plot([x, x], [bottom, bus], **line, solid_capstyle="round")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 
@@ -26,7 +26,7 @@ PALETTE = (
 )  # after Okabe and Ito
 INK, FAINT, RULE = "#1A1A1A", "#6E6E6E", "#D0D0D0"
 
-SETTINGS = {
+SETTINGS: Any = {
     "font.family": "sans-serif",
     "font.size": 8,
     "axes.titlesize": 9,

@@ -1,0 +1,77 @@
+"""Fig. 3: each loss term against the training step, one curve a run, seeds averaged into a band."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Records = Sequence[Mapping[str, Any]]  # one run's metrics.jsonl: {"step": …, "loss/mse": …}
+TITLES = {  # of eq. 6; any other term goes by its own name
+    "mse": r"$\mathcal{L}_m$  mean squared error",
+    "lpips": r"$\mathcal{L}_l$  LPIPS",
+    "points": r"$\mathcal{L}_{3D}$  point error",
+}
+
+
+def draw(curves: Mapping[str, Sequence[Records]], geometry_first: int = 0) -> Figure:
+    """`curves`: label → the records of its seeds; `geometry_first`: steps at the start with L_3D alone, shaded."""
+    import matplotlib.pyplot as plt
+
+    terms = sorted(
+        {key.removeprefix("loss/") for runs in curves.values() for records in runs for record in records
+         for key in record if key.startswith("loss/")},
+        key=lambda term: (*TITLES, term).index(term),
+    )  # fmt: skip
+    columns = max(len(terms), 1)
+    figure, grid = plt.subplots(1, columns, figsize=(style.WIDTH, 2.5), squeeze=False, layout="constrained")
+    colours, dashes = style.colours(list(curves)), style.dashes(list(curves))
+    for axes, term in zip(grid[0], terms, strict=False):
+        for label, runs in curves.items():
+            _curve(axes, label, runs, f"loss/{term}", colours[label], dashes[label])
+        if geometry_first:
+            axes.axvspan(0, geometry_first, color="#F0F0F0", zorder=0, linewidth=0)
+        axes.set(title=TITLES.get(term, term), xlabel="training step", yscale="log", xlim=(0, None))
+    if geometry_first:
+        axes = grid[0][0]
+        axes.text(geometry_first / 2, 0.98, r"$\mathcal{L}_{3D}$ alone", transform=axes.get_xaxis_transform(),
+                  ha="center", va="top", fontsize=6.5, color=style.FAINT)  # fmt: skip
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4) or 1)
+    return figure
+
+
+def _curve(axes: Axes, label: str, runs: Sequence[Records], key: str, colour: str, dash: str) -> None:
+    """Raw values faint, their running mean on top; of several seeds the mean curve and the range."""
+    series = [np.array([(r["step"], r[key]) for r in records if r.get(key) is not None]) for records in runs]
+    series = [values for values in series if len(values)]
+    if not series:
+        axes.plot([], [], color=colour, linestyle=dash, label=label)
+        return
+    length = min(len(values) for values in series)
+    steps = series[0][:length, 0]
+    raw = np.stack([values[:length, 1] for values in series])
+    smooth = np.stack([_running_mean(values) for values in raw])
+    if len(series) == 1:
+        axes.plot(steps, raw[0], color=colour, linewidth=0.4, alpha=0.25)
+    else:
+        axes.fill_between(steps, smooth.min(0), smooth.max(0), color=colour, alpha=0.18, linewidth=0)
+    axes.plot(steps, smooth.mean(0), color=colour, linestyle=dash, label=label)
+
+
+def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centred, over 4 % of the run; at the ends over what there is of it."""
+    half = max(1, len(values) // 50)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    left, right = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    mean: NDArray[np.float64] = (total[right] - total[left]) / (right - left)
+    return mean

@@ -1,0 +1,111 @@
+"""Fig. 2: inputs, truth and the models' novel views; depth of the first view's Gaussians in the true mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
+
+Samples = Mapping[str, NDArray[np.generic]]  # samples/evaluation.npz of a run
+DEPTH = "viridis_r"  # near is light
+TARGETS = 2  # target views a scene, one below the other
+
+
+def draw(samples: Mapping[str, Samples]) -> Figure:
+    """`samples`: label → the same scenes and views of each run. A row a scene; one depth scale a scene, for all."""
+    import matplotlib.pyplot as plt
+    from matplotlib.gridspec import GridSpec
+
+    first = next(iter(samples.values()))
+    scenes, models = len(first["scene"]), len(samples)
+    # columns: inputs 2 | gap | truth, models | gap | true depth, models' depths, each two cells wide
+    widths = [1, 1, 0.15, *[1] * (1 + models), 0.15, *[2] * (1 + models), 0.1]
+    unit = style.WIDTH / sum(widths)
+    head, foot = 0.42, 0.3
+    height = unit * (TARGETS * scenes + 0.18 * (scenes - 1)) * 1.02
+    figure = plt.figure(figsize=(style.WIDTH, height + head + foot))
+    top = 1 - head / (height + head + foot)
+    rows = ([1.0] * TARGETS + [0.18]) * scenes
+    grid = GridSpec(
+        len(rows) - 1, len(widths), figure, 0, foot / (height + head + foot), 1, top, 0.03, 0.03, widths, rows[:-1]
+    )
+    for scene in range(scenes):
+        _scene(
+            figure, grid, (TARGETS + 1) * scene, {k: {n: v[scene] for n, v in s.items()} for k, s in samples.items()}
+        )
+    _headings(figure, grid, list(samples))
+    _depth_key(figure, foot / (height + head + foot))
+    return figure
+
+
+def _scene(figure: Figure, grid: GridSpec, row: int, samples: Mapping[str, Samples]) -> None:
+    first = next(iter(samples.values()))
+    count = len(first["inputs"])
+    for i in range(min(4, count)):
+        _picture(figure, grid[row + i // 2, i % 2], first["inputs"][i])
+    targets = np.linspace(0, len(first["truth"]) - 1, TARGETS).round().astype(int)
+    for below, target in enumerate(targets):
+        _picture(figure, grid[row + below, 3], first["truth"][target])
+        for column, sample in enumerate(samples.values()):
+            _picture(figure, grid[row + below, 4 + column], sample["rendered"][target])
+    start = 5 + len(samples)
+    mask = first["mask"].astype(bool)
+    true = first["true_depth"][mask].astype(float)
+    low, high = np.percentile(true, (1, 99)) if mask.any() else (0.0, 1.0)
+    margin = 0.1 * (high - low) + 1e-6
+    for column, depth in enumerate([first["true_depth"], *(sample["depth"] for sample in samples.values())]):
+        axes = figure.add_subplot(grid[row : row + TARGETS, start + column])
+        shown = np.ma.masked_where(~mask, depth.astype(float))
+        axes.imshow(shown, cmap=DEPTH, vmin=low - margin, vmax=high + margin, interpolation="nearest")
+        _frame(axes)
+
+
+def _picture(figure: Figure, place: object, image: NDArray[np.generic]) -> None:
+    axes = figure.add_subplot(place)  # type: ignore[call-overload]
+    axes.imshow(image, interpolation="nearest")
+    _frame(axes)
+
+
+def _frame(axes: Axes) -> None:
+    """A hairline, since most pictures end in white."""
+    style.bare(axes)
+    axes.set_frame_on(True)
+    for spine in axes.spines.values():
+        spine.set(visible=True, linewidth=0.4, color=style.RULE)
+
+
+def _depth_key(figure: Figure, height: float) -> None:
+    """The colours of depth: one scale a scene, set by the true surface."""
+    axes = figure.add_axes((0.78, 0.25 * height, 0.13, 0.22 * height))
+    axes.imshow(np.linspace(0, 1, 128)[None], cmap=DEPTH, aspect="auto")
+    style.bare(axes)
+    axes.text(-0.04, 0.5, "depth: near", transform=axes.transAxes, ha="right", va="center", fontsize=6.5)
+    axes.text(1.04, 0.5, "far", transform=axes.transAxes, ha="left", va="center", fontsize=6.5)
+
+
+def _headings(figure: Figure, grid: GridSpec, labels: list[str]) -> None:
+    """Over the first row; long labels stand in two lines."""
+    start = 5 + len(labels)
+    columns = {(0, 1): "inputs", (3, 3): "truth", (start, start): "true depth"}
+    columns |= {(4 + i, 4 + i): _wrap(label, 12) for i, label in enumerate(labels)}
+    columns |= {(start + 1 + i, start + 1 + i): _wrap(f"{label}: depth", 22) for i, label in enumerate(labels)}
+    for (left, right), text in columns.items():
+        box, end = grid[0, left].get_position(figure), grid[0, right].get_position(figure)  # type: ignore[arg-type]
+        figure.text(
+            (box.x0 + end.x1) / 2, box.y1 + 0.006, text, ha="center", va="bottom", fontsize=6.5, linespacing=1.1
+        )
+
+
+def _wrap(text: str, width: int) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder="…"))

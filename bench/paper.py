@@ -1,0 +1,74 @@
+"""The numbers printed in the paper, each with its table; nothing here is computed or measured.
+
+Fujimura et al., "Systematization of 3D Gaussian estimation models from few views with unknown camera poses, and
+performance gains through an effective model configuration", MIRU 2025.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TaxonomyRow:
+    """Table 1. `inputs` "N" is any number."""
+
+    models: tuple[str, ...]
+    inputs: str
+    poses: str
+    encoder: str
+    aggregator: str
+    head: str
+    output: str
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """Table 2: the compared models; blocks and patch are A's."""
+
+    model: str
+    encoder: str
+    blocks: int
+    patch: int
+    head: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """Table 3. Params. in millions, truncated; GPU in the paper's GB, over 4 GPUs, which memory is not stated."""
+
+    model: str
+    psnr: float
+    ssim: float
+    lpips: float
+    parameters_millions: int
+    gpu_gb: int
+
+
+TABLE_1 = (
+    TaxonomyRow(("DUSt3R", "MASt3R"), "2", "unknown", "pretrained CroCo", "cross-attention between two views",
+                "DPT head", "points P"),
+    TaxonomyRow(("Splatt3R", "NoPoSplat"), "2", "unknown", "pretrained MASt3R E", "cross-attention between two views",
+                "DPT head", "Gaussians G"),
+    TaxonomyRow(("LRM",), "1", "–", "convolution", "self-attention within the view", "deconvolution", "θ (NeRF)"),
+    TaxonomyRow(("PF-LRM",), "N", "unknown", "pretrained DINO", "self-attention over all views", "deconvolution",
+                "θ (NeRF)"),
+    TaxonomyRow(("GS-LRM",), "N", "known", "convolution", "self-attention over all views", "linear + reshape",
+                "Gaussians G"),
+    TaxonomyRow(("FreeSplatter",), "N", "unknown", "convolution", "self-attention over all views", "linear + reshape",
+                "Gaussians G"),
+    TaxonomyRow(("proposed",), "N", "unknown", "pretrained MASt3R E", "self-attention over all views", "DPT head",
+                "Gaussians G"),
+)  # fmt: skip
+
+TABLE_2 = (
+    ComparedModel("FreeSplatter", "convolution", 24, 8, "linear + reshape"),
+    ComparedModel("Ours1", "pretrained MASt3R E", 12, 16, "linear + reshape"),
+    ComparedModel("Ours2", "pretrained MASt3R E", 12, 16, "DPT head"),
+)
+
+TABLE_3 = (
+    Result("FreeSplatter", 21.1, 0.846, 0.169, 307, 225),
+    Result("Ours1", 23.4, 0.877, 0.114, 461, 172),
+    Result("Ours2", 23.4, 0.879, 0.111, 475, 174),
+)
