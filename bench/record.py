@@ -1,8 +1,8 @@
 """Run folders and sweep folders: the one module that reads and writes them. Plain files; no torch.
 
-    results/runs/<id>/        spec.json status.json lease.json log.txt metrics.jsonl checkpoints/ model.json
-                              weights.safetensors train.json evals/ samples/ profiles/ environment.json
-    results/<sweep>/          sweep.json runs.jsonl environment.json tables/ figures/
+results/runs/<id>/        spec.json status.json lease.json log.txt metrics.jsonl checkpoints/ model.json
+                          weights.safetensors train.json evals/ samples/ profiles/ environment.json
+results/<sweep>/          sweep.json runs.jsonl environment.json tables/ figures/
 """
 
 from __future__ import annotations

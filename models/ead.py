@@ -15,7 +15,7 @@ from models import parts
 from models.parts import AggregatorSpec, EncoderSpec, HeadSpec, OutputSpec, Problem
 from models.tensors import Gaussians, Views
 
-Float = Literal["fp32", "bf16"]
+Dtype = Literal["fp32", "bf16"]
 PACKAGES = {part: f"models.{part}s" for part in ("encoder", "aggregator", "head", "output")}
 
 
@@ -23,11 +23,9 @@ PACKAGES = {part: f"models.{part}s" for part in ("encoder", "aggregator", "head"
 class Precision:
     """Of each part's matrix products; the paper trains A and D in bf16 mixed precision and does not say E's."""
 
-    encoder: Float = "fp32"
-    aggregator: Float = "bf16"
-    head: Float = "bf16"
-
-    sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {"tiny": {"aggregator": "fp32", "head": "fp32"}}
+    encoder: Dtype = "fp32"
+    aggregator: Dtype = "bf16"
+    head: Dtype = "bf16"
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,10 @@ class EADSpec:
     poses: Literal["unknown", "known"] = "unknown"
     precision: Precision = Precision()
 
-    sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {"tiny": {"image_size": 32}, "small": {"image_size": 128}}
+    sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "tiny": {"image_size": 32, "precision": {"aggregator": "fp32", "head": "fp32"}},
+        "small": {"image_size": 128},
+    }
 
     def problems(self, inputs: int) -> Iterator[Problem]:
         """What no part can see alone, then what each part says of itself; fields are dotted from `model`."""
@@ -140,8 +141,8 @@ class EAD(nn.Module):
         return {"encoder": self.encoder, "aggregator": self.aggregator, "head": self.head}
 
     def blocks(self) -> list[nn.Module]:
-        """The repeated blocks, for checkpointing, sharding and compiling from outside."""
-        return [block for part in (self.encoder, self.aggregator, self.head) for block in part.blocks()]
+        """What each part keeps in a module list `blocks`, for checkpointing, sharding and compiling from outside."""
+        return [block for part in self.parts().values() for block in getattr(part, "blocks", ())]
 
 
 def count_parameters(model: EAD) -> dict[str, int]:
@@ -152,7 +153,7 @@ def count_parameters(model: EAD) -> dict[str, int]:
     return {**counts, "total": sum(counts.values())}
 
 
-def _cast(device: str, precision: Float) -> AbstractContextManager[None]:
+def _cast(device: str, precision: Dtype) -> AbstractContextManager[None]:
     return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 

@@ -7,7 +7,8 @@ Axes
 
 Conventions
     Cameras follow OpenCV: x right, y down, z forward. `world_to_camera` maps points of the scene's frame to the
-    camera's; `intrinsics` are in pixels, and pixel centres lie at +0.5. Images are RGB in [0, 1]. Quaternions are (w, x, y, z).
+    camera's; `intrinsics` are in pixels, and pixel centres lie at +0.5. Images are RGB in [0, 1]. Quaternions are
+    (w, x, y, z).
 """
 
 from __future__ import annotations

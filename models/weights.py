@@ -22,9 +22,9 @@ SPEC_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
 # Public key → ours, first match wins; a public key that no pattern of a table matches is not the part's.
 CROCO_ENCODER = (
     (r"patch_embed\.proj\.(\w+)", r"patchify.\1"),
-    (r"enc_blocks\.(\d+)\.mlp\.fc1\.(\w+)", r"layers.\1.mlp.0.\2"),
-    (r"enc_blocks\.(\d+)\.mlp\.fc2\.(\w+)", r"layers.\1.mlp.2.\2"),
-    (r"enc_blocks\.(\d+)\.(.+)", r"layers.\1.\2"),
+    (r"enc_blocks\.(\d+)\.mlp\.fc1\.(\w+)", r"blocks.\1.mlp.0.\2"),
+    (r"enc_blocks\.(\d+)\.mlp\.fc2\.(\w+)", r"blocks.\1.mlp.2.\2"),
+    (r"enc_blocks\.(\d+)\.(.+)", r"blocks.\1.\2"),
     (r"enc_norm\.(\w+)", r"norm.\1"),
 )
 DPT_HEAD = (
@@ -42,10 +42,10 @@ FREESPLATTER = (
     (r"patchify\.weight", r"encoder.patchify.weight"),
     (r"pos_embed", r"aggregator.table"),
     (r"(ref_embed|src_embed)", r"aggregator.\1"),
-    (r"blocks\.(\d+)\.self_attn\.to_([qkv])\.weight", r"aggregator.layers.\1.attn.\2.weight"),
-    (r"blocks\.(\d+)\.self_attn\.to_out\.0\.weight", r"aggregator.layers.\1.attn.proj.weight"),
-    (r"blocks\.(\d+)\.ff\.([02])\.weight", r"aggregator.layers.\1.mlp.\2.weight"),
-    (r"blocks\.(\d+)\.(norm[12])\.weight", r"aggregator.layers.\1.\2.weight"),
+    (r"blocks\.(\d+)\.self_attn\.to_([qkv])\.weight", r"aggregator.blocks.\1.attn.\2.weight"),
+    (r"blocks\.(\d+)\.self_attn\.to_out\.0\.weight", r"aggregator.blocks.\1.attn.proj.weight"),
+    (r"blocks\.(\d+)\.ff\.([02])\.weight", r"aggregator.blocks.\1.mlp.\2.weight"),
+    (r"blocks\.(\d+)\.(norm[12])\.weight", r"aggregator.blocks.\1.\2.weight"),
     (r"norm\.weight", r"aggregator.norm.weight"),
     (r"unpatchify\.(\w+)", r"head.linear.\1"),
 )
@@ -56,12 +56,14 @@ class WeightsError(Exception):
     """A checkpoint that does not fit: the first offending key, and what was expected."""
 
 
-def save(model: EAD, folder: Path) -> None:
-    """`model.json` (the spec) and `weights.safetensors` into an existing folder."""
-    (folder / SPEC_FILE).write_text(json.dumps(model.spec.to_dict(), indent=1) + "\n")
-    save_file(
-        {key: value.detach().contiguous().cpu() for key, value in model.state_dict().items()}, folder / WEIGHTS_FILE
-    )
+def save_spec(model: EAD, path: Path) -> None:
+    """The spec, as JSON: the `model.json` of a folder that `load` reads."""
+    path.write_text(json.dumps(model.spec.to_dict(), indent=1) + "\n")
+
+
+def save_weights(model: EAD, path: Path) -> None:
+    """The parameters: its `weights.safetensors`."""
+    save_file({key: value.detach().contiguous().cpu() for key, value in model.state_dict().items()}, path)
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> EAD:

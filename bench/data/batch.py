@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -27,3 +28,14 @@ class Batch(Moves):
     target_depth: Float[Tensor, "batch target height width"]  # along the optical axis, 0 where nothing is
     target_cameras: Cameras
     background: Float[Tensor, "batch target 3"]
+
+    def scenes_at(self, start: int, stop: int) -> Batch:
+        """A micro-batch: scenes `start` to `stop`."""
+        cut: dict[str, Any] = {f.name: _cut(getattr(self, f.name), start, stop) for f in fields(self)}
+        return Batch(**cut)
+
+
+def _cut(value: Any, start: int, stop: int) -> Any:
+    if isinstance(value, Views | Cameras):
+        return type(value)(**{f.name: _cut(getattr(value, f.name), start, stop) for f in fields(value)})
+    return value[start:stop] if isinstance(value, Tensor | tuple) else value

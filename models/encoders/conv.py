@@ -38,6 +38,3 @@ class ConvEncoder(nn.Module):
         batch = views.images.shape[0]
         grid = self.patchify(rearrange(views.images, "b v c h w -> (b v) c h w"))
         return Tokens(grid=rearrange(grid, "(b v) d r c -> b v r c d", b=batch))
-
-    def blocks(self) -> list[nn.Module]:
-        return []

@@ -53,7 +53,7 @@ class CrocoEncoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.patchify = PatchEmbedding(spec.patch, spec.width, bias=True)
-        self.layers = nn.ModuleList(
+        self.blocks = nn.ModuleList(
             Block(spec.width, spec.heads, bias=True, fused=True, eps=1e-6) for _ in range(spec.blocks)
         )
         self.norm = nn.LayerNorm(spec.width, eps=1e-6)
@@ -66,10 +66,7 @@ class CrocoEncoder(nn.Module):
         x = rearrange(grid, "n d r c -> n (r c) d")
         with torch.autocast(x.device.type, enabled=False):
             rope = rope_angles(positions(rows, cols, x.device), self.spec.width // self.spec.heads, self.spec.rope_base)
-        for layer in self.layers:
-            x = layer(x, rope)
+        for block in self.blocks:
+            x = block(x, rope)
         x = self.norm(x)
         return Tokens(grid=rearrange(x, "(b v) (r c) d -> b v r c d", b=batch, v=count, r=rows))
-
-    def blocks(self) -> list[nn.Module]:
-        return list(self.layers)

@@ -102,6 +102,3 @@ class DPTHead(nn.Module):
         x = self.out(F.relu(self.conv2(x)))
         pixels = rearrange(x, "(b v) k h w -> b v h w k", b=batch)
         return Dense(dict(zip(self.channels, pixels.split(list(self.channels.values()), dim=-1), strict=True)))
-
-    def blocks(self) -> list[nn.Module]:
-        return []

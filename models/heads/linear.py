@@ -34,6 +34,3 @@ class LinearHead(nn.Module):
         p = self.patch
         pixels = rearrange(self.linear(taps[-1].grid), "b v r c (p q k) -> b v (r p) (c q) k", p=p, q=p)
         return Dense(dict(zip(self.channels, pixels.split(list(self.channels.values()), dim=-1), strict=True)))
-
-    def blocks(self) -> list[nn.Module]:
-        return []

@@ -1,0 +1,65 @@
+"""Checkpoints: safetensors and JSON, no pickle, free of ranks, committed as one directory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.errors import BadInput
+from bench.record import RunFolder, Writer
+from models.ead import EAD
+from models.weights import WeightsError, fill
+
+MODEL, OPTIMISER, STATE = "model.safetensors", "optimiser.safetensors", "state.json"
+
+
+def save(writer: Writer, step: int, model: EAD, optimiser: torch.optim.Optimizer, warnings: Sequence[str]) -> None:
+    """After `step` steps. Older checkpoints go once this one stands."""
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / MODEL)
+        save_file(_optimiser_tensors(model, optimiser), folder / OPTIMISER)
+        (folder / STATE).write_text(json.dumps({"schema_version": 1, "step": step, "warnings": list(warnings)}))
+
+    writer.commit(f"checkpoints/step_{step:08d}", write)
+    for old in RunFolder(writer.folder).checkpoints()[:-1]:
+        shutil.rmtree(old)
+
+
+def restore(folder: Path, model: EAD, optimiser: torch.optim.Optimizer) -> tuple[int, list[str]]:
+    """Fill model and optimiser from the newest checkpoint; the steps done (0 without one) and the warnings so far."""
+    found = RunFolder(folder).checkpoints()
+    if not found:
+        return 0, []
+    newest = found[-1]
+    try:
+        fill(model, load_file(newest / MODEL), source=str(newest / MODEL))
+        _fill_optimiser(model, optimiser, load_file(newest / OPTIMISER))
+        state = json.loads((newest / STATE).read_text())
+    except (WeightsError, OSError, KeyError, ValueError) as error:
+        raise BadInput(f"{newest} cannot be read ({error}); remove it to start this run anew") from error
+    return state["step"], state["warnings"]
+
+
+def _optimiser_tensors(model: EAD, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """{"<parameter>/<state>": tensor}, by the parameters' names."""
+    return {
+        f"{name}/{key}": value.contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def _fill_optimiser(model: EAD, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, _, state = key.rpartition("/")
+        parameter = parameters[name]
+        optimiser.state[parameter][state] = value if value.ndim == 0 else value.to(parameter)
