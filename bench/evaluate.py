@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from bench.baselines import BASELINES
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.protocols import Protocol
+from bench.record import write_json
 from bench.rendering import Rendering, render
 from models.ead import EAD, count_parameters
 from models.tensors import Gaussians
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from bench.record import Writer
     from bench.spec.schema import RunSpec
 
-SCHEMA_VERSION = 1
 SAMPLES = 4  # scenes kept for the figures
 PIXELS = 2**17  # target pixels a forward pass, so that 256² images do not fill the memory
 
@@ -76,8 +75,7 @@ def evaluate(
         "device": str(device),
         "seconds": round(time.perf_counter() - started, 3),
     }
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    writer.commit(f"evals/{chosen.key}.json", lambda path: _write(path, text + "\n"))
+    writer.commit(f"evals/{chosen.key}.json", lambda path: write_json(path, result))
 
 
 def run(
@@ -99,7 +97,6 @@ def run(
             views[scene] = {"inputs": batch.input_views[i].tolist(), "targets": batch.target_views[i].tolist()}
         samples += _samples(batch, gaussians, rendering, SAMPLES - len(samples))
     result = {
-        "schema_version": SCHEMA_VERSION,
         "protocol": protocol.to_dict(),
         "scenes": list(views),
         "views": views,
@@ -168,10 +165,6 @@ def _save_samples(folder: Path, samples: Sequence[Mapping[str, Any]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     stacked = {key: np.stack([np.asarray(sample[key]) for sample in samples]) for key in samples[0]}
     np.savez_compressed(folder / "evaluation.npz", **stacked)  # type: ignore[arg-type]
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _mean(values: Sequence[float]) -> float:

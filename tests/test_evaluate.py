@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from bench.data.choices import rig
 from bench.data.sampler import Sampler
 from bench.data.scene import FIELD_OF_VIEW, SceneData, Split, gobjaverse_cameras
 from bench.data.sources import procedural
+from bench.record import PlainWriter, RunFolder
 from bench.spec.schema import RunSpec, Views
 from models import weights
 from models.aggregators import self_attention
@@ -56,17 +56,16 @@ class Balls:
         )
 
 
-class FolderWriter:
+class OrderedWriter(PlainWriter):
+    """Remembers in which order things became visible."""
+
     def __init__(self, folder: Path) -> None:
-        self.folder, self.order = folder, list[str]()
+        super().__init__(folder)
+        self.order: list[str] = []
 
     def commit(self, name: str, write: Callable[[Path], None]) -> None:
-        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write(self.folder / name)
+        super().commit(name, write)
         self.order.append(name)
-
-    def append(self, name: str, record: Any) -> None:
-        raise AssertionError("evaluation appends nothing")
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +79,13 @@ def spec() -> RunSpec:
 @pytest.fixture(scope="module")
 def evaluated(spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("run")
-    weights.save(spec.model.build(seed=0), folder)
-    writer = FolderWriter(folder)
+    model = spec.model.build(seed=0)
+    weights.save_spec(model, folder / weights.SPEC_FILE)
+    weights.save_weights(model, folder / weights.WEIGHTS_FILE)
+    writer = OrderedWriter(folder)
     evaluate.evaluate(spec, writer, device=torch.device("cpu"), source=Balls(), protocol="per_image_white")
     assert writer.order == ["samples", "evals/per_image_white@1.json"]  # the result, which says done, comes last
-    return folder, json.loads((folder / writer.order[-1]).read_text())
+    return folder, RunFolder(folder).evaluations()["per_image_white@1"]
 
 
 def test_the_result_says_what_was_measured(evaluated: tuple[Path, dict[str, Any]], spec: RunSpec) -> None:

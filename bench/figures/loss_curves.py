@@ -22,8 +22,8 @@ TITLES = {  # of eq. 6; any other term goes by its own name
 }
 
 
-def draw(curves: Mapping[str, Sequence[Records]], geometry_first: int = 0) -> Figure:
-    """`curves`: label → the records of its seeds; `geometry_first`: steps at the start with L_3D alone, shaded."""
+def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
+    """`curves`: label → the records of its seeds. Steps at the start with L_3D alone are shaded."""
     import matplotlib.pyplot as plt
 
     terms = sorted(
@@ -33,6 +33,7 @@ def draw(curves: Mapping[str, Sequence[Records]], geometry_first: int = 0) -> Fi
     )  # fmt: skip
     columns = max(len(terms), 1)
     figure, grid = plt.subplots(1, columns, figsize=(style.WIDTH, 2.5), squeeze=False, layout="constrained")
+    geometry_first = min(map(_geometry_first, (records for runs in curves.values() for records in runs)))
     colours, dashes = style.colours(list(curves)), style.dashes(list(curves))
     for axes, term in zip(grid[0], terms, strict=False):
         for label, runs in curves.items():
@@ -47,6 +48,14 @@ def draw(curves: Mapping[str, Sequence[Records]], geometry_first: int = 0) -> Fi
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4) or 1)
     return figure
+
+
+def _geometry_first(records: Records) -> int:
+    """The step before the first with another term than L_3D."""
+    told = (
+        r["step"] for r in records if any(k.startswith("loss/") and k != "loss/points" for k in r if r[k] is not None)
+    )
+    return max(0, next(told, 1) - 1)
 
 
 def _curve(axes: Axes, label: str, runs: Sequence[Records], key: str, colour: str, dash: str) -> None:

@@ -99,9 +99,9 @@ def _headings(figure: Figure, grid: GridSpec, labels: list[str]) -> None:
     columns |= {(4 + i, 4 + i): _wrap(label, 12) for i, label in enumerate(labels)}
     columns |= {(start + 1 + i, start + 1 + i): _wrap(f"{label}: depth", 22) for i, label in enumerate(labels)}
     for (left, right), text in columns.items():
-        box, end = grid[0, left].get_position(figure), grid[0, right].get_position(figure)  # type: ignore[arg-type]
+        box, end = grid[0, left].get_position(figure), grid[0, right].get_position(figure)
         figure.text(
-            (box.x0 + end.x1) / 2, box.y1 + 0.006, text, ha="center", va="bottom", fontsize=6.5, linespacing=1.1
+            (box.x0 + end.x1) / 2, box.y1 + 0.006, text, ha="center", va="baseline", fontsize=6.5, linespacing=1.1
         )
 
 

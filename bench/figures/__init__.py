@@ -1,0 +1,129 @@
+"""Figures of a sweep: Fig. 1 (the model), Fig. 2 (pictures and depth), Fig. 3 (loss terms), and a comparison.
+
+`style` is their common look; each other file is one figure, drawn from plain numbers by `draw`. `write` reads a sweep
+and draws what its runs hold: a run that lacks a stage is left out of the figure that needs it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.record import commit
+from bench.results import Entry, SweepResults, read_sweep
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MODELS = 6  # columns of the qualitative sheet, and diagrams: the first ones of a large sweep
+COMPARED = (("psnr", "PSNR [dB]"), ("psnr_foreground", "FG PSNR [dB]"), ("grid_ratio", "Grid ratio"))
+
+Drawn = Iterator[tuple[str, "Callable[[], Figure]"]]
+
+
+def write(sweep_folder: Path, results: Path) -> list[Path]:
+    """figures/: loss_curves, qualitative, comparison and model_<label>; returns what was written."""
+    from bench.figures import style
+
+    sweep = read_sweep(sweep_folder, results)
+    written = []
+    for name, draw in (*_loss_curves(sweep), *_qualitative(sweep), *_comparison(sweep), *_diagrams(sweep)):
+        with style.style():
+            figure = draw()
+            path = sweep_folder / "figures" / name
+            commit(path, lambda made, figure=figure: _save(figure, made))  # type: ignore[misc]
+        written.append(path)
+    return written
+
+
+def _save(figure: Figure, path: Path) -> None:
+    from bench.figures import style
+
+    style.save(figure, path)
+
+
+def _loss_curves(sweep: SweepResults) -> Drawn:
+    from bench.figures import loss_curves
+
+    curves = {label: [entry.folder.metrics() for entry in entries] for label, entries in sweep.groups().items()}
+    curves = {label: found for label, runs in curves.items() if (found := [records for records in runs if records])}
+    if curves:
+        figure = lambda: loss_curves.draw(curves)  # noqa: E731
+        yield "loss_curves.png", figure
+        yield "loss_curves.svg", figure
+
+
+def _qualitative(sweep: SweepResults) -> Drawn:
+    """The first seed of each setting, as far as they show the same scenes and views."""
+    from bench.figures import qualitative
+
+    found: dict[str, Any] = {}
+    for label, entries in sweep.groups().items():
+        samples = next((s for entry in entries if (s := _samples(entry)) is not None), None)
+        same = samples is not None and all(np.array_equal(samples["truth"], other["truth"]) for other in found.values())
+        if samples is not None and same and len(found) < MODELS:
+            found[label] = samples
+    if found:
+        yield "qualitative.png", lambda: qualitative.draw(found)
+
+
+def _comparison(sweep: SweepResults) -> Drawn:
+    from bench.figures import comparison
+    from bench.table_rows import rows
+
+    protocols = sweep.protocols()
+    if not protocols:
+        return
+    found = rows(sweep, protocols[0])
+    runs = [row for row in found if row.kind == "run"]
+    own = [row for row in found if row.kind != "run"]
+    panels = []
+    for name, title in COMPARED:
+        better = "higher" if name.startswith("psnr") else "none"
+        lines = [(row.label, row.mean(name), row.kind == "oracle") for row in own if row.values.get(name)]
+        values = {row.label: row.values.get(name, []) for row in runs}
+        panels.append(comparison.Panel(title, better, values, lines if len(lines) <= 4 else ()))
+    times = {row.label: row.values.get("step_time_ms", []) for row in runs}
+    panels.append(comparison.Panel("Step time [ms]", "lower", times, decimals=0))
+    yield "comparison.png", lambda: comparison.draw(panels, [row.label for row in runs])
+
+
+def _diagrams(sweep: SweepResults) -> Drawn:
+    """One a distinct model, with the first scene's inputs where there are pictures."""
+    from bench import spec as specs
+    from bench.figures import model_diagram
+
+    seen: list[Any] = []
+    for label, entries in sweep.groups().items():
+        if not (entries[0].folder.path / "spec.json").is_file():
+            continue
+        spec = specs.from_dict(entries[0].folder.spec())
+        if spec.model in seen or len(seen) == MODELS:
+            continue
+        seen.append(spec.model)
+        samples = _samples(entries[0])
+        images = None if samples is None else samples["inputs"][0]
+        parameters = entries[0].line.get("parameters") or _parameters(entries[0])
+        name = re.sub(r"[^A-Za-z0-9]+", "_", label).strip("_")
+        yield f"model_{name}.svg", _diagram(model_diagram.draw, spec.model, spec.views.inputs, parameters, images)
+
+
+def _diagram(draw: Callable[..., Figure], *arguments: Any) -> Callable[[], Figure]:
+    return lambda: draw(*arguments)
+
+
+def _parameters(entry: Entry) -> Any:
+    return next((evaluation["parameters"] for evaluation in entry.folder.evaluations().values()), None)
+
+
+def _samples(entry: Entry) -> dict[str, NDArray[Any]] | None:
+    path = entry.folder.path / "samples" / "evaluation.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)

@@ -1,0 +1,173 @@
+"""Table 3 of any sweep: quality, parameters, memory and time of its runs beside baselines → CSV, Markdown, LaTeX.
+
+A number here is read from a run's JSON; what is missing is an empty cell with the run's status. Columns `measured/…` of
+the CSV depend on the machine: leave them out to compare tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.record import commit
+from bench.results import SweepResults, read_sweep
+from bench.table_rows import MEASURED, Row, rows
+
+SHOWN = {"reserved_peak_memory_gib": "GPU mem. [GiB]", "host_peak_memory_gib": "Host mem. [GiB]",
+         "step_time_ms": "Step [ms]"}  # fmt: skip
+DECIMALS = {"ssim": 3, "lpips_vgg": 3, "lpips_alex": 3, "depth_error": 3, "point_error": 3, "step_time_ms": 0}
+ARROW = {"higher": " ↑", "lower": " ↓", "none": ""}
+MARK = "†"
+SYMBOLS = {"±": r"$\pm$", MARK: r"$^\dagger$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "--", "Δ": r"$\Delta$",
+           "μ": r"$\mu$", "‖": r"$\|$"}  # fmt: skip
+TINY = (
+    "Tiny results (CPU, minutes of training) are evidence that the mechanics work and for claim 3 (grid artefact of "
+    "linear heads, reduced by a DPT head). They are no evidence for claims 1 and 2 (quality and cost of a pretrained "
+    "encoder) nor comparable with the paper's numbers. The standard deviation between seeds is about 0.2 dB: "
+    "differences need at least 3 seeds."
+)
+
+
+def write(sweep_folder: Path, results: Path) -> list[Path]:
+    """tables/table.{csv,md,tex} for the first protocol, table_<protocol>@<version>.* for others."""
+    sweep = read_sweep(sweep_folder, results)
+    written = []
+    for i, protocol in enumerate(sweep.protocols() or [""]):
+        stem = "table" if i == 0 else f"table_{protocol}"
+        for suffix, text in render(sweep, protocol).items():
+            path = sweep_folder / "tables" / f"{stem}.{suffix}"
+            commit(path, lambda made, text=text: _write_text(made, text))  # type: ignore[misc]
+            written.append(path)
+    return written
+
+
+def render(sweep: SweepResults, protocol: str) -> dict[str, str]:
+    """{"csv", "md", "tex"}: the table's text in each format."""
+    found = rows(sweep, protocol)
+    metrics = _metrics(sweep, protocol)
+    shown, notes = _formatted(found, metrics), _notes(sweep, protocol, found, metrics)
+    title = caption(sweep, protocol)
+    markdown = shown.to_markdown(
+        index=False, disable_numparse=True, colalign=["left"] + ["right"] * (shown.shape[1] - 1)
+    )
+    body = "\n".join(f"- {note}" for note in notes)
+    return {
+        "csv": frame(found, metrics).to_csv(index=False),
+        "md": f"**{title}**\n\n{markdown}\n\n{body}\n",
+        "tex": _latex(shown, " ".join([title, *notes])),
+    }
+
+
+def frame(found: Sequence[Row], metrics: Sequence[Mapping[str, str]]) -> pd.DataFrame:
+    """Numbers as they are, a column each; measured ones last."""
+    lines = []
+    for row in found:
+        line: dict[str, Any] = {"label": row.label, "kind": row.kind, "status": row.status}
+        line["seeds"] = max(map(len, row.values.values()), default=0) if row.kind == "run" else None
+        for metric in metrics:
+            line[metric["name"]] = row.mean(metric["name"])
+            line[f"{metric['name']}_sd"] = row.deviation(metric["name"])
+        for part in ("encoder", "aggregator", "head", "total"):
+            line[f"parameters_{part}"] = (row.parameters or {}).get(part)
+        line["not_beaten"] = "; ".join(row.not_beaten)
+        line |= {f"measured/{name}": row.mean(name) for name in MEASURED}
+        lines.append(line)
+    whole = ["seeds", *(f"parameters_{part}" for part in ("encoder", "aggregator", "head", "total"))]
+    return pd.DataFrame(lines).astype(dict.fromkeys(whole, "Int64"))
+
+
+def millions(count: int | None) -> str:
+    """Truncated as the paper prints them: 307,941,824 → 307M; under ten millions one decimal, truncated too."""
+    if count is None:
+        return ""
+    return f"{count // 10**6}M" if count >= 10**7 else f"{count // 10**5 / 10:.1f}M"
+
+
+def caption(sweep: SweepResults, protocol: str) -> str:
+    """Scale, protocol, scenes, data and commit, as recorded."""
+    parts = [f"{sweep.sweep.get('name', '')} at scale {sweep.scale}"]
+    evaluation = next(
+        (e for entry in sweep.entries for k, e in entry.folder.evaluations().items() if k == protocol), None
+    )
+    if evaluation:
+        views = next(iter(evaluation["views"].values()))
+        data = evaluation["data"]
+        parts += [
+            f"protocol {protocol}",
+            f"{len(evaluation['scenes'])} evaluation scenes of {data['name']} {data.get('version', '')}".strip(),
+            f"{len(views['inputs'])} inputs and {len(views['targets'])} targets at {evaluation['image_size']} px",
+        ]
+    if commit_id := sweep.environment.get("commit"):
+        parts.append(f"commit {str(commit_id)[:12]}")
+    return "; ".join(parts) + "."
+
+
+def _metrics(sweep: SweepResults, protocol: str) -> list[dict[str, str]]:
+    """As the protocol in the results defines them."""
+    for entry in sweep.entries:
+        if evaluation := entry.folder.evaluations().get(protocol):
+            return list(evaluation["protocol"]["metrics"])
+    return []
+
+
+def _formatted(found: Sequence[Row], metrics: Sequence[Mapping[str, str]]) -> pd.DataFrame:
+    lines = []
+    for row in found:
+        line = {"": row.label + (f" {MARK}" if row.not_beaten else "")}
+        for metric in metrics:
+            line[metric["heading"] + ARROW[metric["better"]]] = _cell(row, metric["name"])
+        line["Params."] = millions((row.parameters or {}).get("total"))
+        line |= {heading: _cell(row, name) for name, heading in SHOWN.items()}
+        line["Status"] = row.status if row.kind == "run" else row.kind
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _cell(row: Row, name: str) -> str:
+    mean, deviation, decimals = row.mean(name), row.deviation(name), DECIMALS.get(name, 2)
+    if math.isnan(mean):
+        return ""
+    spread = "" if math.isnan(deviation) else f" ± {deviation:.{decimals}f}"
+    return f"{mean:.{decimals}f}{spread}"
+
+
+def _notes(sweep: SweepResults, protocol: str, found: Sequence[Row], metrics: Sequence[Mapping[str, str]]) -> list[str]:
+    notes = [TINY] if sweep.scale == "tiny" else []
+    notes += [f"{MARK} {row.label} does not beat: {', '.join(row.not_beaten)}." for row in found if row.not_beaten]
+    runs = [row for row in found if row.kind == "run"]
+    if any(len(row.values.get("psnr", ())) > 1 for row in runs):
+        notes.append("± is the standard deviation between seeds (n − 1).")
+    missing = {n: r for entry in sweep.entries
+               for n, r in entry.folder.evaluations().get(protocol, {}).get("missing", {}).items()}  # fmt: skip
+    notes += [f"{name} is empty: {reason}." for name, reason in missing.items()]
+    if unfinished := [f"{row.label}: {row.status}" for row in runs if row.status != "done"]:
+        notes.append(f"Not finished: {'; '.join(unfinished)}.")
+    notes.append("Params. are trained parameters, truncated to millions as in the paper.")
+    profile = next((p for entry in sweep.entries for p in entry.folder.profiles().values()), None)
+    if profile:
+        notes.append(
+            f"Step: {profile['definitions']['step_time_ms']}; on {profile['device']}, batch {profile['batch']}."
+        )
+        notes.append(
+            f"Host mem.: {profile['definitions']['host_peak_memory_gib']}. GPU mem.: reserved; empty on a CPU."
+        )
+    return notes + [f"{metric['heading']}: {metric['definition']}." for metric in metrics]
+
+
+def _latex(shown: pd.DataFrame, text: str) -> str:
+    """A table environment with booktabs' rules; the notes stand in the caption."""
+    special = {ord(c): rf"\{c}" for c in "&%$#_{}"} | {ord("^"): r"\textasciicircum{}"}
+    tabular = shown.to_latex(index=False, escape=True, column_format="l" + "r" * (shown.shape[1] - 1))
+    lines = (r"\begin{table*}", r"\centering", rf"\caption{{{text.translate(special)}}}", tabular + r"\end{table*}", "")
+    table = "\n".join(lines)
+    for symbol, command in SYMBOLS.items():
+        table = table.replace(symbol, command)
+    return table
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

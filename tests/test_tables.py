@@ -1,0 +1,196 @@
+"""Tables and figures of a sweep whose folders are written here: means over seeds, marks, empty cells, formats."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import figures, paper, protocols, tables
+from bench.record import RunFolder, Status, write_json
+
+PROTOCOL = protocols.get("per_image_white")
+BASELINES = {
+    "white": ("white image", False, 12.9, 9.0),
+    "nearest": ("nearest input view", False, 18.3, 14.0),
+    "mean": ("mean of the inputs", False, 18.1, 14.3),
+    "flat": ("flat mean colour in the true mask (oracle)", True, 22.5, 17.5),
+}
+RUNS = (  # label, state, PSNR, FG PSNR
+    ("FreeSplatter, seed 0", "done", 18.0, 14.1),
+    ("FreeSplatter, seed 1", "done", 18.4, 14.2),
+    ("Ours1, seed 0", "done", 19.0, 15.0),
+    ("Ours2, seed 0", "oom", None, None),
+    ("Ours2, seed 1", "planned", None, None),
+)
+
+
+def evaluation(psnr: float, foreground: float) -> dict[str, Any]:
+    means = {"psnr": psnr, "psnr_foreground": foreground, "ssim": 0.5, "lpips_vgg": None, "depth_error": 0.1234}
+    return {
+        "protocol": PROTOCOL.to_dict(),
+        "scenes": ["evaluation/0", "evaluation/1"],
+        "views": {"evaluation/0": {"inputs": [0, 6, 12, 18], "targets": [1, 2, 3, 4]}},
+        "parameters": {"encoder": 100, "aggregator": 300_000_000, "head": 7_941_724, "total": 307_941_824},
+        "means": means | {"grid_ratio": 2.0},
+        "baselines": {
+            name: {"label": label, "oracle": oracle, "means": {"psnr": p, "psnr_foreground": f, "ssim": 0.4}}
+            for name, (label, oracle, p, f) in BASELINES.items()
+        },
+        "missing": {"lpips_vgg": "no trained backbone on this machine: run `python -m bench.setup`"},
+        "data": {"name": "procedural", "version": "1"},
+        "image_size": 32,
+    }
+
+
+def profile(step: float) -> dict[str, Any]:
+    definitions = {"step_time_ms": "median wall time of 10 steps", "host_peak_memory_gib": "peak resident memory"}
+    return {
+        "step_time_ms": step, "host_peak_memory_gib": 1.5, "reserved_peak_memory_gib": None, "batch": 16,
+        "device": "a processor", "definitions": definitions,
+    }  # fmt: skip
+
+
+def samples(folder: Path, shift: float) -> None:
+    random = np.random.default_rng(0)
+    pictures = {k: random.integers(0, 255, (2, 4, 16, 16, 3), dtype=np.uint8) for k in ("inputs", "truth", "rendered")}
+    depth = random.random((2, 16, 16)).astype(np.float32)
+    mask = np.zeros((2, 16, 16), bool)
+    mask[:, 4:12, 4:12] = True
+    folder.mkdir()
+    named = {"scene": np.array(["a", "b"]), "depth": depth + shift, "true_depth": depth, "mask": mask}
+    np.savez_compressed(folder / "evaluation.npz", **pictures, **named)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> tuple[Path, Path]:
+    """(sweep folder, results) of two finished settings and one that failed."""
+    folder = tmp_path / "table3_tiny"
+    folder.mkdir()
+    write_json(folder / "sweep.json", {"name": "table3", "scale": "tiny", "question": "Which?"})
+    write_json(folder / "environment.json", {"commit": "0123456789abcdef"})
+    lines = []
+    for i, (label, state, psnr, foreground) in enumerate(RUNS):
+        run = RunFolder(tmp_path / "runs" / f"{i:012x}")
+        run.path.mkdir(parents=True)
+        if state != "planned":
+            run.set_status(Status(state=state))  # type: ignore[arg-type]
+        if psnr is not None and foreground is not None:
+            write_json(run.path / "evals" / f"{PROTOCOL.key}.json", evaluation(psnr, foreground))
+            write_json(run.path / "profiles" / "cpu-1.json", profile(200.0 + i))
+            samples(run.path / "samples", 0.1 * i)
+        records = [{"step": s, "loss/points": 1 / s} | ({"loss/mse": 0.1 / s} if s > 4 else {}) for s in range(1, 12)]
+        if state != "planned":
+            (run.path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+        lines.append({"id": run.id, "label": label, "status": state, "parameters": {"total": 475_718_231}})
+    (folder / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder, tmp_path
+
+
+def test_table_averages_seeds_marks_what_is_not_beaten_and_leaves_missing_cells_empty(sweep: tuple[Path, Path]) -> None:
+    written = tables.write(*sweep)
+    assert [path.name for path in written] == ["table.csv", "table.md", "table.tex"]
+    table = pd.read_csv(written[0]).set_index("label")
+    assert list(table.index) == ["FreeSplatter", "Ours1", "Ours2", *(label for label, *_ in BASELINES.values())]
+    assert table.psnr["FreeSplatter"] == pytest.approx(18.2) and table.seeds["FreeSplatter"] == 2
+    assert table.psnr_sd["FreeSplatter"] == pytest.approx(np.std([18.0, 18.4], ddof=1))
+    assert pd.isna(table.psnr["Ours2"]) and pd.isna(table["measured/step_time_ms"]["Ours2"])
+    assert table.status["Ours2"] == "1 oom, 1 planned" and table.status["Ours1"] == "done"
+    assert table.parameters_total["Ours1"] == 307_941_824 and table.parameters_total["Ours2"] == 475_718_231
+    assert table.not_beaten["FreeSplatter"] == "nearest input view (PSNR); mean of the inputs (FG PSNR)"
+    assert pd.isna(table.not_beaten["Ours1"])  # the oracle is no baseline to beat
+    assert table.kind.tolist() == ["run"] * 3 + ["baseline"] * 3 + ["oracle"]
+
+
+def test_markdown_says_scale_protocol_data_commit_and_what_tiny_is_evidence_for(sweep: tuple[Path, Path]) -> None:
+    text = tables.write(*sweep)[1].read_text()
+    for part in ("scale tiny", "per_image_white@1", "2 evaluation scenes of procedural 1", "0123456789ab",
+                 "no evidence for claims 1 and 2", "FreeSplatter †", "18.20 ± 0.28", "307M", "475M", "oracle",
+                 "lpips_vgg is empty", "Ours2: 1 oom, 1 planned", "beat: nearest input view (PSNR)"):  # fmt: skip
+        assert part in text, part
+    row = next(line for line in text.splitlines() if line.startswith("| Ours2"))
+    assert [cell.strip() for cell in row.split("|")[2:-3]] == [""] * 9 + ["475M", "", ""]
+
+
+def test_latex_has_no_unescaped_symbols(sweep: tuple[Path, Path]) -> None:
+    text = tables.write(*sweep)[2].read_text()
+    assert r"\begin{tabular}" in text and r"18.20 $\pm$ 0.28" in text and r"per\_image\_white" in text
+    assert text.isascii() or not set(text) & set("±†↑↓−Δμ‖")
+    assert "_" not in text.replace(r"\_", "") and "%" not in text.replace(r"\%", "")
+
+
+def test_measured_columns_are_set_apart(sweep: tuple[Path, Path]) -> None:
+    before = pd.read_csv(tables.write(*sweep)[0])
+    write_json(sweep[1] / "runs" / f"{2:012x}" / "profiles" / "cpu-1.json", profile(999.0))
+    after = pd.read_csv(tables.write(*sweep)[0])
+    measured = [name for name in before if name.startswith("measured/")]
+    assert "measured/step_time_ms" in measured and not before[measured].equals(after[measured])
+    pd.testing.assert_frame_equal(before.drop(columns=measured), after.drop(columns=measured))
+
+
+def test_a_sweep_with_nothing_finished_still_has_a_table(sweep: tuple[Path, Path]) -> None:
+    for path in sweep[1].glob("runs/*/evals/*.json"):
+        path.unlink()
+    table = pd.read_csv(io.StringIO(tables.write(*sweep)[0].read_text()))
+    assert table.label.tolist() == ["FreeSplatter", "Ours1", "Ours2"] and "psnr" not in table
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(307_941_824, "307M"), (475_718_231, "475M"), (2_499_999, "2.4M"), (None, "")]
+)
+def test_parameters_are_truncated_as_the_paper_prints_them(count: int | None, text: str) -> None:
+    assert tables.millions(count) == text
+    if count and count > 10**8:
+        assert int(text[:-1]) in {result.parameters_millions for result in paper.TABLE_3}
+
+
+def test_tables_do_not_import_torch() -> None:
+    code = "import sys, bench.tables; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_figures_are_drawn_from_what_there_is_and_reproducibly(sweep: tuple[Path, Path]) -> None:
+    written = figures.write(*sweep)
+    names = {path.name for path in written}
+    assert names == {"loss_curves.png", "loss_curves.svg", "qualitative.png", "comparison.png"}
+    first = {path.name: path.read_bytes() for path in written}
+    assert all(content[:4] in (b"\x89PNG", b"<?xm") for content in first.values())
+    assert {path.name: path.read_bytes() for path in figures.write(*sweep)} == first
+
+
+def test_loss_curves_shade_the_steps_before_rendering() -> None:
+    from bench.figures import loss_curves, style
+
+    records = [{"step": s, "loss/points": 1.0} | ({"loss/mse": 0.5} if s > 4 else {}) for s in range(1, 12)]
+    assert loss_curves._geometry_first(records) == 4
+    with style.style():
+        figure = loss_curves.draw({"a": [records, records], "b": [records]})
+        assert [axes.get_title().split("  ")[1] for axes in figure.axes] == ["mean squared error", "point error"]
+        assert all(axes.get_yscale() == "log" for axes in figure.axes)
+        assert {text.get_text() for text in figure.legends[0].get_texts()} == {"a", "b"}
+
+
+def test_model_diagram_draws_a_stripe_a_block_and_every_tap() -> None:
+    from bench.figures import model_diagram, style
+    from models.aggregators import self_attention
+    from models.ead import EADSpec
+    from models.encoders import croco
+    from models.heads import dpt
+    from models.outputs import gaussians
+
+    spec = EADSpec(croco.Spec(), self_attention.Spec(blocks=12), dpt.Spec(), gaussians.Spec())
+    with style.style():
+        figure = model_diagram.draw(spec, 4, {"encoder": 303_098_880, "aggregator": 152_071_168, "head": 20_548_183})
+        told = " ".join(text.get_text() for text in figure.axes[0].texts)
+    stripes = [patch for patch in figure.axes[0].patches if patch.get_facecolor() == (1.0, 1.0, 1.0, 1.0)]
+    assert len(stripes) == 12
+    for part in ("croco", "self attention", "dpt", "16 × 16 × 1024", "1,024 tokens a scene", "256 × 256 × 23", "303.1M",
+                 " 0 6 9 12 "):  # fmt: skip
+        assert part in told, part
