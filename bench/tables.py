@@ -102,7 +102,8 @@ def caption(sweep: SweepResults, protocol: str) -> str:
             f"{len(views['inputs'])} inputs and {len(views['targets'])} targets at {evaluation['image_size']} px",
         ]
     if commit_id := sweep.environment.get("commit"):
-        parts.append(f"commit {str(commit_id)[:12]}")
+        changed = " (with local changes)" if commit_id.endswith("+") else ""
+        parts.append(f"commit {commit_id[:12]}{changed}")
     return "; ".join(parts) + "."
 
 

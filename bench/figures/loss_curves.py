@@ -25,6 +25,7 @@ TITLES = {  # of eq. 6; any other term goes by its own name
 def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
     """`curves`: label → the records of its seeds. Steps at the start with L_3D alone are shaded."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     terms = sorted(
         {key.removeprefix("loss/") for runs in curves.values() for records in runs for record in records
@@ -41,6 +42,9 @@ def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
         if geometry_first:
             axes.axvspan(0, geometry_first, color="#F0F0F0", zorder=0, linewidth=0)
         axes.set(title=TITLES.get(term, term), xlabel="training step", yscale="log", xlim=(0, None))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     if geometry_first:
         axes = grid[0][0]
         axes.text(geometry_first / 2, 0.98, r"$\mathcal{L}_{3D}$ alone", transform=axes.get_xaxis_transform(),
