@@ -2,50 +2,67 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.errors import BadInput
-from bench.record import RunFolder, Writer
+from bench.record import RunFolder, Writer, read_json, write_json
 from models.ead import EAD
 from models.weights import WeightsError, fill
 
 MODEL, OPTIMISER, STATE = "model.safetensors", "optimiser.safetensors", "state.json"
 
+log = logging.getLogger(__name__)
 
-def save(writer: Writer, step: int, model: EAD, optimiser: torch.optim.Optimizer, warnings: Sequence[str]) -> None:
-    """After `step` steps. Older checkpoints go once this one stands."""
+
+def save(writer: Writer, step: int, model: EAD, optimiser: torch.optim.Optimizer, warnings: Mapping[str, str]) -> None:
+    """After `step` steps. Older checkpoints go once this one stands.
+
+    There is no random state to keep: batches depend on (seed, step, sample) alone, and nothing else draws.
+    """
+    state = {"step": step, "threads": torch.get_num_threads(), "warnings": dict(warnings)}
 
     def write(folder: Path) -> None:
         folder.mkdir()
         save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / MODEL)
         save_file(_optimiser_tensors(model, optimiser), folder / OPTIMISER)
-        (folder / STATE).write_text(json.dumps({"schema_version": 1, "step": step, "warnings": list(warnings)}))
+        write_json(folder / STATE, state)
 
     writer.commit(f"checkpoints/step_{step:08d}", write)
     for old in RunFolder(writer.folder).checkpoints()[:-1]:
         shutil.rmtree(old)
 
 
-def restore(folder: Path, model: EAD, optimiser: torch.optim.Optimizer) -> tuple[int, list[str]]:
-    """Fill model and optimiser from the newest checkpoint; the steps done (0 without one) and the warnings so far."""
+def restore(folder: Path, model: EAD, optimiser: torch.optim.Optimizer) -> tuple[int, dict[str, str]]:
+    """Fill model and optimiser from the newest checkpoint; the steps done (0 without one) and the warnings so far.
+
+    Raises BadInput for one that is damaged or of another model.
+    """
     found = RunFolder(folder).checkpoints()
     if not found:
-        return 0, []
+        return 0, {}
     newest = found[-1]
     try:
         fill(model, load_file(newest / MODEL), source=str(newest / MODEL))
         _fill_optimiser(model, optimiser, load_file(newest / OPTIMISER))
-        state = json.loads((newest / STATE).read_text())
-    except (WeightsError, OSError, KeyError, ValueError) as error:
+        state = read_json(newest / STATE)
+    except (WeightsError, SafetensorError, OSError, KeyError, ValueError) as error:
         raise BadInput(f"{newest} cannot be read ({error}); remove it to start this run anew") from error
+    if state["threads"] != (threads := torch.get_num_threads()):
+        log.warning("resumed with %d threads, begun with %d: equal to the last bit no more", threads, state["threads"])
     return state["step"], state["warnings"]
+
+
+def remove(folder: Path) -> None:
+    """All of a run's checkpoints, complete or not."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _optimiser_tensors(model: EAD, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -62,4 +79,4 @@ def _fill_optimiser(model: EAD, optimiser: torch.optim.Optimizer, tensors: dict[
     for key, value in tensors.items():
         name, _, state = key.rpartition("/")
         parameter = parameters[name]
-        optimiser.state[parameter][state] = value if value.ndim == 0 else value.to(parameter)
+        optimiser.state[parameter][state] = value.to(parameter.device)

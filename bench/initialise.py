@@ -49,6 +49,8 @@ def published(part: str, choice: str, init: Weights) -> dict[str, Tensor]:
         raise BadInput(f"init.{part}: {path} is not there; put the checkpoint at that path, or init.{part}=scratch")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
+    if init.sha256 is None:
+        raise BadInput(f"init.{part}: declare what {path} holds, so that the run's id knows it: sha256: {found}")
     if found != init.sha256:
         raise BadInput(f"init.{part}: {path} has sha256 {found}, the spec declares {init.sha256}")
     return PUBLISHED[part, choice](_read(path))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -10,12 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 
+from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.errors import BadInput
-from bench.ranks import Ranks
+from bench.optimiser import geometry_steps
+from bench.ranks import ALONE, Ranks
 from bench.record import Writer, write_json
-from bench.train import Trainer, geometry_steps
+from bench.train import Trainer
+from models.weights import WEIGHTS_FILE, fill
 
 if TYPE_CHECKING:
     from bench.data.scene import DataSource
@@ -24,44 +30,39 @@ if TYPE_CHECKING:
 WARM_UP, WINDOW = 3, 10  # steps
 GIB = 2**30
 DEFINITIONS = {
-    "step_time_ms": f"median wall time of {WINDOW} whole training steps (all losses, data ready) after {WARM_UP} "
-    "warm-up steps; the device is synchronised at both ends of each",
+    "step_time_ms": f"median wall time of {WINDOW} whole training steps with all losses after {WARM_UP} warm-up steps, "
+    "on one batch that is already on the device; the device is synchronised around each",
     "host_peak_memory_gib": "peak resident memory of the process during the window (VmHWM, reset before it)",
     "allocated_peak_memory_gib": "torch.cuda.max_memory_allocated during the window",
     "reserved_peak_memory_gib": "torch.cuda.max_memory_reserved during the window",
-    "device_memory_gib": "memory in use on the whole device after the window (cudaMemGetInfo)",
+    "device_memory_gib": "memory in use on the whole device after the window, by any process (cudaMemGetInfo)",
 }
 
 
-def profile(spec: RunSpec, writer: Writer, *, device: torch.device, source: DataSource, ranks: Ranks = Ranks()) -> None:
-    """Commits profiles/<device>-<world>.json. No hook, trace or evaluation runs inside the window."""
-    result = measure(spec, device=device, source=source, ranks=ranks, runs=writer.folder.parent)
-    writer.commit(f"profiles/{device.type}-{ranks.world}.json", lambda path: write_json(path, result))
+def profile(spec: RunSpec, writer: Writer, *, device: torch.device, source: DataSource, ranks: Ranks = ALONE) -> None:
+    """Commits profiles/<device>-<world>.json. No hook, trace or evaluation runs inside the window. Raises BadInput."""
+    result = measure(spec, device=device, source=source, ranks=ranks, folder=writer.folder)
+    if ranks.first:
+        writer.commit(f"profiles/{device.type}-{ranks.world}.json", lambda path: write_json(path, result))
 
 
 def measure(
-    spec: RunSpec, *, device: torch.device, source: DataSource, ranks: Ranks = Ranks(), runs: Path | None = None
+    spec: RunSpec, *, device: torch.device, source: DataSource, ranks: Ranks = ALONE, folder: Path | None = None
 ) -> dict[str, Any]:
-    """The numbers, ready for JSON. Raises BadInput while shapes are being checked, which slows everything."""
+    """The numbers, ready for JSON, with the trained weights of a run's `folder` where there are some.
+
+    Raises BadInput while shapes are being checked, which slows everything.
+    """
     if any(type(finder).__module__.startswith("jaxtyping") for finder in sys.meta_path):
         raise BadInput("shape checking is on (jaxtyping's import hook): nothing measured now would be true")
-    trainer = Trainer(spec, device, ranks, runs)
+    trainer = Trainer(spec, device, ranks, folder.parent if folder else None)
+    trained = _load_trained(trainer, folder)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
-    step = geometry_steps(spec.train)  # the first with all losses
-    batch = sampler.training(step, ranks.samples(spec.train.batch)).to(device)
-    for _ in range(WARM_UP):
-        trainer.step(step, batch)
-    _reset_peaks(device)
-    times = []
-    for _ in range(WINDOW):
-        _synchronise(device)
-        started = time.perf_counter()
-        trainer.step(step, batch)
-        _synchronise(device)
-        times.append((time.perf_counter() - started) * 1000)
-    times.sort()
+    first = geometry_steps(spec.train)  # the first step with all losses
+    batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
+    times = sorted(_window(trainer, first, batch, device))
     return {
-        "step_time_ms": times[len(times) // 2],
+        "step_time_ms": statistics.median(times),
         "step_time_ms_p10": times[len(times) // 10],
         "step_time_ms_p90": times[-1 - len(times) // 10],
         "host_peak_memory_gib": _host_peak(),
@@ -70,12 +71,37 @@ def measure(
         "micro_batch": spec.train.micro_batch,
         "warm_up_steps": WARM_UP,
         "window_steps": WINDOW,
+        "weights": "trained" if trained else "initial",
         "threads": torch.get_num_threads(),
         "world": ranks.world,
         "device": device_name(device),
+        "torch": torch.__version__,
         "commit": commit(),
         "definitions": DEFINITIONS,
     }
+
+
+def _window(trainer: Trainer, first: int, batch: Batch, device: torch.device) -> list[float]:
+    """Milliseconds of each step of the window; peaks of memory count from its beginning."""
+    for step in range(first, first + WARM_UP):
+        trainer.step(step, batch)
+    _synchronise(device)
+    _reset_peaks(device)
+    times = []
+    for step in range(first + WARM_UP, first + WARM_UP + WINDOW):
+        started = time.perf_counter()
+        trainer.step(step, batch)
+        _synchronise(device)
+        times.append((time.perf_counter() - started) * 1000)
+    return times
+
+
+def _load_trained(trainer: Trainer, folder: Path | None) -> bool:
+    """Where Gaussians lie decides what rendering costs: at initialisation they are piled in the centre."""
+    if folder is None or not (path := folder / WEIGHTS_FILE).is_file():
+        return False
+    fill(trainer.model, load_file(path), source=str(path))
+    return True
 
 
 def device_name(device: torch.device) -> str:
@@ -106,11 +132,9 @@ def _synchronise(device: torch.device) -> None:
 
 
 def _reset_peaks(device: torch.device) -> None:
-    """Start both peaks anew; without the right to reset VmHWM it covers the process's whole life."""
-    try:
+    """Start both peaks anew; where VmHWM cannot be reset it covers the process's whole life."""
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank r of a world of w takes samples r, r + w, r + 2w … of every step."""
+    """Rank r of a world of w takes samples r, r + w, r + 2w … of every step.
+
+    Losses are divided by the step's scenes, not the rank's, so that ranks add up: several processes override the
+    three reductions with sums over all of them.
+    """
 
     rank: int = 0
     world: int = 1
@@ -24,8 +28,15 @@ class Ranks:
         return range(self.rank, batch, self.world)
 
     def reduce_gradients(self, model: nn.Module) -> None:
-        """Sum gradients over ranks; each rank's loss is already divided by the global batch."""
+        """Sum each gradient over ranks, in place."""
 
-    def reduce(self, values: Tensor) -> Tensor:
-        """Sum over ranks."""
+    def reduce(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sum each value over ranks."""
         return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether some rank says so: all stop at the same step."""
+        return flag
+
+
+ALONE = Ranks()

@@ -1,0 +1,80 @@
+"""Every step's record, and what it warns of. Values are read one step late, so that reading never stalls a device."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench import health
+from bench.data.batch import Batch
+from bench.health import NonFinite
+from bench.record import Writer
+from models.ead import EAD
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Stopwatch:
+    """Wall time between laps."""
+
+    last: float
+
+    @classmethod
+    def started(cls) -> Stopwatch:
+        return cls(time.perf_counter())
+
+    def lap_ms(self) -> float:
+        """Since the last lap."""
+        now = time.perf_counter()
+        passed, self.last = (now - self.last) * 1000, now
+        return passed
+
+
+@dataclass
+class Entry:
+    """A step, counted from 1, whose values the device may still be computing."""
+
+    step: int
+    values: dict[str, Tensor]
+    numbers: dict[str, float]
+    batch: Batch
+
+    def read(self) -> dict[str, float]:
+        """Waits for the device, once."""
+        values = torch.stack([value.float() for value in self.values.values()]).tolist()
+        return {**dict(zip(self.values, values, strict=True)), **self.numbers}
+
+
+class Journal:
+    """Writes metrics.jsonl, one line a step; `warnings` holds each kind of warning once."""
+
+    def __init__(self, writer: Writer | None, model: EAD, warnings: dict[str, str]) -> None:
+        self.writer, self.model, self.warnings = writer, model, warnings
+        self.open: Entry | None = None
+
+    def note(self, entry: Entry) -> None:
+        """Keep a step for later."""
+        self.settle()
+        self.open = entry
+
+    def settle(self) -> None:
+        """Read and write what is kept. Raises NonFinite; the weights are then those before that step."""
+        entry, self.open = self.open, None
+        if entry is None:
+            return
+        record = entry.read()
+        if bad := health.not_finite(record):
+            scenes = ", ".join(entry.batch.scenes[:4])
+            first = health.culprit(self.model, entry.batch)
+            raise NonFinite(f"step {entry.step}: {bad} is not finite; first to go bad: {first} (scenes {scenes} …)")
+        for key, text in health.warnings(record, entry.step).items():
+            if key not in self.warnings:
+                self.warnings[key] = text
+                log.warning(text)
+        if self.writer:
+            self.writer.append("metrics.jsonl", {"step": entry.step, **record})
