@@ -6,7 +6,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,7 @@ from balls import Balls
 from torch import Tensor
 
 from bench import checkpoint, initialise, optimiser
+from bench.benchmarks import step as step_benchmark
 from bench.data.choices import rig
 from bench.data.sampler import Sampler
 from bench.data.sources import procedural
@@ -381,3 +383,30 @@ def test_checkpoints_hold_no_pickle(tmp_path: Path) -> None:
         "state.json",
     ]
     assert json.loads((folder / "state.json").read_text())["step"] == 2
+
+
+def test_the_step_cut_into_parts_is_the_step() -> None:
+    """What `python -m bench.benchmark step` times by part does the same work."""
+    whole, parts = Trainer(spec(), CPU), Trainer(spec(), CPU)
+    names: list[str] = []
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        names.append(name)
+        yield
+
+    for step in (10, 11):
+        batch = batch_of(spec(), step)
+        whole.step(step, batch)
+        for group in parts.optimiser.param_groups:
+            group["lr"] = optimiser.learning_rate(step, TRAIN)
+        step_benchmark.parted_step(parts, batch, timed)
+    assert set(names) == set(step_benchmark.PARTS) - {"data"}
+    torch.testing.assert_close(parts.model.state_dict(), whole.model.state_dict(), rtol=0, atol=2e-5)
+
+
+def test_step_benchmark_measures() -> None:
+    harness, plain = step_benchmark.overhead(spec(), Balls(SIZE), rounds=1, steps=8)
+    assert 0 < plain < 1000 and 0 < harness < 1000
+    times = step_benchmark.by_part(spec(), Balls(SIZE), steps=1)
+    assert set(times) == set(step_benchmark.PARTS) and min(times.values()) > 0

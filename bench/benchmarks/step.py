@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     harness, plain = overhead(cheapest.spec, source, options.rounds)
     print(f"\nHarness over a plain loop ({cheapest.label}, one scene a step, L_3D alone)")
     print(
-        f"  plain loop {plain:.2f} ms, harness {harness:.2f} ms a step: {harness - plain:+.2f} ms, × {harness / plain:.3f}"
+        f"  plain {plain:.2f} ms, harness {harness:.2f} ms a step: {harness - plain:+.2f} ms, × {harness / plain:.3f}"
     )
     return 0
 
