@@ -35,7 +35,7 @@ from models import weights
 from models.aggregators import self_attention
 from models.ead import EADSpec, Precision
 from models.encoders import conv, croco
-from models.heads import linear
+from models.heads import dpt, linear
 from models.outputs import gaussians
 
 CPU = torch.device("cpu")
@@ -154,13 +154,21 @@ def test_only_the_first_rank_writes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_resumed_is_undisturbed_to_the_bit(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", spec())
+def with_dpt() -> RunSpec:
+    """As Ours2: a ViT, and a DPT head whose first unit never gets a gradient."""
+    encoder = croco.Spec(patch=8, width=32, blocks=1, heads=2)
+    head = dpt.Spec(taps=(0, 0, 1, 1), layer_dims=(8, 8, 8, 8), features=8, last_dim=8)
+    return replace(spec(), model=replace(spec().model, encoder=encoder, head=head))
+
+
+@pytest.mark.parametrize("of", [spec(), with_dpt()], ids=["linear", "dpt"])
+def test_resumed_is_undisturbed_to_the_bit(tmp_path: Path, of: RunSpec) -> None:
+    whole = run(tmp_path / "whole", of)
     for _ in range(2):
         with pytest.raises(Stopped):
-            run(tmp_path / "parts", spec(), stop=stop_after(8))
+            run(tmp_path / "parts", of, stop=stop_after(8))
     assert [path.name for path in RunFolder(tmp_path / "parts").checkpoints()] == ["step_00000016"]
-    parts = run(tmp_path / "parts", spec())
+    parts = run(tmp_path / "parts", of)
     assert digest(whole) == digest(parts)
     assert [losses(r) for r in whole.metrics()] == [losses(r) for r in parts.metrics()]
     assert [record["step"] for record in parts.metrics()] == list(range(1, 21))
