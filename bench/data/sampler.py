@@ -146,4 +146,5 @@ def _unproject(
     focal, centre = intrinsics[:, 0, 0, None, None], intrinsics[:, :2, 2]
     rays = [(x - centre[:, 0, None, None]) / focal, (y - centre[:, 1, None, None]) / focal, np.ones_like(depth)]
     local = np.stack(rays, -1) * depth[..., None] - world_to_camera[:, None, None, :3, 3]
-    return np.einsum("vhwj,vji->vhwi", local, world_to_camera[:, :3, :3])
+    points: NDArray[np.float64] = np.einsum("vhwj,vji->vhwi", local, world_to_camera[:, :3, :3])
+    return points

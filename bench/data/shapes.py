@@ -104,7 +104,8 @@ def bump(vertices: Points, random: Random) -> Points:
     """A smooth height field: every vertex moves along its direction from the centre."""
     waves = random.normal(size=(4, 3)) * random.uniform(2, 5)
     height = np.cos(vertices @ waves.T + random.uniform(0, 2 * np.pi, 4)).mean(-1, keepdims=True)
-    return vertices * (1 + random.uniform(0.1, 0.35) * height)
+    bumped: Points = vertices * (1 + random.uniform(0.1, 0.35) * height)
+    return bumped
 
 
 def cut(vertices: Points, random: Random) -> Points:
@@ -119,4 +120,5 @@ def rotation(random: Random) -> NDArray[np.float64]:
     """A uniformly random rotation matrix."""
     q, r = np.linalg.qr(random.normal(size=(3, 3)))
     q = q * np.sign(np.diag(r))
-    return q * np.sign(np.linalg.det(q))
+    turn: Points = q * np.sign(np.linalg.det(q))
+    return turn

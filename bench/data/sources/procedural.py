@@ -66,7 +66,7 @@ class Procedural:
         return SceneData(
             images=arrays["images"][i, chosen],
             depth=arrays["depth"][i, chosen].astype(np.float32),
-            normals=arrays["normals"][i, chosen].astype(np.float32) / 127,
+            normals=arrays["normals"][i, chosen].astype(np.float32) / np.float32(127),
             camera_to_world=arrays["camera_to_world"][i, chosen],
             field_of_view=arrays["field_of_view"][i, chosen],
         )
