@@ -13,7 +13,7 @@ from torch.profiler import record_function
 
 from models import parts
 from models.parts import AggregatorSpec, EncoderSpec, HeadSpec, OutputSpec, Problem
-from models.tensors import Gaussians, Views
+from models.tensors import Gaussians, TokenSpec, Views
 
 Dtype = Literal["fp32", "bf16"]
 PACKAGES = {part: f"models.{part}s" for part in ("encoder", "aggregator", "head", "output")}
@@ -46,32 +46,46 @@ class EADSpec:
     }
 
     def problems(self, inputs: int) -> Iterator[Problem]:
-        """What no part can see alone, then what each part says of itself; fields are dotted from `model`."""
-        tokens = self.encoder.tokens()
+        """What each part says of its own fields, then the rules between parts; fields are dotted from `model`."""
+        found = [*_of("encoder", self.encoder.problems()), *_of("output", self.output.problems())]
+        if not any(problem.field.startswith("encoder.") for problem in found):
+            found += self._problems_between(self.encoder.tokens(), inputs)
+        if self.poses == "known" and not (self.encoder.reads_cameras or self.head.reads_cameras):
+            found.append(Problem("poses", "no part of this model reads cameras; use poses: unknown"))
+        yield from found
+
+    def _problems_between(self, tokens: TokenSpec, inputs: int) -> Iterator[Problem]:
+        """E's patches must fill the image, A must take E's tokens, D must read what A has."""
         if self.image_size % tokens.patch:
+            size = f"{self.image_size} pixels"
             yield Problem(
-                "encoder.patch",
-                f"{tokens.patch} does not divide the image's {self.image_size} pixels; choose a patch that does",
+                "encoder.patch", f"{tokens.patch} does not divide the image's {size}; choose a patch that does"
             )
             return
+        aggregator = [*_of("aggregator", self.aggregator.problems(tokens, inputs))]
+        yield from aggregator
+        if not any(problem.field == "aggregator.blocks" for problem in aggregator):
+            yield from self._problems_of_head(tokens)
+
+    def _problems_of_head(self, tokens: TokenSpec) -> Iterator[Problem]:
+        """Taps must lie in A, and reach its end."""
         blocks = self.aggregator.blocks
         levels = self.head.reads(blocks)
         if outside := [level for level in levels if not 0 <= level <= blocks]:
             yield Problem(
                 "head.taps",
                 f"tap {outside[0]} lies outside 0…{blocks}: 0 is E's tokens, {blocks} A's last block; "
-                f"change the taps or model.aggregator.blocks",
+                "change the taps or model.aggregator.blocks",
             )
-            return
-        available = self.aggregator.levels(tokens)
-        asked = {
-            "encoder": self.encoder.problems(),
-            "aggregator": self.aggregator.problems(tokens, inputs),
-            "head": self.head.problems([available[level] for level in levels], self.image_size),
-            "output": self.output.problems(),
-        }
-        for part, found in asked.items():
-            yield from (Problem(f"{part}.{p.field}", p.message) for p in found)
+        elif max(levels) < blocks:
+            yield Problem(
+                "head.taps",
+                f"nothing would read A's blocks after {max(levels)}: end the taps at {blocks}, "
+                f"or set model.aggregator.blocks to {max(levels)}",
+            )
+        else:
+            available = self.aggregator.levels(tokens)
+            yield from _of("head", self.head.problems([available[level] for level in levels], self.image_size))
 
     def tokens_per_scene(self, inputs: int) -> int:
         """N·HW/p² (§2.3), with class and register tokens."""
@@ -114,11 +128,11 @@ class EAD(nn.Module):
         available = spec.aggregator.levels(tokens)
         taps = [available[level] for level in self.levels]
         with _seeded(seed, 0):
-            self.encoder: Any = spec.encoder.build()
+            self.encoder = spec.encoder.build()
         with _seeded(seed, 1):
-            self.aggregator: Any = spec.aggregator.build(tokens)
+            self.aggregator = spec.aggregator.build(tokens)
         with _seeded(seed, 2):
-            self.head: Any = spec.head.build(taps, spec.image_size, spec.output.channels())
+            self.head = spec.head.build(taps, spec.image_size, spec.output.channels())
         self.output = spec.output.build()
 
     def forward(self, views: Views) -> Gaussians:
@@ -151,6 +165,10 @@ def count_parameters(model: EAD) -> dict[str, int]:
         name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in model.parts().items()
     }
     return {**counts, "total": sum(counts.values())}
+
+
+def _of(part: str, problems: Iterator[Problem]) -> Iterator[Problem]:
+    yield from (Problem(f"{part}.{problem.field}", problem.message) for problem in problems)
 
 
 def _cast(device: str, precision: Dtype) -> AbstractContextManager[None]:

@@ -34,6 +34,7 @@ class PartSpec:
     """Fields of one part. Defaults are the paper's; `sizes` says what other scales change."""
 
     sizes: ClassVar[Mapping[Scale, Mapping[str, object]]] = {}
+    reads_cameras: ClassVar[bool] = False  # of encoders and heads: whether `poses: known` means anything to it
 
     @property
     def name(self) -> str:
@@ -107,6 +108,13 @@ class OutputSpec(PartSpec, ABC):
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the fields."""
         yield from ()
+
+
+def at_least_one(spec: PartSpec, *fields: str) -> list[Problem]:
+    """Problems of fields that count something."""
+    return [
+        Problem(field, f"{value} is too small: at least 1") for field in fields if (value := getattr(spec, field)) < 1
+    ]
 
 
 @cache

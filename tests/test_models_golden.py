@@ -45,7 +45,7 @@ def test_rope2d() -> None:
     x, where = case["in/x"], case["in/positions"]
     for i in range(len(x)):
         cos, sin = rope_angles(where[i], case.config["head_dim"], case.config["base"])
-        assert_close(rotate(x[i : i + 1], cos, sin), case["out/tokens"][i : i + 1])
+        assert_close(rotate(x[i : i + 1], cos, sin), case["out/rotated"][i : i + 1])
 
 
 @pytest.mark.parametrize("name", ["croco_encoder_square", "croco_encoder_nonsquare"])

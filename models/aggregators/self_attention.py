@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.layers import Block, initialise
-from models.parts import AggregatorSpec, Problem
+from models.parts import AggregatorSpec, Problem, at_least_one
 from models.tensors import Tokens, TokenSpec
 
 
@@ -33,13 +33,18 @@ class Spec(AggregatorSpec):
     }
 
     def problems(self, tokens: TokenSpec, inputs: int) -> Iterator[Problem]:
+        if wrong := at_least_one(self, "blocks", "heads", "views", "table_size"):
+            yield from wrong
+            return
         if tokens.dim % self.heads:
             yield Problem(
                 "heads",
                 f"the encoder's width {tokens.dim} is not a multiple of heads {self.heads}; choose one that divides it",
             )
         if self.table_size % tokens.patch:
-            yield Problem("table_size", f"{self.table_size} px is not a multiple of the patch {tokens.patch}")
+            yield Problem(
+                "table_size", f"{self.table_size} px is not a multiple of the patch {tokens.patch}; choose one that is"
+            )
         if self.view_embedding == "per_view" and inputs > self.views:
             yield Problem(
                 "views", f"per_view embeddings for {self.views} views, but {inputs} inputs; set views: {inputs}"
@@ -53,7 +58,10 @@ class Spec(AggregatorSpec):
 
 
 class SelfAttention(nn.Module):
-    """FreeSplatter's transformer: position table and view embedding added, pre-norm blocks without biases."""
+    """FreeSplatter's transformer: position table and view embedding added, pre-norm blocks without biases.
+
+    Class and register tokens join the attention with their view's embedding alone.
+    """
 
     def __init__(self, spec: Spec, tokens: TokenSpec) -> None:
         super().__init__()
@@ -62,7 +70,7 @@ class SelfAttention(nn.Module):
         self.table = nn.Parameter(torch.empty(side, side, tokens.dim))
         count = 2 if spec.view_embedding == "reference_source" else spec.views
         self.view_embedding = nn.Parameter(torch.empty(count, tokens.dim))
-        self.layers = nn.ModuleList(
+        self.blocks = nn.ModuleList(
             Block(tokens.dim, spec.heads, bias=False, fused=False, eps=1e-5) for _ in range(spec.blocks)
         )
         self.norm = nn.LayerNorm(tokens.dim, eps=1e-5, bias=False)
@@ -72,30 +80,42 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tokens, taps: Sequence[int]) -> list[Tokens]:
         """The tokens at each of `taps`, in that order; only those are kept. The last level is normalised."""
+        kept = {0: tokens}
+        x = self.embed(tokens)
+        for level, block in enumerate(self.blocks, start=1):
+            x = block(x)
+            if level in taps:
+                kept[level] = _by_view(self.norm(x) if level == len(self.blocks) else x, tokens)
+        return [kept[tap] for tap in taps]
+
+    def embed(self, tokens: Tokens) -> Float[Tensor, "batch token dim"]:
+        """All views' tokens in one sequence, view by view: extra tokens, then patches row by row."""
         views, rows, cols = tokens.grid.shape[1:4]
-        kept = {0: tokens.grid}
-        x = tokens.grid + self.positions(rows, cols) + self.embeddings(views)[:, None, None]
-        x = rearrange(x, "b v r c d -> b (v r c) d")
-        for level, layer in enumerate(self.layers, start=1):
-            x = layer(x)
-            if level in taps or level == len(self.layers):
-                out = self.norm(x) if level == len(self.layers) else x
-                kept[level] = rearrange(out, "b (v r c) d -> b v r c d", v=views, r=rows)
-        return [Tokens(grid=kept[tap]) for tap in taps]
+        x = (tokens.grid + self.positions(rows, cols)).flatten(2, 3)
+        if tokens.extra is not None:
+            x = torch.cat([tokens.extra, x], dim=2)
+        return (x + self.embeddings(views)[:, None]).flatten(1, 2)
 
     def positions(self, rows: int, cols: int) -> Float[Tensor, "rows cols dim"]:
-        """The table at another grid: bicubic, by DINO's scale factor (n + 0.1) / side.
+        """The table at another size: bicubic, by DINO's scale factor (n + 0.1) / side.
 
-        FreeSplatter's public code exchanges rows and columns of non-square images; weights trained on square ones do
-        not depend on it, and here rows stay rows.
+        As a product with the resampling's weights, whose gradient is deterministic on CUDA (that of `interpolate` is
+        not). FreeSplatter's public code exchanges the table's rows and columns on non-square images, a slip that no
+        published weight was trained with: such images are refused. Raises ValueError.
         """
+        if rows != cols:
+            raise ValueError(
+                f"self_attention's position table serves square images, these have {rows} × {cols} patches; "
+                "crop or pad them to a square"
+            )
         side = self.table.shape[0]
-        if rows == cols == side:
+        if rows == side:
             return self.table
-        table = rearrange(self.table, "r c d -> 1 d r c").float()
-        scale = ((rows + 0.1) / side, (cols + 0.1) / side)
-        table = F.interpolate(table, scale_factor=scale, mode="bicubic", recompute_scale_factor=False)
-        return rearrange(table, "1 d r c -> r c d")
+        with torch.autocast(self.table.device.type, enabled=False):
+            identity = torch.eye(side, device=self.table.device)[None, None]
+            scale = ((rows + 0.1) / side, 1.0)
+            weights = F.interpolate(identity, scale_factor=scale, mode="bicubic", recompute_scale_factor=False)[0, 0]
+            return torch.einsum("rs,ct,std->rcd", weights, weights, self.table)
 
     def embeddings(self, views: int) -> Float[Tensor, "view dim"]:
         """One embedding a view, or the first for view 0 (reference) and the second for all others (source)."""
@@ -103,5 +123,11 @@ class SelfAttention(nn.Module):
             return self.view_embedding[:views]
         return torch.cat([self.view_embedding[:1], self.view_embedding[1:].expand(views - 1, -1)])
 
-    def blocks(self) -> list[nn.Module]:
-        return list(self.layers)
+
+def _by_view(x: Float[Tensor, "batch token dim"], like: Tokens) -> Tokens:
+    """The inverse of `embed`'s layout."""
+    _, views, rows, cols, _ = like.grid.shape
+    x = rearrange(x, "b (v n) d -> b v n d", v=views)
+    extra = x.shape[2] - rows * cols
+    grid = rearrange(x[:, :, extra:], "b v (r c) d -> b v r c d", r=rows)
+    return Tokens(grid=grid, extra=x[:, :, :extra] if extra else None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from einops import rearrange
 from torch import nn
 
 from models.layers import PatchEmbedding, initialise
-from models.parts import EncoderSpec
+from models.parts import EncoderSpec, Problem, at_least_one
 from models.tensors import Tokens, TokenSpec, Views
 
 
@@ -18,6 +19,9 @@ class Spec(EncoderSpec):
     width: int = 1024
 
     sizes = {"tiny": {"patch": 4, "width": 192}, "small": {"width": 768}}
+
+    def problems(self) -> Iterator[Problem]:
+        yield from at_least_one(self, "patch", "width")
 
     def tokens(self) -> TokenSpec:
         return TokenSpec(dim=self.width, patch=self.patch)

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import nn
 
 from models.layers import Block, PatchEmbedding, initialise, positions, rope_angles
-from models.parts import EncoderSpec, Problem
+from models.parts import EncoderSpec, Problem, at_least_one
 from models.tensors import Tokens, TokenSpec, Views
 
 
@@ -35,12 +35,18 @@ class Spec(EncoderSpec):
         return TokenSpec(dim=self.width, patch=self.patch)
 
     def problems(self) -> Iterator[Problem]:
-        if self.width % self.heads:
+        if wrong := at_least_one(self, "patch", "width", "blocks", "heads"):
+            yield from wrong
+        elif self.width % self.heads:
             yield Problem(
                 "heads", f"width {self.width} is not a multiple of heads {self.heads}; choose one that divides it"
             )
         elif self.width // self.heads % 4:
-            yield Problem("heads", f"RoPE2D needs a head width divisible by 4, this is {self.width // self.heads}")
+            yield Problem(
+                "heads",
+                f"RoPE2D needs a head width divisible by 4, {self.width} / {self.heads} is {self.width // self.heads}; "
+                "choose other heads or another width",
+            )
 
     def build(self) -> CrocoEncoder:
         return CrocoEncoder(self)

@@ -5,7 +5,7 @@ Source: naver/croco models/dpt_block.py, naver/dust3r dust3r/heads/dpt_head.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.parts import HeadSpec
+from models.parts import HeadSpec, Problem, at_least_one
 from models.tensors import Dense, Tokens, TokenSpec, Views
 
 
@@ -27,9 +27,14 @@ class Spec(HeadSpec):
     last_dim: int = 128
 
     sizes = {
-        "tiny": {"taps": (0, 1, 2, 2), "layer_dims": (48, 96, 96, 96), "features": 64, "last_dim": 32},
+        "tiny": {"taps": (0, 1, 2, 2), "layer_dims": (32, 64, 96, 96), "features": 48, "last_dim": 32},
         "small": {"taps": (0, 3, 4, 6)},
     }
+
+    def problems(self, taps: Sequence[TokenSpec], image_size: int) -> Iterator[Problem]:
+        yield from at_least_one(self, "features", "last_dim")
+        if min(self.layer_dims) < 1:
+            yield Problem("layer_dims", f"{list(self.layer_dims)}: each counts channels, at least 1")
 
     def reads(self, blocks: int) -> tuple[int, ...]:
         return self.taps

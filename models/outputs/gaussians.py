@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ class Spec(OutputSpec):
     """Scales are in the unit of the scene's frame. `colour_residual` adds the input pixel's colour to the constant
     harmonic: a departure from the paper that short trainings need."""
 
-    sh_degree: int = 1
+    sh_degree: Literal[0, 1, 2, 3, 4] = 1
     scale_min: float = 1.0e-4
     scale_max: float = 0.02
     opacity_bias: float = 0.0
@@ -30,10 +31,8 @@ class Spec(OutputSpec):
     sizes = {"tiny": {"sh_degree": 0, "scale_max": 0.08, "colour_residual": True}, "small": {"scale_max": 0.03}}
 
     def problems(self) -> Iterator[Problem]:
-        if not 0 <= self.sh_degree <= 4:
-            yield Problem("sh_degree", f"{self.sh_degree} is not in 0…4")
         if not 0 < self.scale_min < self.scale_max:
-            yield Problem("scale_min", f"needs 0 < scale_min < scale_max, got {self.scale_min} and {self.scale_max}")
+            yield Problem("scale_min", f"{self.scale_min} must lie between 0 and scale_max, which is {self.scale_max}")
 
     def channels(self) -> dict[str, int]:
         """In FreeSplatter's order; harmonics are (coefficient, RGB)."""
