@@ -189,7 +189,7 @@ def test_include_adds_runs_and_never_settings(specs: Specs) -> None:
     assert [run.reference["spec"] for run in sweep.runs] == ["spec", "spec", "one"]
     assert len(specs.load("include: [one]\n").runs) == 2
     other = specs.load("include: one\nbase: mine\nset: {seed: 0}\n")
-    assert [run.spec.train.steps for run in other.runs] == [400, 50, 50]
+    assert [run.spec.train.steps for run in other.runs] == [600, 50, 50]
 
 
 def test_shared_includes_and_merged_runs(specs: Specs) -> None:
@@ -215,7 +215,7 @@ def test_identity_leaves_out_what_decides_nothing(specs: Specs) -> None:
     spec = specs.load("base: mine\n").runs[0].spec
     for same in (replace(spec.train, micro_batch=4), replace(spec.train, checkpoint_every=7)):
         assert run_id(replace(spec, train=same)) == run_id(spec)
-    for other in (replace(spec, seed=1), replace(spec, train=replace(spec.train, batch=8))):
+    for other in (replace(spec, seed=1), replace(spec, train=replace(spec.train, batch=9))):
         assert run_id(other) != run_id(spec)
     weights = [replace(spec, init=replace(spec.init, encoder=Weights(path, "ab"))) for path in ("x.pth", "y.pth")]
     assert run_id(weights[0]) == run_id(weights[1]) != run_id(spec)
