@@ -1,122 +1,203 @@
-"""A sweep's runs on this machine: one child process a run, at most `jobs` at once, parents before their children."""
+"""A sweep's runs on this machine: one child process a run, at most `jobs` at once, parents before their children.
+
+A run that another controller works on is left to it; should that one stop, the run is taken up here.
+"""
 
 from __future__ import annotations
 
-import shutil
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import Any, Literal, Protocol
 
-from bench import lease
-from bench.record import RunFolder, State, Status, run_folder, runs_folder, write_json
-from bench.work import BUSY
+from bench.errors import BadInput
+from bench.lease import Held, Lease, LeasedWriter, current, holder
+from bench.record import RunFolder, State, Status, write_json
+from bench.work import HELD, STOPPED, missing_stages
 
-if TYPE_CHECKING:
-    from bench.spec import Run
+POLL_S = 0.1
+ENDED_BADLY: tuple[State, ...] = ("failed", "oom", "nan", "timeout")  # tried again only when asked
 
-POLL = 0.2  # seconds
-ENDED_BADLY: tuple[State, ...] = ("failed", "oom", "nan")  # not tried again unless asked
+
+@dataclass(frozen=True)
+class Task:
+    """What the launcher needs to know of a run. `spec` is resolved, as bench.spec.to_dict gives it."""
+
+    folder: RunFolder
+    label: str
+    spec: Mapping[str, Any]
+    parents: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.folder.id
+
+    def done(self) -> bool:
+        """Whether nothing is missing of it."""
+        return self.folder.status().state == "done" and not missing_stages(self.folder)
+
+
+class Watcher(Protocol):
+    """Hears what happens; bench.progress shows it."""
+
+    def update(self, working: Collection[Task], elsewhere: Mapping[str, str]) -> None:
+        """Called all the time. `elsewhere`: label of a run → who else works on it."""
+        ...
+
+    def ended(self, task: Task, status: Status) -> None:
+        """Called once a task that was not at its end from the start."""
+        ...
 
 
 @dataclass
 class Launcher:
-    """Brings runs to an end. `report` hears of every run that ended, `tick` is called all the time."""
+    """Brings tasks to an end.
 
-    results: Path
-    device: str
-    threads: int
+    `retry`: which bad ends are tried again. On SIGINT or SIGTERM the children write checkpoints and stop, and `asked`
+    becomes "stop"; on a second one they are killed.
+    """
+
+    tasks: Sequence[Task]
+    watcher: Watcher
     jobs: int = 1
-    retry: Sequence[str] = ()
-    report: Callable[[Run, Status], None] = lambda run, status: None
-    tick: Callable[[dict[str, str]], None] = lambda working: None
-    children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    threads: int = 1
+    device: str = "cpu"
+    retry: Collection[str] = ()
+    asked: Literal["", "stop", "kill"] = ""
+    ends: dict[str, Status] = field(default_factory=dict)
+    waiting: dict[str, Task] = field(default_factory=dict)
+    children: dict[str, tuple[Task, subprocess.Popen[bytes]]] = field(default_factory=dict)
 
-    def run(self, runs: Sequence[Run]) -> dict[str, Status]:
-        """Each run's status at the end. On KeyboardInterrupt the children write checkpoints and stop first."""
-        waiting = {run.id: run for run in runs if not self.ended(run)}
-        names = dict(waiting)
+    def run(self) -> dict[str, Status]:
+        """The tasks' statuses in the end, by id."""
+        self.ends = {task.id: task.folder.status() for task in self.tasks if not due(task, self.retry)}
+        self.waiting = {task.id: task for task in self.tasks if task.id not in self.ends}
+        self.claims = {run_id: _claims(task) for run_id, task in self.waiting.items()}
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            while waiting or self.children:
-                self._start(waiting)
-                self._collect(names, waiting)
-                self.tick({run_id: names[run_id].label for run_id in self.children})
-                time.sleep(POLL)
-        except KeyboardInterrupt:
-            self._stop()
-            raise
-        return {run.id: run_folder(self.results, run.id).status() for run in runs}
+            while self.children or (self.waiting and not self.asked):
+                elsewhere = {} if self.asked else self._start()
+                self.watcher.update([task for task, _ in self.children.values()], elsewhere)
+                time.sleep(POLL_S)
+                self._collect()
+        finally:
+            for _, child in self.children.values():
+                child.terminate()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return {task.id: self.ends.get(task.id) or task.folder.status() for task in self.tasks}
 
-    def ended(self, run: Run) -> bool:
-        """Done, or ended badly and not to be retried."""
-        state = run_folder(self.results, run.id).status().state
-        return state == "done" or (state in ENDED_BADLY and state not in self.retry)
-
-    def _start(self, waiting: dict[str, Run]) -> None:
-        for run in list(waiting.values()):
+    def _start(self) -> dict[str, str]:
+        """Start what can be started; gives who else works on what."""
+        elsewhere = {}
+        for task in list(self.waiting.values()):
             if len(self.children) >= self.jobs:
-                return
-            folder = run_folder(self.results, run.id)
-            parents = [run_folder(self.results, parent).status().state for parent in run.parents]
-            if any(state in ENDED_BADLY for state in parents):
-                folder.set_status(Status("failed", "start", f"a run that it starts from ended {parents}"))
-                self.report(waiting.pop(run.id), folder.status())
-            elif all(state == "done" for state in parents) and lease.holder(folder.path) is None:
-                if folder.status().state == "done":  # by another controller, meanwhile
-                    self.report(waiting.pop(run.id), folder.status())
-                else:
-                    self.children[run.id] = self._spawn(folder)
-                    del waiting[run.id]
+                break
+            parents = [task.folder.path.parent / parent for parent in task.parents]
+            untrained = [parent.name for parent in parents if RunFolder(parent).training() is None]
+            if other := holder(task.folder.path):
+                elsewhere[task.label] = str(other)
+            elif task.done() or (_claims(task) > self.claims[task.id] and task.folder.status().state in ENDED_BADLY):
+                self._end(task, task.folder.status())  # by another controller, in the meantime
+            elif ended := [parent for parent in untrained if parent in self.ends]:
+                state = self.ends[ended[0]].state
+                self._end(task, Status("planned", message=f"it starts from run {ended[0]}, which is {state}"))
+            elif not untrained:
+                self._spawn(task)
+        return elsewhere
 
-    def _spawn(self, folder: RunFolder) -> subprocess.Popen[bytes]:
-        """Its output goes to log.txt; it is a session of its own, so that Ctrl-C reaches it through us alone."""
-        command = [sys.executable, "-m", "bench.work", str(folder.path)]
-        command += ["--device", self.device, "--threads", str(self.threads)]
-        with (folder.path / "log.txt").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    def _spawn(self, task: Task) -> None:
+        """Its output goes to log.txt; as a session of its own it gets Ctrl-C through this process alone."""
+        folder = task.folder.path
+        try:
+            prepare(task)
+        except Held:
+            return
+        command = [sys.executable, "-m", "bench.work", str(folder), "--device", self.device]
+        command += ["--threads", str(self.threads), "--controller", str(os.getpid())]
+        with (folder / "log.txt").open("ab") as log:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": str(self.threads)},
+            )  # fmt: skip
+        self.children[task.id] = (task, child)
+        del self.waiting[task.id]
 
-    def _collect(self, names: dict[str, Run], waiting: dict[str, Run]) -> None:
-        for run_id, child in list(self.children.items()):
+    def _collect(self) -> None:
+        for task, child in list(self.children.values()):
             if (code := child.poll()) is None:
                 continue
-            del self.children[run_id]
-            folder = run_folder(self.results, run_id)
-            if code == BUSY:
-                waiting[run_id] = names[run_id]
-                continue
-            if folder.status().state in ("planned", "running"):
-                why = f"killed by signal {-code}, perhaps for want of memory" if code < 0 else f"ended with code {code}"
-                folder.set_status(Status("lost", folder.status().phase, f"its process was {why}"))
-            self.report(names[run_id], folder.status())
+            del self.children[task.id]
+            try:
+                if code == HELD:
+                    raise Held
+                if code not in (0, STOPPED) and task.folder.status().state not in ENDED_BADLY:
+                    self._record_death(task, code)
+                self._end(task, task.folder.status())
+            except Held:  # another controller was faster, or has taken over
+                self.waiting[task.id] = task
 
-    def _stop(self) -> None:
-        for child in self.children.values():
-            child.send_signal(signal.SIGTERM)
-        for child in self.children.values():
-            child.wait()
+    def _record_death(self, task: Task, code: int) -> None:
+        """Of a child that could not record its own end. Raises Held when another one has taken the run over."""
+        phase = task.folder.status().phase
+        if self.asked == "kill":
+            status = Status("cancelled", phase, "killed on request, without a last checkpoint")
+        elif code < 0:
+            hint = ", perhaps out of memory" if code == -signal.SIGKILL else f", {signal.Signals(-code).name}"
+            status = Status("lost", phase, f"killed (signal {-code}){hint}")
+        else:
+            status = Status("failed", phase, f"ended with exit code {code}")
+        with Lease(task.folder.path) as lease:
+            task.folder.set_status(status, lease.check)
+
+    def _end(self, task: Task, status: Status) -> None:
+        self.waiting.pop(task.id, None)
+        self.ends[task.id] = status
+        self.watcher.ended(task, status)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = "kill" if self.asked else "stop"
+        for _, child in self.children.values():
+            child.send_signal(signal.SIGKILL if self.asked == "kill" else signal.SIGTERM)
 
 
-def prepare(runs: Sequence[Run], results: Path) -> None:
-    """A folder with its resolved spec for each run; those that exist stay."""
-    from bench.spec import to_dict
-
-    for run in runs:
-        path = run_folder(results, run.id).path / "spec.json"
-        if not path.is_file():
-            write_json(path, {"id": run.id, "label": run.label, "spec": to_dict(run.spec)})
+def due(task: Task, retry: Collection[str] = ()) -> bool:
+    """Neither done nor at a bad end that is not to be tried again."""
+    state = task.folder.status().state
+    return not task.done() and (state not in ENDED_BADLY or state in retry)
 
 
-def archive(runs: Sequence[Run], results: Path) -> None:
-    """Move the folders of runs aside, so that they are run again; nothing is deleted."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    for run in runs:
-        path = run_folder(results, run.id).path
-        if path.exists():
-            target = runs_folder(results) / "archived" / f"{run.id}-{stamp}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, target)
+def prepare(task: Task) -> None:
+    """The run folder with its resolved spec. Raises Held."""
+    if (task.folder.path / "spec.json").is_file():
+        return
+    with Lease(task.folder.path) as lease:
+        content = {"id": task.id, "label": task.label, "spec": dict(task.spec)}
+        LeasedWriter(task.folder.path, lease).commit("spec.json", lambda path: write_json(path, content))
+
+
+def archive(task: Task) -> Path | None:
+    """Put a run aside, whole, so that it is done anew. Raises BadInput while somebody works on it."""
+    if not task.folder.path.is_dir():
+        return None
+    try:
+        Lease(task.folder.path)
+    except Held as held:
+        raise BadInput(f"{task.label} ({task.id}): {held} works on it; stop that first, or leave out --force") from held
+    archives = task.folder.path.parent.parent / "archive"
+    archives.mkdir(exist_ok=True)
+    target = archives / f"{task.id}.{len(list(archives.glob(f'{task.id}.*'))) + 1}"
+    task.folder.path.rename(target)
+    return target
+
+
+def _claims(task: Task) -> int:
+    """How often the run has been worked on; more than before says that somebody else tried."""
+    claim = current(task.folder.path)
+    return claim.number if claim else 0

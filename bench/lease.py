@@ -1,150 +1,202 @@
-"""Who works on a run: a lease with a fencing number. Every write of a checkpoint or result checks it first.
+"""Who works on a run: one holder at a time, known by a number that only grows, on plain files that also behave on NFS.
 
-`leases/<number>.json` in the run's folder; the highest number owns. A number is taken by an exclusive link, which is
-atomic on local disks and NFS, and is never used twice. The holder touches its file; one untouched for STALE seconds, or
-whose process is gone from this host, may be succeeded. The loser of a succession finds the higher number at its next
-write and stops: of two live copies of a run only one can write.
+`lease/` in the run folder holds one file a claim, `<number>.json`; the highest number holds the run. Claiming n + 1 is
+one `link`, which exactly one process wins. The holder touches its file every few seconds; a claim whose holder is dead
+on this host, or that has not been touched for long, may be followed by the next number. Before a write becomes
+visible `check` refuses whoever is no longer the highest.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import threading
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+import uuid
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
+from typing import Self
 
-from bench.record import PlainWriter
+from bench.record import PlainWriter, read_json, write_json
 
-BEAT, STALE = 5.0, 60.0  # seconds
+BEAT_S = 5.0
+EXPIRED_S = 90.0  # without a touch, where the holder cannot be seen; a page of NFS attributes may be 60 s old
 
 
-class Fenced(Exception):
-    """Another process has taken over this run; nothing more may be written."""
+class Held(Exception):
+    """Somebody else works on the run; the text says who."""
+
+
+class Stale(Exception):
+    """This process lost its lease; what it writes no longer counts."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who took a number. `started` is the process's start in clock ticks since boot, since pids come again."""
+    """A process, told apart from a later one with the same number."""
+
+    host: str
+    space: str  # boot and pid namespace: where the pid means something
+    pid: int
+    started: str  # in clock ticks since boot
+    job: str = ""  # SLURM's job id and restart count
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)  # of the claim
+    released: bool = False
+
+    @classmethod
+    def me(cls) -> Self:
+        job = ".".join(filter(None, (os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT"))))
+        return cls(socket.gethostname(), _space(), os.getpid(), _started(os.getpid()) or "", job)
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}" + (f" (job {self.job})" if self.job else "")
+
+    @property
+    def visible(self) -> bool:
+        """Whether this process can see whether that one lives."""
+        return bool(self.started) and self.space == _space()
+
+    @property
+    def alive(self) -> bool:
+        """Only of a visible one."""
+        return _started(self.pid) == self.started
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A file of `lease/`."""
 
     number: int
-    host: str
-    pid: int
-    started: str
-    job: str | None = None
-    released: bool = False
+    path: Path
+    holder: Holder
+
+    @property
+    def free(self) -> bool:
+        """Whether the next number may be claimed: given back, or its holder is dead or silent."""
+        if self.holder.released:
+            return True
+        if self.holder.visible:
+            return not self.holder.alive
+        return _silent_s(self.path) > EXPIRED_S
+
+
+def current(folder: Path) -> Claim | None:
+    """The highest claim on a run folder, if there is any."""
+    for path in sorted((folder / "lease").glob("[0-9]*.json"), reverse=True):
+        try:
+            content = read_json(path)
+        except FileNotFoundError:  # a higher one has just replaced it
+            return current(folder)
+        return Claim(int(path.stem), path, Holder(**{f.name: content[f.name] for f in fields(Holder)}))
+    return None
 
 
 def holder(folder: Path) -> Holder | None:
-    """Who holds the run's lease now; None when it is free."""
-    path = _newest(folder)
-    if path is None:
-        return None
-    found = _read(path)
-    return found if _alive(found, path) else None
-
-
-def acquire(folder: Path) -> Lease | None:
-    """Take the lease, or None when somebody alive holds it or was faster."""
-    path = _newest(folder)
-    if path is not None and _alive(_read(path), path):
-        return None
-    number = (int(path.stem) if path else 0) + 1
-    me = Holder(number, socket.gethostname(), os.getpid(), _process_start(os.getpid()), os.environ.get("SLURM_JOB_ID"))
-    target = _file(folder, number)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{number}-{me.host}-{me.pid}")
-    temporary.write_text(json.dumps(asdict(me)))
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return None
-    finally:
-        temporary.unlink()
-    return Lease(folder, me)
+    """Who works on the run now."""
+    claim = current(folder)
+    return None if claim is None or claim.free else claim.holder
 
 
 class Lease:
-    """A taken number; beats in a thread until released."""
+    """A claim that this process holds, kept alive by a thread while in its `with` block.
 
-    def __init__(self, folder: Path, me: Holder) -> None:
-        self.folder, self.me = folder, me
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._beat, name="lease", daemon=True)
-        self.thread.start()
+    Raises Held when another one holds the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        before = current(folder)
+        if before and not before.free:
+            raise Held(str(before.holder))
+        self.holder = Holder.me()
+        self.number = before.number + 1 if before else 1
+        self.path = folder / "lease" / f"{self.number:08d}.json"
+        self._over = threading.Event()
+        self._claim()
+
+    def _claim(self) -> None:
+        draft = self.path.with_name(f".{self.holder.token}")
+        write_json(draft, asdict(self.holder))
+        try:
+            os.link(draft, self.path)
+            self.check()  # of two who found the same claim free, the slower may come after the faster's successor
+        except (FileExistsError, Stale):
+            raise Held("a process that claimed it at the same moment") from None
+        finally:
+            draft.unlink()
+        for path in self.path.parent.glob("[0-9]*.json"):
+            if int(path.stem) < self.number:
+                path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raises Fenced when a higher number has been taken."""
-        newest = _newest(self.folder)
-        if newest is None or int(newest.stem) != self.me.number:
-            raise Fenced(f"{self.folder.name}: lease {self.me.number} was succeeded by {newest.stem if newest else 0}")
+        """Raises Stale unless this claim is still the highest."""
+        try:
+            os.utime(self.path)  # asks the file server, where a listing may be remembered
+            higher = any(int(path.stem) > self.number for path in self.path.parent.glob("[0-9]*.json"))
+        except FileNotFoundError:
+            higher = True
+        if higher:
+            raise Stale(f"lease {self.number} of {self.path.parent.parent} was taken over")
 
     def release(self) -> None:
-        """Let others take the run at once."""
-        self.done.set()
-        self.thread.join()
-        path = _file(self.folder, self.me.number)
-        temporary = path.with_name(f".{self.me.number}-released")
-        temporary.write_text(json.dumps(asdict(self.me) | {"released": True}))
-        temporary.replace(path)
+        """Give the run back; nothing happens to a claim that was taken over."""
+        self._over.set()
+        try:
+            self.check()
+        except Stale:
+            return
+        write_json(self.path, asdict(self.holder) | {"released": True})
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._beat, name="lease", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def _beat(self) -> None:
-        while not self.done.wait(BEAT):
-            with contextlib.suppress(OSError):
-                os.utime(_file(self.folder, self.me.number))
+        while not self._over.wait(BEAT_S):
+            with contextlib.suppress(OSError):  # the next write finds out
+                os.utime(self.path)
 
 
 class LeasedWriter(PlainWriter):
-    """Writes into a run's folder only while the lease is ours. Raises Fenced."""
+    """Writes to a run folder as long as the lease is held. Raises Stale afterwards."""
 
-    def __init__(self, lease: Lease) -> None:
-        super().__init__(lease.folder)
+    def __init__(self, folder: Path, lease: Lease) -> None:
+        super().__init__(folder)
         self.lease = lease
 
     def check(self) -> None:
         self.lease.check()
 
 
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[Lease | None]:
-    """`acquire`, released at the end."""
-    lease = acquire(folder)
+@cache
+def _space() -> str:
+    """Of this process; empty where there is no /proc."""
     try:
-        yield lease
-    finally:
-        if lease is not None:
-            lease.release()
-
-
-def _file(folder: Path, number: int) -> Path:
-    return folder / "leases" / f"{number:08d}.json"
-
-
-def _newest(folder: Path) -> Path | None:
-    return max((folder / "leases").glob("[0-9]*.json"), default=None)
-
-
-def _read(path: Path) -> Holder:
-    content: Mapping[str, object] = json.loads(path.read_text())
-    return Holder(**content)  # type: ignore[arg-type]
-
-
-def _alive(found: Holder, path: Path) -> bool:
-    if found.released:
-        return False
-    if found.host == socket.gethostname():
-        return _process_start(found.pid) == found.started
-    return time.time() - path.stat().st_mtime < STALE
-
-
-def _process_start(pid: int) -> str:
-    """Field 22 of /proc/<pid>/stat; "" for a process that is gone or a zombie, or without /proc."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
-    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _started(pid: int) -> str | None:
+    """When a process began; None if there is none or it has ended and waits to be collected."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if words[0] in "ZX" else words[19]
+
+
+def _silent_s(path: Path) -> float:
+    """Since a claim was last touched, by the file server's clock: hosts' clocks may differ."""
+    probe = path.with_name(f".now-{uuid.uuid4().hex}")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+    finally:
+        probe.unlink(missing_ok=True)

@@ -1,83 +1,128 @@
-"""What a sweep is doing, live on a terminal, as plain lines elsewhere; read from the runs' metrics.jsonl."""
+"""What a sweep is doing: live bars on a terminal, plain lines now and then elsewhere; read from the run folders."""
 
 from __future__ import annotations
 
 import json
-import os
+import statistics
 import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from bench.record import RunFolder
+from bench.launch import Task
+from bench.record import Status
 
-EVERY = 10.0  # seconds between plain lines
-TAIL = 4096  # bytes
+LINE_EVERY_S = 20.0  # plain lines of a run at work
+TAIL = 8192  # bytes
+GREY, RED = "bright_black", "red"
+
+
+@dataclass(frozen=True)
+class Now:
+    """How far a run is."""
+
+    step: int
+    steps: int
+    loss: float | None
+    left_s: float | None  # of training
+    phase: str
+
+    def __str__(self) -> str:
+        if self.phase != "train" or self.loss is None:
+            return self.phase or "starting"
+        left = "" if self.left_s is None else f"  {timedelta(seconds=round(self.left_s))} left"
+        return f"step {self.step}/{self.steps}  loss {self.loss:.4f}{left}"
+
+
+def now(task: Task) -> Now:
+    """From its status and the end of its metrics."""
+    records, steps = last_records(task.folder.path / "metrics.jsonl"), int(task.spec["train"]["steps"])
+    step = int(records[-1]["step"]) if records else 0
+    times = [record["step_time_ms"] for record in records if "step_time_ms" in record]
+    left = statistics.median(times) / 1000 * (steps - step) if times else None
+    return Now(step, steps, records[-1].get("loss") if records else None, left, task.folder.status().phase)
+
+
+def last_records(path: Path) -> list[dict[str, Any]]:
+    """The whole lines at the end of a JSON-lines file."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - TAIL))
+        lines = file.read().splitlines()
+    records = []
+    for line in lines[1:] if size > TAIL else lines:
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # torn, or just being written
+            continue
+    return records
 
 
 class SweepProgress:
-    """Call `update` as often as you like with the runs at work; use as a context."""
+    """A bench.launch.Watcher that prints; a context while the sweep runs."""
 
-    def __init__(self, console: Console, runs: Path, steps: dict[str, int]) -> None:
-        self.console, self.runs, self.steps = console, runs, steps
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[now]}"),
-        )
-        self.bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-        self.tasks: dict[str, TaskID] = {}
-        self.spoken = time.monotonic()
+    def __init__(self, console: Console, total: int) -> None:
+        self.console, self.total, self.done = console, total, 0
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[now]}")
+        self.bars = Progress(*columns, console=console, transient=True)
+        self.shown: dict[str, TaskID] = {}
+        self.spoken: dict[str, float] = {}
+        self.elsewhere: Mapping[str, str] = {}
 
-    def __enter__(self) -> SweepProgress:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self.bars.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
-            self.bars.stop()
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.bars.stop()
 
-    def update(self, working: dict[str, str]) -> None:
-        """`working`: id → label of the runs at work."""
-        if not self.console.is_terminal:
-            if time.monotonic() - self.spoken > EVERY:
-                self.spoken = time.monotonic()
-                for run_id, label in working.items():
-                    self.console.print(f"  {label}: {self._now(run_id)[1]}", highlight=False)
+    def update(self, working: Collection[Task], elsewhere: Mapping[str, str]) -> None:
+        for label, who in elsewhere.items():
+            if label not in self.elsewhere:
+                self._say(f"{label}: {who} works on it; waiting for that", GREY)
+        self.elsewhere = elsewhere
+        show = self._draw if self.console.is_terminal else self._speak
+        for task in working:
+            show(task)
+
+    def ended(self, task: Task, status: Status) -> None:
+        """One line; what went wrong, and where it is told at length."""
+        self.done += status.state == "done"
+        if task.id in self.shown:
+            self.bars.remove_task(self.shown.pop(task.id))
+        if status.state == "done":
+            self._say(f"{task.label}: done ({self.done} of {self.total})")
             return
-        for run_id in self.tasks.keys() - working.keys():
-            self.bars.remove_task(self.tasks.pop(run_id))
-        for run_id, label in working.items():
-            step, now = self._now(run_id)
-            if run_id not in self.tasks:
-                self.tasks[run_id] = self.bars.add_task(label, total=self.steps[run_id], now="")
-            self.bars.update(self.tasks[run_id], completed=step, now=now)
+        reason = status.message.splitlines()[0] if status.message else ""
+        phase = f" in {status.phase}" if status.phase else ""
+        log = task.folder.path / "log.txt"
+        where = f" (log: {log})" if log.is_file() else ""
+        self._say(f"{task.label}: {status.state}{phase}: {reason}{where}", RED)
 
-    def _now(self, run_id: str) -> tuple[int, str]:
-        """Its last step, and a phrase."""
-        folder = RunFolder(self.runs / run_id)
-        record, phase = last_record(folder.path / "metrics.jsonl"), folder.status().phase
-        step = int(record.get("step", 0))
-        if phase != "train" or not record:
-            return step, phase or "starting"
-        return step, f"step {step} of {self.steps[run_id]}, loss {record['loss']:.4f}, {record['step_time_ms']:.0f} ms"
+    def _draw(self, task: Task) -> None:
+        found = now(task)
+        if task.id not in self.shown:
+            self.shown[task.id] = self.bars.add_task(escape(task.label), total=found.steps, now="")
+        self.bars.update(self.shown[task.id], completed=found.step, now=str(found))
 
+    def _speak(self, task: Task) -> None:
+        if task.id not in self.spoken:
+            self._say(f"{task.label}: started ({task.id})")
+        elif time.monotonic() - self.spoken[task.id] < LINE_EVERY_S:
+            return
+        else:
+            self._say(f"{task.label}: {now(task)}")
+        self.spoken[task.id] = time.monotonic()
 
-def last_record(path: Path) -> dict[str, Any]:
-    """The last whole line of a JSON-lines file; empty if there is none."""
-    if not path.is_file():
-        return {}
-    with path.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-        lines = file.read().decode(errors="replace").splitlines()
-    for line in reversed(lines):
-        try:
-            record: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        return record
-    return {}
+    def _say(self, text: str, style: str | None = None) -> None:
+        self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)

@@ -1,7 +1,8 @@
 """Run folders and sweep folders: the one module that reads and writes them. Plain files; no torch.
 
-results/runs/<id>/        spec.json status.json lease.json log.txt metrics.jsonl checkpoints/ model.json
-                          weights.safetensors train.json evals/ samples/ profiles/ environment.json
+results/runs/<id>/        spec.json status.json lease/ log.txt metrics.jsonl checkpoints/ model.json
+                          weights.safetensors train.json evals/ samples/ profiles/ environment.json overfit.json
+results/archive/<id>.<n>/ what `--force` put aside
 results/<sweep>/          sweep.json runs.jsonl environment.json tables/ figures/
 """
 
@@ -10,11 +11,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Literal, Protocol, get_args
+from typing import IO, Any, Literal, Protocol, get_args
 
 from bench.errors import BadInput
 
@@ -64,8 +65,9 @@ class PlainWriter:
 
     def append(self, name: str, record: Mapping[str, object]) -> None:
         self.check()
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with (self.folder / name).open("ab+") as file:
+            before = b"\n" if _torn(file) else b""
+            file.write(before + json.dumps(record).encode() + b"\n")
 
 
 def commit(target: Path, write: Callable[[Path], None], check: Callable[[], None] = lambda: None) -> None:
@@ -87,6 +89,21 @@ def commit(target: Path, write: Callable[[Path], None], check: Callable[[], None
         _flush(target.parent)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """What killed commits left in a run folder. Only for who holds the run; others write in lease/ all the same."""
+    for path in [*folder.glob(".tmp-*"), *folder.glob("*/.tmp-*")]:
+        if path.parent.name != "lease":
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _torn(file: IO[bytes]) -> bool:
+    """Whether a crash left the last line without its end."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
 
 
 def _flush(path: Path) -> None:
@@ -174,6 +191,11 @@ class RunFolder:
         """{"<device>-<world>": profile}."""
         return {path.stem: read_json(path) for path in sorted((self.path / "profiles").glob("*.json"))}
 
+    def overfit(self) -> dict[str, Any] | None:
+        """The verdict of a run that was to memorise its scenes: {"passed", "text"}."""
+        path = self.path / "overfit.json"
+        return read_json(path) if path.is_file() else None
+
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("step_*"))
@@ -185,3 +207,13 @@ def runs_folder(results: Path) -> Path:
 
 def run_folder(results: Path, run_id: str) -> RunFolder:
     return RunFolder(runs_folder(results) / run_id)
+
+
+def write_sweep(
+    folder: Path, sweep: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]
+) -> None:
+    """sweep.json, runs.jsonl (one line a run) and environment.json."""
+    text = "".join(json.dumps(run, ensure_ascii=False) + "\n" for run in runs)
+    commit(folder / "runs.jsonl", lambda path: _write_text(path, text))
+    write_json(folder / "environment.json", environment)
+    write_json(folder / "sweep.json", sweep)

@@ -1,258 +1,251 @@
 """`python -m bench.run SPEC`: a question in YAML → trained and evaluated runs, tables and figures.
 
-Run it again and it goes on where it stopped; nothing that is finished is done twice.
+Run it again and it goes on where it stopped; nothing that is finished is done twice. Exit code 0: all done; 1: some
+runs failed; 2: a bad spec or input; 130: stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-from dataclasses import asdict, replace
-from fnmatch import fnmatch
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from bench.environment import cores
 from bench.errors import BadInput, run_command
-from bench.record import STATES, Status, commit, run_folder, runs_folder, write_json
+from bench.launch import ENDED_BADLY, Launcher, Task, archive, due
+from bench.record import Status, run_folder, write_sweep
 
 if TYPE_CHECKING:
     from bench.spec import Run, Sweep
 
-OK, SOME_FAILED = 0, 1
+DONE, SOME_FAILED, STOPPED = 0, 1, 130
+SCALES = ("tiny", "small", "paper")
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
     add = parser.add_argument
-    add("spec", type=Path, help="a YAML file of ablations/")
+    add("spec", type=Path, metavar="SPEC", help="a YAML file of ablations/")
     add("overrides", nargs="*", metavar="key=value", help="any field of the spec, e.g. train.steps=100")
-    add("--scale", default="tiny", choices=("tiny", "small", "paper"), help="default: tiny, for a laptop")
+    add("--scale", default="tiny", choices=SCALES, help="default: tiny, for a laptop")
     add("--dry-run", action="store_true", help="print the runs, their sizes and what is missing; train nothing")
-    add("--json", action="store_true", help="with --dry-run: a JSON list, one object a run")
-    add("--only", metavar="PATTERN", help="only runs whose label or id matches, e.g. 'Ours*'")
-    add("--retry", metavar="STATES", default="", help="also try these again: failed, oom, nan")
-    add("--force", action="store_true", help="move finished runs aside and do them again")
-    add("--overfit", type=int, metavar="N", help="memorise N scenes, the first test of a new part; fails below 28 dB")
-    add("--device", help="cpu or cuda; default: cuda if there is one")
-    add("--jobs", type=int, default=1, help="runs at once (default 1)")
-    add("--threads", type=int, help="CPU threads of a run (default: all cores / jobs)")
-    add("--results", type=Path, default=Path("results"), help="where results go (default results/)")
-    return parser.parse_intermixed_args()
+    add("--json", action="store_true", help="print the runs as a JSON list; all else goes to stderr")
+    add("--only", metavar="PATTERN", help="only runs whose label or id matches, e.g. 'Ours*', and what they start from")
+    add("--retry", metavar="STATES", default="", help=f"try bad ends again: {', '.join(ENDED_BADLY)}; or all")
+    add("--force", action="store_true", help="put finished and begun runs aside (results/archive/) and do them anew")
+    add("--overfit", type=int, metavar="N", help="memorise N scenes, the first test of a new part")
+    add("--device", default="auto", help="cpu, cuda or cuda:N; default: cuda if there is one")
+    add("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
+    add("--threads", type=int, metavar="N", help="CPU threads of a run (default: all cores / jobs)")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    return parser.parse_intermixed_args(argv)
 
 
-def main() -> int:
-    options = parse()
-    if unknown := [word for word in options.overrides if "=" not in word]:
-        raise BadInput(f"{unknown[0]!r} is not key=value")
-    retry = [word for word in options.retry.split(",") if word]
-    if wrong := [word for word in retry if word not in STATES]:
-        raise BadInput(f"--retry {wrong[0]}: no such state; it may be {', '.join(STATES)}")
-    if options.jobs < 1 or (options.threads or 1) < 1:
-        raise BadInput("--jobs and --threads are at least 1")
-    from bench import spec
-
-    overrides = list(options.overrides)
-    if options.overfit is not None:
-        overrides = _overfit_overrides(options.overfit) + overrides
-    sweep = spec.load(options.spec, overrides, options.scale)
-    if options.overfit is not None:
-        sweep = replace(sweep, overrides=(f"overfit={options.overfit}", *options.overrides))
-    if options.only:
-        runs = [run for run in sweep.runs if any(fnmatch(name, options.only) for name in (run.label, run.id))]
-        if not runs:
-            raise BadInput(f"--only {options.only!r} matches none of: {', '.join(run.label for run in sweep.runs)}")
-        sweep = replace(sweep, runs=runs)
-    console = Console()
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    retry = _retry(options.retry)
+    if options.jobs < 1 or (options.threads or 1) < 1 or (options.overfit or 1) < 1:
+        raise BadInput("--jobs, --threads and --overfit are at least 1")
+    sweep, folder = _load(options)
+    chosen = _chosen(sweep, options.only)
+    console = Console(stderr=options.json)
     if options.dry_run:
-        return dry_run(sweep, options.json, console)
-    return carry_out(sweep, options, retry, console)
+        return dry_run(sweep, chosen, options.json, console)
+    return Session(sweep, chosen, options, retry, folder, console).run()
 
 
-def dry_run(sweep: Sweep, as_json: bool, console: Console) -> int:
-    """What would run."""
+def _retry(text: str) -> Sequence[str]:
+    words = [word for word in text.split(",") if word]
+    if wrong := [word for word in words if word not in (*ENDED_BADLY, "all")]:
+        raise BadInput(f"--retry {wrong[0]}: it may be {', '.join(ENDED_BADLY)}, several with commas, or all")
+    return ENDED_BADLY if "all" in words else words
+
+
+def _load(options: argparse.Namespace) -> tuple[Sweep, str]:
+    """The sweep and the name of its folder, in which `--overfit N` stands for its many overrides."""
+    from bench import spec
+    from bench.spec.labels import folder_name
+
+    if wrong := [word for word in options.overrides if "=" not in word]:
+        raise BadInput(f"{wrong[0]!r} is neither an option nor key=value")
+    before: list[str] = []
+    if options.overfit:
+        from bench.overfit import overrides
+
+        before = overrides(options.overfit)
+    sweep = spec.load(options.spec, [*before, *options.overrides], options.scale)
+    told = [f"overfit={options.overfit}"] if before else []
+    return sweep, folder_name(sweep.name, sweep.scale, [*told, *options.overrides])
+
+
+def _chosen(sweep: Sweep, pattern: str | None) -> list[Run]:
+    """Runs that match, with all that they start from."""
+    if pattern is None:
+        return sweep.runs
+    wanted = {r.id for r in sweep.runs if any(fnmatchcase(t.lower(), pattern.lower()) for t in (r.label, r.id))}
+    if not wanted:
+        raise BadInput(f"--only {pattern!r} matches none of: {'; '.join(run.label for run in sweep.runs)}")
+    while more := {parent for run in sweep.runs if run.id in wanted for parent in run.parents} - wanted:
+        wanted |= more
+    return [run for run in sweep.runs if run.id in wanted]
+
+
+def dry_run(sweep: Sweep, chosen: Sequence[Run], as_json: bool, console: Console) -> int:
+    """What would run, counted as the paper prints it; red is what would keep it from starting."""
     from bench.spec import describe
+    from bench.tables import millions
 
-    rows = describe(sweep)
+    ids = {run.id for run in chosen}
+    rows = [row for row in describe(sweep) if row["id"] in ids]
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
-        return OK
-    table = Table(title=f"{sweep.name}, scale {sweep.scale}: {len(rows)} runs", caption=sweep.question)
-    for heading in ("id", "label"):
-        table.add_column(heading, no_wrap=True)
+        return DONE
+    table = Table(title=f"{sweep.name}, scale {sweep.scale}: {len(rows)} runs", caption=escape(sweep.question))
+    table.add_column("run")
+    table.add_column("id", no_wrap=True)
     for heading in ("Params.", "E", "A", "D", "tokens a scene"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        counts = [_printed(row["parameters"][part]) for part in ("total", "encoder", "aggregator", "head")]
-        table.add_row(row["id"], row["label"], *counts, f"{row['tokens_per_scene']:,}")
+        counts = [millions(row["parameters"][part]) for part in ("total", "encoder", "aggregator", "head")]
+        style = "red" if row["missing_files"] else None
+        table.add_row(escape(row["label"]), row["id"], *counts, f"{row['tokens_per_scene']:,}", style=style)
     console.print(table)
-    for sentence in dict.fromkeys(text for row in rows for text in row["missing_files"]):
-        console.print(sentence, style="red")
-    return OK
+    for text in dict.fromkeys(text for row in rows for text in row["missing_files"]):
+        console.print(escape(text), style="red", soft_wrap=True)
+    return DONE
 
 
-def carry_out(sweep: Sweep, options: argparse.Namespace, retry: list[str], console: Console) -> int:
-    """Run what is missing, then tables and figures of all."""
-    from bench import spec
+class Session:
+    """One call of the command."""
 
-    if missing := {text for run in sweep.runs for text in spec.missing_files(run.spec)}:
-        raise BadInput("\n".join(sorted(missing)))
-    results: Path = options.results
-    folder = results / sweep.folder
-    device = _device(options.device)
-    if options.force:
-        from bench.launch import archive
+    def __init__(self, sweep: Sweep, chosen: Sequence[Run], options: argparse.Namespace, retry: Sequence[str],
+                 folder: str, console: Console) -> None:  # fmt: skip
+        self.sweep, self.chosen, self.options, self.retry, self.console = sweep, chosen, options, retry, console
+        self.results: Path = options.results
+        self.folder = self.results / folder
+        self.threads: int = options.threads or max(1, cores() // options.jobs)
+        self.device = _device(options.device)
 
-        archive(sweep.runs, results)
-    states = _train(sweep, options, device, retry, console)
-    record(sweep, folder, results)
-    from bench import figures, tables
+    def run(self) -> int:
+        tasks = [self._task(run) for run in self.chosen]
+        if self.options.force:
+            for moved in filter(None, [archive(task) for task in tasks]):
+                self._say(f"put aside: {moved}")
+        left = [task for task in tasks if due(task, self.retry)]
+        self._announce(tasks, left)
+        self._prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
+        states, stopped = self._launch(tasks, len(left))
+        lines = self._record()
+        if stopped:
+            self._say("stopped; run the same command again to go on")
+            return STOPPED
+        self._report()
+        passed = self._verdicts(tasks) if self.options.overfit else True
+        if self.options.json:
+            print(json.dumps(lines, indent=1, ensure_ascii=False))
+        return DONE if passed and all(status.state == "done" for status in states.values()) else SOME_FAILED
 
-    written = tables.write(folder, results) + figures.write(folder, results)
-    _show(written, console)
-    passed = _judge_overfit(sweep, results, device, console) if options.overfit is not None else True
-    bad = [run.label for run in sweep.runs if states[run.id].state != "done"]
-    return OK if passed and not bad else SOME_FAILED
+    def _task(self, run: Run) -> Task:
+        from bench.spec import to_dict
+
+        return Task(run_folder(self.results, run.id), run.label, to_dict(run.spec), run.parents)
+
+    def _announce(self, tasks: Sequence[Task], left: Sequence[Task]) -> None:
+        self._say(f"{self.sweep.name}, scale {self.sweep.scale}: {len(left)} of {len(tasks)} runs to do")
+        for task in tasks:
+            status = task.folder.status()
+            if status.state in ENDED_BADLY and task not in left:
+                log = task.folder.path / "log.txt"
+                self._say(
+                    f"{task.label}: {status.state} before; --retry {status.state} tries again (log: {log})", "red"
+                )
+
+    def _prepare(self, runs: Sequence[Run]) -> None:
+        """All that can be found wrong before training starts; scenes are generated here, once, with progress."""
+        from bench import spec
+        from bench.data.sampler import open_source
+
+        if missing := dict.fromkeys(text for run in runs for text in spec.missing_files(run.spec)):
+            raise BadInput("\n".join(missing))
+        for run in {(run.spec.data, run.spec.model.image_size): run for run in runs}.values():
+            open_source(run.spec, progress=self.console.is_terminal)
+
+    def _launch(self, tasks: Sequence[Task], left: int) -> tuple[Mapping[str, Status], bool]:
+        from bench.progress import SweepProgress
+
+        with SweepProgress(self.console, left) as progress:
+            launcher = Launcher(tasks, progress, self.options.jobs, self.threads, self.device, self.retry)
+            return launcher.run(), bool(launcher.asked)
+
+    def _record(self) -> list[dict[str, Any]]:
+        """sweep.json, runs.jsonl and environment.json; the lines of the second."""
+        import torch
+
+        from bench.environment import describe
+
+        lines = _lines(self.sweep, self.results)
+        told = {"name": self.sweep.name, "scale": self.sweep.scale, "question": self.sweep.question,
+                "spec": str(self.sweep.path), "overrides": list(self.sweep.overrides)}  # fmt: skip
+        write_sweep(self.folder, told, lines, describe(torch.device(self.device), self.threads))
+        return lines
+
+    def _report(self) -> None:
+        """Tables and figures of the whole sweep; prints the first table."""
+        from bench import figures, tables
+
+        written = tables.write(self.folder, self.results)
+        for path in written:
+            if path.name == "table.md":
+                self._say(path.read_text(encoding="utf-8"))
+        for path in (*written, *figures.write(self.folder, self.results)):
+            self._say(str(path))
+
+    def _verdicts(self, tasks: Sequence[Task]) -> bool:
+        """Of `--overfit`; whether all passed."""
+        verdicts = {task.label: task.folder.overfit() for task in tasks}
+        for label, verdict in verdicts.items():
+            self._say(f"{label}: {verdict['text'] if verdict else 'not finished'}")
+        return all(verdict and verdict["passed"] for verdict in verdicts.values())
+
+    def _say(self, text: str, style: str | None = None) -> None:
+        self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
 
 
-def _train(
-    sweep: Sweep, options: argparse.Namespace, device: str, retry: list[str], console: Console
-) -> dict[str, Status]:
-    from bench.launch import Launcher, prepare
-    from bench.progress import SweepProgress
-
-    results: Path = options.results
-    prepare(sweep.runs, results)
-    steps = {run.id: run.spec.train.steps for run in sweep.runs}
-    progress = SweepProgress(console, runs_folder(results), steps)
-
-    def report(run: Run, status: Status) -> None:
-        if status.state == "done":
-            console.print(f"[green]done[/]  {run.label}  ({run.id})", highlight=False)
-        else:
-            log = run_folder(results, run.id).path / "log.txt"
-            text = f"[red]{status.state}[/]  {run.label}  in {status.phase}: {status.message}  (log: {log})"
-            console.print(text, highlight=False)
-
-    threads = options.threads or max(1, (os.cpu_count() or 1) // options.jobs)
-    launcher = Launcher(results, device, threads, options.jobs, retry, report, progress.update)
-    todo = [run for run in sweep.runs if not launcher.ended(run)]
-    skipped = len(sweep.runs) - len(todo)
-    console.print(f"{sweep.name}, scale {sweep.scale}: {len(todo)} of {len(sweep.runs)} runs to do", highlight=False)
-    if skipped:
-        console.print(f"{skipped} ended before; --retry failed,oom,nan tries bad ends again", style="dim")
-    _prepare_data(todo)
-    with progress:
-        return launcher.run(sweep.runs)
-
-
-def _prepare_data(runs: list[Run]) -> None:
-    """Generate or check each data set once, here, with progress, before runs read it."""
-    from bench.data.sampler import open_source
-
-    seen = set()
-    for run in runs:
-        key = (run.spec.data, run.spec.model.image_size)
-        if key not in seen:
-            seen.add(key)
-            open_source(run.spec)
-
-
-def record(sweep: Sweep, folder: Path, results: Path) -> None:
-    """sweep.json, runs.jsonl (one line a run) and environment.json."""
+def _lines(sweep: Sweep, results: Path) -> list[dict[str, Any]]:
+    """One a run of the sweep, chosen or not: what it is and how it stands."""
     from bench.spec import describe
 
+    kept = ("id", "label", "scale", "settings", "parents", "parameters", "tokens_per_scene")
     lines = []
     for row in describe(sweep):
-        status = run_folder(results, row["id"]).status()
-        kept = {key: row[key] for key in ("id", "label", "scale", "settings", "parameters", "tokens_per_scene", "spec")}
-        lines.append(json.dumps(kept | asdict(status), ensure_ascii=False))
-    commit(folder / "runs.jsonl", lambda path: _write(path, "\n".join(lines) + "\n"))
-    head = {"name": sweep.name, "scale": sweep.scale, "question": sweep.question, "overrides": list(sweep.overrides)}
-    write_json(folder / "sweep.json", head)
-    write_json(folder / "environment.json", environment())
+        status, spec = run_folder(results, row["id"]).status(), row["spec"]
+        lines.append({key: row[key] for key in kept} | {
+            "model": {part: spec["model"][part]["name"] for part in ("encoder", "aggregator", "head", "output")},
+            "data": spec["data"]["name"], "steps": spec["train"]["steps"], "seed": spec["seed"],
+            "status": status.state, "phase": status.phase, "message": status.message,
+        })  # fmt: skip
+    return lines
 
 
-def environment() -> dict[str, Any]:
-    """What the numbers were made with."""
-    import torch
-
-    from bench import lpips_weights
-    from bench.measure import commit as source_commit
-    from bench.measure import device_name
-
-    return {
-        "commit": source_commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "processor": device_name(torch.device("cpu")),
-        "cores": os.cpu_count(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "lpips": {net: lpips_weights.available(net) for net in lpips_weights.NETS},
-    }
-
-
-def _overfit_overrides(scenes: int) -> list[str]:
-    if scenes < 1:
-        raise BadInput("--overfit needs at least one scene")
-    from bench.overfit import overrides
-
-    return overrides(scenes)
-
-
-def _judge_overfit(sweep: Sweep, results: Path, device: str, console: Console) -> bool:
-    """Print each run's verdict; whether all passed."""
-    import torch
-
-    from bench import overfit
-    from bench.data.sampler import open_source
-
-    passed = True
-    for run in sweep.runs:
-        folder = run_folder(results, run.id)
-        if folder.status().state == "done":
-            source = open_source(run.spec)
-            verdict = overfit.check(run.spec, folder.path, device=torch.device(device), source=source)
-            console.print(f"{run.label}: {verdict}", highlight=False)
-            passed = passed and verdict.passed
-    return passed
-
-
-def _show(written: list[Path], console: Console) -> None:
-    """The main table, and where everything lies."""
-    for path in written:
-        if path.name == "table.md":
-            console.print(path.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
-    for path in written:
-        console.print(str(path), style="dim", highlight=False, soft_wrap=True)
-
-
-def _device(name: str | None) -> str:
+def _device(name: str) -> str:
     """Raises BadInput for one that is not there."""
     import torch
 
     there = torch.cuda.is_available()
-    if name is None:
+    if name == "auto":
         return "cuda" if there else "cpu"
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise BadInput(f"--device {name}: it may be cpu or cuda")
+    if name != "cpu" and name.partition(":")[0] != "cuda":
+        raise BadInput(f"--device {name}: it may be cpu, cuda or cuda:N")
     if name.startswith("cuda") and not there:
-        raise BadInput("--device cuda: this machine has no CUDA device that torch can use")
+        raise BadInput(f"--device {name}: torch {torch.__version__} finds no CUDA device here")
     return name
-
-
-def _printed(count: int) -> str:
-    """Truncated to millions, as the paper prints: 307,941,824 → 307M; thousands below ten million."""
-    return f"{count // 10**6}M" if count >= 10**7 else f"{count // 1000:,}K"
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,41 @@
+"""What ran it: recorded beside every run and sweep, and no part of a run's id."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(device: torch.device, threads: int) -> dict[str, Any]:
+    """Ready for JSON: software, hardware, commit ("+" where files differ from it), LPIPS backbones by content."""
+    import torch
+
+    from bench import lpips_weights
+    from bench.measure import commit, device_name
+
+    return {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "device": str(device),
+        "device_name": device_name(device),
+        "processor": device_name(torch.device("cpu")),
+        "cores": cores(),
+        "threads": threads,
+        "commit": commit(),
+        "lpips_sha256": {net: lpips_weights.SHA256[net] if lpips_weights.available(net) else None
+                         for net in lpips_weights.NETS},
+    }  # fmt: skip
