@@ -220,7 +220,7 @@ def test_identity_leaves_out_what_decides_nothing(specs: Specs) -> None:
     weights = [replace(spec, init=replace(spec.init, encoder=Weights(path, "ab"))) for path in ("x.pth", "y.pth")]
     assert run_id(weights[0]) == run_id(weights[1]) != run_id(spec)
     text = canonical_json(spec)
-    assert " " not in text and '"learning_rate":0.002' in text and "checkpoint_every" not in text
+    assert " " not in text and '"learning_rate":0.003' in text and "checkpoint_every" not in text
 
 
 def test_a_field_added_later_stays_out_at_its_legacy_value() -> None:
