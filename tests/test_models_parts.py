@@ -53,7 +53,7 @@ def test_shapes(model: EAD) -> None:
     assert gaussians.rotations.shape == (*pixels, 4) and gaussians.opacities.shape == pixels
     assert gaussians.harmonics.shape[:4] == pixels and gaussians.harmonics.shape[-1] == 3
     assert torch.allclose(gaussians.rotations.norm(dim=-1), torch.ones(pixels), atol=1e-5)
-    assert 0 <= gaussians.opacities.min() and gaussians.opacities.max() <= 1 and gaussians.scales.min() > 0
+    assert gaussians.opacities.min() >= 0 and gaussians.opacities.max() <= 1 and gaussians.scales.min() > 0
 
 
 def test_gradients_reach_every_part(model: EAD) -> None:
