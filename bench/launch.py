@@ -24,6 +24,9 @@ from bench.work import HELD, STOPPED, missing_stages
 POLL_S = 0.1
 ENDED_BADLY: tuple[State, ...] = ("failed", "oom", "nan", "timeout")  # tried again only when asked
 
+# Threads that spin while they wait make steps 5 to 20 times longer as soon as anything else wants a core.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -119,13 +122,15 @@ class Launcher:
             prepare(task)
         except Held:
             return
-        command = [sys.executable, "-m", "bench.work", str(folder), "--device", self.device]
-        command += ["--threads", str(self.threads), "--controller", str(os.getpid())]
         with (folder / "log.txt").open("ab") as log:
             child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | {"OMP_NUM_THREADS": str(self.threads)},
-            )  # fmt: skip
+                worker_command(folder, self.device, self.threads, _claims(task)),
+                env=ENVIRONMENT | os.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         self.children[task.id] = (task, child)
         del self.waiting[task.id]
 
@@ -171,6 +176,12 @@ def due(task: Task, retry: Collection[str] = ()) -> bool:
     """Neither done nor at a bad end that is not to be tried again."""
     state = task.folder.status().state
     return not task.done() and (state not in ENDED_BADLY or state in retry)
+
+
+def worker_command(folder: Path, device: str, threads: int, claims: int) -> list[str]:
+    """A run's stages in a process that stops when this one is gone, and leaves a run that got another claim since."""
+    options = ["--device", device, "--threads", str(threads), "--controller", str(os.getpid()), "--claims", str(claims)]
+    return [sys.executable, "-m", "bench.work", str(folder), *options]
 
 
 def prepare(task: Task) -> None:

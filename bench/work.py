@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     parser.add_argument("--threads", type=int, default=environment.cores(), help="of the CPU")
     parser.add_argument("--controller", type=int, metavar="PID", help="stop once this parent is gone")
+    parser.add_argument("--claims", type=int, metavar="N", help="leave the run to others if it had more than N so far")
     args = parser.parse_args(argv)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(args.threads)  # read once, when torch and numpy are imported
@@ -64,9 +65,11 @@ def main(argv: list[str] | None = None) -> int:
         raise BadInput(f"{folder.path} is no run folder: it has no spec.json")
     try:
         with Lease(folder.path) as lease:
+            if args.claims is not None and lease.number > args.claims + 1:
+                raise Held("others in the meantime")
             return Work(folder, LeasedWriter(folder.path, lease), args.device, args.threads, args.controller).run()
     except Held as held:
-        log.info("run %s is held by %s", folder.id, held)
+        log.info("run %s was taken by %s", folder.id, held)
         return HELD
 
 
