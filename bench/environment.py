@@ -35,6 +35,7 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
         "processor": device_name(torch.device("cpu")),
         "cores": cores(),
         "threads": threads,
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "commit": commit(),
         "lpips_sha256": {net: lpips_weights.SHA256[net] if lpips_weights.available(net) else None
                          for net in lpips_weights.NETS},

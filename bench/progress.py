@@ -36,7 +36,7 @@ class Now:
 
     def __str__(self) -> str:
         if self.phase != "train" or self.loss is None:
-            return self.phase or "starting"
+            return self.phase or ("starting" if self.loss is None else "")
         left = "" if self.left_s is None else f"  {timedelta(seconds=round(self.left_s))} left"
         return f"step {self.step}/{self.steps}  loss {self.loss:.4f}{left}"
 

@@ -192,6 +192,7 @@ def test_a_missing_weight_file_is_an_error_before_anything_starts(tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.long
 def test_overfit_judges_each_run(spec: Path, tmp_path: Path) -> None:
     code, output = run(spec, tmp_path, "--overfit", "1", "--only", "PATCH 8", "train.steps=10", "train.warmup_steps=2")
     assert code == 1 and "patch 8: FAILED: target views" in output, output
