@@ -132,7 +132,7 @@ def test_what_is_recorded(undisturbed: Path) -> None:
         assert not (folder.path / "checkpoints").exists() and not list(folder.path.rglob(".tmp-*"))
 
 
-def test_one_interrupt_stops_with_a_checkpoint_and_the_next_run_goes_on(spec: Path, tmp_path: Path) -> None:
+def test_one_interrupt_stops_with_a_checkpoint(spec: Path, tmp_path: Path) -> None:
     process = start(spec, tmp_path, "--only", "patch 8", "train.steps=2000")
     folder = wait_for_step(tmp_path, 3, process)
     process.send_signal(signal.SIGINT)
