@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -109,7 +109,7 @@ class EADSpec:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> EADSpec:
         """The inverse of `to_dict`."""
         chosen: dict[str, Any] = {part: parts.from_dict(package, values[part]) for part, package in PACKAGES.items()}
         return cls(

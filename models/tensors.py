@@ -15,19 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 Layout = Literal["views", "planes"]
+Moved = TypeVar("Moved", bound="Moves")
 
 
 class Moves:
     """Dataclasses of tensors that move to a device as one."""
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self: Moved, device: torch.device | str) -> Moved:
         moved: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)

@@ -6,6 +6,7 @@ Loading is strict: the first missing, extra or mis-shaped key is named. Nothing 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,8 +19,9 @@ from models.ead import EAD, EADSpec
 
 State = Mapping[str, Tensor]
 SPEC_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
+SCHEMA_VERSION = 1
 
-# Public key → ours, first match wins; a public key that no pattern of a table matches is not the part's.
+# Public key → ours, first match wins.
 CROCO_ENCODER = (
     (r"patch_embed\.proj\.(\w+)", r"patchify.\1"),
     (r"enc_blocks\.(\d+)\.mlp\.fc1\.(\w+)", r"blocks.\1.mlp.0.\2"),
@@ -29,11 +31,10 @@ CROCO_ENCODER = (
 )
 DPT_HEAD = (
     (r"act_postprocess\.(\d)\.(\d)\.(\w+)", r"reassemble.\1.\2.\3"),
-    (r"scratch\.layer_rn\.(\d)\.(\w+)", r"project.\1.\2"),
-    (r"scratch\.refinenet1\.(.+)", r"fuse.0.\1"),
-    (r"scratch\.refinenet2\.(.+)", r"fuse.1.\1"),
-    (r"scratch\.refinenet3\.(.+)", r"fuse.2.\1"),
-    (r"scratch\.refinenet4\.(.+)", r"fuse.3.\1"),
+    *((rf"scratch\.(?:layer{n}_rn|layer_rn\.{n - 1})\.(\w+)", rf"project.{n - 1}.\1") for n in (1, 2, 3, 4)),
+    *((rf"scratch\.refinenet{n}\.resConfUnit1\.(.+)", rf"fuse.{n - 1}.skip.\1") for n in (1, 2, 3, 4)),
+    *((rf"scratch\.refinenet{n}\.resConfUnit2\.(.+)", rf"fuse.{n - 1}.refine.\1") for n in (1, 2, 3, 4)),
+    *((rf"scratch\.refinenet{n}\.out_conv\.(.+)", rf"fuse.{n - 1}.out.\1") for n in (1, 2, 3, 4)),
     (r"head\.0\.(\w+)", r"conv1.\1"),
     (r"head\.2\.(\w+)", r"conv2.\1"),
     (r"head\.4\.(\w+)", r"out.\1"),
@@ -49,7 +50,6 @@ FREESPLATTER = (
     (r"norm\.weight", r"aggregator.norm.weight"),
     (r"unpatchify\.(\w+)", r"head.linear.\1"),
 )
-UNITS = {"resConfUnit1": "skip", "resConfUnit2": "refine", "out_conv": "out"}
 
 
 class WeightsError(Exception):
@@ -58,7 +58,7 @@ class WeightsError(Exception):
 
 def save_spec(model: EAD, path: Path) -> None:
     """The spec, as JSON: the `model.json` of a folder that `load` reads."""
-    path.write_text(json.dumps(model.spec.to_dict(), indent=1) + "\n")
+    path.write_text(json.dumps({"schema_version": SCHEMA_VERSION, **model.spec.to_dict()}, indent=1) + "\n")
 
 
 def save_weights(model: EAD, path: Path) -> None:
@@ -72,11 +72,14 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> EAD:
     for name in (SPEC_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise WeightsError(f"{folder} holds no {name}: it is not the folder of a run that finished training")
-    spec = EADSpec.from_dict(json.loads((folder / SPEC_FILE).read_text()))
-    with torch.device("meta"):
-        model = spec.build()
-    fill(model, load_file(folder / WEIGHTS_FILE, device=str(device)), source=str(folder / WEIGHTS_FILE))
-    return model.eval()
+    values = json.loads((folder / SPEC_FILE).read_text())
+    if (version := values.pop("schema_version", 1)) > SCHEMA_VERSION:
+        raise WeightsError(
+            f"{folder / SPEC_FILE} has schema version {version}, newer than this code's {SCHEMA_VERSION}"
+        )
+    model = EADSpec.from_dict(values).build(seed=0)
+    fill(model, load_file(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
+    return model.to(device).eval()
 
 
 def fill(module: nn.Module, state: State, source: str) -> None:
@@ -89,18 +92,17 @@ def fill(module: nn.Module, state: State, source: str) -> None:
             raise WeightsError(f"{source}: {key} has shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}")
     if extra := [key for key in state if key not in wanted]:
         raise WeightsError(f"{source}: {extra[0]} belongs to no parameter of this model")
-    module.load_state_dict(dict(state), strict=True, assign=next(iter(wanted.values())).is_meta)
+    module.load_state_dict(dict(state), strict=True)
 
 
 def croco_encoder(public: State) -> dict[str, Tensor]:
     """CroCo's, DUSt3R's or MASt3R's state dict → that of `encoder: croco`; decoders and heads are left out."""
-    return _rename(public, CROCO_ENCODER)
+    return _rename({k: v for k, v in public.items() if k.startswith(("patch_embed.", "enc_"))}, CROCO_ENCODER)
 
 
 def dpt_head(public: State, prefix: str = "dpt.") -> dict[str, Tensor]:
-    """DUSt3R's DPT (keys below `prefix`) → that of `head: dpt`; `scratch.layerN_rn` is stored twice there."""
-    renamed = _rename({k.removeprefix(prefix): v for k, v in public.items() if k.startswith(prefix)}, DPT_HEAD)
-    return {re.sub("|".join(UNITS), lambda unit: UNITS[unit[0]], key): value for key, value in renamed.items()}
+    """DUSt3R's DPT (keys below `prefix`) → that of `head: dpt`; `scratch.layerN_rn` may be stored twice there."""
+    return _rename({k.removeprefix(prefix): v for k, v in public.items() if k.startswith(prefix)}, DPT_HEAD)
 
 
 def freesplatter(public: State) -> dict[str, Tensor]:
@@ -110,7 +112,9 @@ def freesplatter(public: State) -> dict[str, Tensor]:
     if embeddings[0] is not None and embeddings[1] is not None:
         state["aggregator.view_embedding"] = torch.cat([e.reshape(1, -1) for e in embeddings if e is not None])
     if (table := state.get("aggregator.table")) is not None:
-        side = round(table.shape[-2] ** 0.5)
+        side = math.isqrt(table.shape[-2])
+        if side**2 != table.shape[-2]:
+            raise WeightsError(f"pos_embed has shape {tuple(table.shape)}, which is no square table")
         state["aggregator.table"] = table.reshape(side, side, -1)
     return state
 
@@ -119,10 +123,12 @@ PUBLISHED: Mapping[tuple[str, str], Callable[[State], dict[str, Tensor]]] = {("e
 
 
 def _rename(public: State, table: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
+    """Every key by the first pattern that matches it; a key without one is an error."""
     renamed = {}
     for key, value in public.items():
-        for pattern, ours in table:
-            if match := re.fullmatch(pattern, key):
-                renamed[match.expand(ours)] = value
-                break
+        matches = ((re.fullmatch(pattern, key), ours) for pattern, ours in table)
+        name = next((match.expand(ours) for match, ours in matches if match), None)
+        if name is None:
+            raise WeightsError(f"{key} is not known in this kind of checkpoint")
+        renamed[name] = value
     return renamed

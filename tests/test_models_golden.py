@@ -107,3 +107,51 @@ def test_dpt_head(name: str) -> None:
     taps = [Tokens(case[f"in/level{tap:02d}"].unflatten(1, (1, rows, cols))) for tap in spec.taps]
     dense = head(taps, Views(torch.zeros(c["batch"], 1, 3, height, width)))
     assert_close(dense.channels["raw"][:, 0].permute(0, 3, 1, 2), case["out/raw"])
+
+
+def test_the_papers_dpt_has_its_size() -> None:
+    """20,548,183 parameters with four taps of width 1024 (Ours2), the unread unit of the coarsest fusion counted."""
+    with torch.device("meta"):
+        head = dpt.Spec().build([TokenSpec(1024, 16)] * 4, 256, gaussians.Spec().channels())
+    assert sum(p.numel() for p in head.parameters()) == 20_548_183
+
+
+STRICT = {  # a case, its conversion, a key of it, that key's name here, a key that does not belong
+    "croco_encoder_square": (weights.croco_encoder, "enc_norm.bias", "norm.bias", "enc_more.bias"),
+    "freesplatter_half_size": (weights.freesplatter, "norm.weight", "aggregator.norm.weight", "blocks.0.bias"),
+    "dust3r_dpt_head_even": (weights.dpt_head, "dpt.head.2.bias", "conv2.bias", "dpt.head.9.bias"),
+}
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_published_checkpoints_load_strictly(name: str) -> None:
+    convert, key, ours, more = STRICT[name]
+    state = Case(name).state()
+    module = Stored(convert(state))
+    weights.fill(module, convert(state), name)
+    with pytest.raises(weights.WeightsError, match=f"{ours} is missing"):
+        weights.fill(module, convert({k: v for k, v in state.items() if k != key}), name)
+    with pytest.raises(weights.WeightsError, match=f"{ours} has shape"):
+        weights.fill(module, convert(state | {key: torch.zeros(3, 3)}), name)
+    with pytest.raises(weights.WeightsError, match=f"{more.removeprefix('dpt.')} is not known"):
+        convert(state | {more: torch.zeros(1)})
+
+
+class Stored(torch.nn.Module):
+    """A module with the state dict that is given."""
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.state = state
+
+    def state_dict(self) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        return self.state
+
+    def load_state_dict(self, state: dict[str, torch.Tensor], strict: bool = True) -> None:  # type: ignore[override]
+        self.state = state
+
+
+def test_a_layer_of_dpt_stored_once_is_enough() -> None:
+    state = Case("dust3r_dpt_head_odd").state()
+    once = {key: value for key, value in state.items() if ".layer_rn." not in key}
+    assert weights.dpt_head(once).keys() == weights.dpt_head(state).keys()

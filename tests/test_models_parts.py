@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch
 import models
 from models import parts, weights
 from models.ead import EAD, PACKAGES, EADSpec, Precision, count_parameters
-from models.tensors import Cameras, Views
+from models.tensors import Cameras, Tokens, Views
 
 IMAGE, VIEWS = 32, 3
 EVERY = [(part, name) for part, package in PACKAGES.items() for name in parts.names(package)]
@@ -95,6 +97,24 @@ def test_unknown_poses_stay_unknown(model: EAD) -> None:
     assert torch.equal(model(Views(views().images, nan)).means, model(views()).means)
 
 
+def test_parts_that_read_no_cameras_may_be_given_any(spec: EADSpec, model: EAD) -> None:
+    """Not only because the model keeps them away."""
+    if spec.encoder.reads_cameras or spec.head.reads_cameras:
+        pytest.skip("reads cameras")
+    nan = Cameras(torch.full((2, VIEWS, 4, 4), torch.nan), torch.full((2, VIEWS, 3, 3), torch.nan), IMAGE, IMAGE)
+    seen = Views(views().images, nan)
+    dense = model.head(model.aggregator(model.encoder(seen), model.levels), seen)
+    assert torch.equal(model.output(dense, seen).means, model(views()).means)
+
+
+def test_it_starts_sane(model: EAD) -> None:
+    """Opacities about one half, scales inside their range, means about the middle of the frame."""
+    gaussians = model(views())
+    assert 0.1 < gaussians.opacities.min() and gaussians.opacities.max() < 0.9
+    assert gaussians.means.mean().abs() < 0.2 and gaussians.means.std() < 1
+    assert gaussians.scales.std() < 0.3 * gaussians.scales.mean()
+
+
 def test_scenes_do_not_mix(model: EAD) -> None:
     both, first = model(views(2)).means[:1], model(Views(views(2).images[:1])).means
     assert torch.allclose(both, first, atol=1e-5)
@@ -139,3 +159,84 @@ def test_a_damaged_checkpoint_is_refused_by_its_first_key(model: EAD, tmp_path: 
     ):
         with pytest.raises(weights.WeightsError, match=text):
             weights.fill(model, damaged, "file")
+
+
+class Classy(torch.nn.Module):
+    """An encoder whose views each have two extra tokens."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, views: Views) -> Tokens:
+        grid = self.encoder(views).grid
+        return Tokens(grid, extra=grid[:, :, 0, :2] + 1)
+
+
+def test_class_tokens_join_the_attention() -> None:
+    model = spec_with("encoder", "conv").build(seed=0)
+    plain = model.aggregator(model.encoder(views()), (0, 1, 2))
+    model.encoder = Classy(model.encoder)
+    joined = model.aggregator(model.encoder(views()), (0, 1, 2))
+    for before, after in zip(plain, joined, strict=True):
+        assert before.extra is None and after.extra is not None and after.extra.shape == (2, VIEWS, 2, 192)
+        assert before.grid.shape == after.grid.shape
+    assert torch.equal(plain[0].grid, joined[0].grid) and not torch.allclose(plain[2].grid, joined[2].grid)
+
+
+def test_views_that_are_not_square_are_refused() -> None:
+    model = spec_with("encoder", "conv").build(seed=0)
+    with pytest.raises(ValueError, match="8 × 4 patches; crop or pad"):
+        model(Views(torch.rand(1, VIEWS, 3, 32, 16)))
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "advice"),
+    [
+        ({"image_size": 30}, "encoder.patch", "choose a patch that does"),
+        ({"encoder": {"name": "croco", "patch": 8, "width": 190}}, "encoder.heads", "choose one that divides it"),
+        ({"encoder": {"name": "croco", "patch": 8, "width": 96, "heads": 16}}, "encoder.heads", "divisible by 4"),
+        ({"encoder": {"name": "conv", "patch": 0}}, "encoder.patch", "at least 1"),
+        ({"aggregator": {"name": "self_attention", "heads": 7}}, "aggregator.heads", "choose one that divides it"),
+        ({"aggregator": {"name": "self_attention", "table_size": 18}}, "aggregator.table_size", "choose one that is"),
+        ({"aggregator": {"name": "self_attention", "blocks": 0}}, "aggregator.blocks", "at least 1"),
+        ({"head": {"name": "dpt", "taps": [0, 1, 2, 5]}}, "head.taps", "outside 0…4"),
+        ({"head": {"name": "dpt", "taps": [0, 1, 2, 2]}}, "head.taps", "end the taps at 4"),
+        ({"head": {"name": "dpt", "taps": [0, 2, 4, 4]}}, None, ""),
+        ({"output": {"name": "gaussians", "scale_min": 0.1}}, "output.scale_min", "between 0 and scale_max"),
+        ({"poses": "known"}, "poses", "use poses: unknown"),
+    ],
+)
+def test_each_rule_says_what_to_do(change: dict[str, Any], field: str | None, advice: str) -> None:
+    values = spec_with("encoder", "conv").to_dict()
+    values["aggregator"] |= {"blocks": 4}
+    for key, value in change.items():
+        same = isinstance(value, dict) and values[key]["name"] == value["name"]
+        values[key] = values[key] | value if same else value
+    found = [*EADSpec.from_dict(values).problems(VIEWS)]
+    assert [problem.field for problem in found] == ([field] if field else [])
+    assert all(advice in problem.message for problem in found)
+
+
+def test_per_view_embeddings_must_be_enough() -> None:
+    found = [*spec_with("encoder", "conv").problems(5)]
+    assert [problem.field for problem in found] == ["aggregator.views"] and "set views: 5" in found[0].message
+
+
+def test_a_newer_folder_is_refused(model: EAD, tmp_path: Path) -> None:
+    weights.save_spec(model, tmp_path / weights.SPEC_FILE)
+    weights.save_weights(model, tmp_path / weights.WEIGHTS_FILE)
+    path = tmp_path / weights.SPEC_FILE
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(weights.WeightsError, match="schema version 2"):
+        models.load(tmp_path)
+
+
+def test_half_precision_is_the_parts_own() -> None:
+    """bf16 for A and D rounds their products and nothing else: E's tokens and the Gaussians stay float32."""
+    full = spec_with("encoder", "croco")
+    model, exact = replace(full, precision=Precision()).build(seed=0), full.build(seed=0)
+    assert torch.equal(model.encoder(views()).grid, exact.encoder(views()).grid)
+    rounded, means = model(views()).means, exact(views()).means
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, means)
+    assert torch.allclose(rounded, means, atol=0.05)

@@ -3,8 +3,6 @@
 Deterministic: equal inputs give bitwise equal results, whatever the number of threads (torch.get_num_threads()).
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Sequence
 from typing import Any

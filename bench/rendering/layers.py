@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +18,7 @@ class Layers:
     transmittance: Float[Tensor, "batch view height width"]  # what the background still gives: 1 − Σ weight
 
 
+@runtime_checkable
 class Rasterise(Protocol):
     """A back end. `colours` has one view when they do not depend on the direction. Cameras get no gradient.
 

@@ -1,0 +1,29 @@
+"""The canary: if these pass a wrong shape, nothing else that relies on the shape hook means anything."""
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from bench.rendering import Rendering
+from models.layers import Block
+from models.tensors import Tokens
+
+
+def test_a_wrong_argument_is_refused() -> None:
+    block = Block(8, 2, bias=False, fused=False, eps=1e-5)
+    block(torch.zeros(1, 4, 8))
+    with pytest.raises(TypeCheckError):
+        block(torch.zeros(4, 8))
+
+
+def test_a_wrong_field_is_refused() -> None:
+    Tokens(torch.zeros(1, 2, 3, 4, 5))
+    with pytest.raises(TypeCheckError):
+        Tokens(torch.zeros(1, 2, 3, 4))
+
+
+def test_disagreeing_fields_are_refused() -> None:
+    image, depth = torch.zeros(1, 2, 3, 4, 5), torch.zeros(1, 2, 4, 5)
+    Rendering(image, depth, depth)
+    with pytest.raises(TypeCheckError):
+        Rendering(image, depth, torch.zeros(1, 2, 5, 4))
