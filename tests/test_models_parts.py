@@ -110,7 +110,7 @@ def test_parts_that_read_no_cameras_may_be_given_any(spec: EADSpec, model: EAD) 
 def test_it_starts_sane(model: EAD) -> None:
     """Opacities about one half, scales inside their range, means about the middle of the frame."""
     gaussians = model(views())
-    assert 0.1 < gaussians.opacities.min() and gaussians.opacities.max() < 0.9
+    assert gaussians.opacities.min() > 0.1 and gaussians.opacities.max() < 0.9
     assert gaussians.means.mean().abs() < 0.2 and gaussians.means.std() < 1
     assert gaussians.scales.std() < 0.3 * gaussians.scales.mean()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ def _revolve(profile: Points, segments: int = 40, sides: bool = False) -> Mesh:
 def _polyline(*corners: tuple[float, float], step: float = 0.12) -> Points:
     """Corners joined by points at most `step` apart, so that bumps have vertices to move."""
     points = [np.array(corners[:1], dtype=float)]
-    for start, end in zip(corners[:-1], corners[1:], strict=True):
+    for start, end in pairwise(corners):
         count = max(1, int(np.ceil(np.hypot(end[0] - start[0], end[1] - start[1]) / step)))
         points.append(np.linspace(start, end, count + 1)[1:])
     return np.concatenate(points)
