@@ -1,4 +1,4 @@
-"""The frame that a scene's means and cameras live in: the first input camera's axes, the origin at the object's centre."""
+"""The frame of a scene's means and cameras: the first input camera's axes, the origin at the object's centre."""
 
 from __future__ import annotations
 
