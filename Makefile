@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SPEC ?= ablations/table3.yaml
+SPEC ?= ablations/table3.yaml train.steps=400
 
 .PHONY: run test test-all lint setup clean
 
