@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from bench.record import RunFolder, Writer, read_json, write_json
 from models.ead import EAD
 from models.weights import WeightsError, fill
 
+FOLDER = "checkpoints"
 MODEL, OPTIMISER, STATE = "model.safetensors", "optimiser.safetensors", "state.json"
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,9 @@ def save(writer: Writer, step: int, model: EAD, optimiser: torch.optim.Optimizer
         save_file(_optimiser_tensors(model, optimiser), folder / OPTIMISER)
         write_json(folder / STATE, state)
 
-    writer.commit(f"checkpoints/step_{step:08d}", write)
+    writer.commit(f"{FOLDER}/step_{step:08d}", write)
     for old in RunFolder(writer.folder).checkpoints()[:-1]:
-        shutil.rmtree(old)
+        writer.remove(f"{FOLDER}/{old.name}")
 
 
 def restore(folder: Path, model: EAD, optimiser: torch.optim.Optimizer) -> tuple[int, dict[str, str]]:
@@ -60,9 +60,9 @@ def restore(folder: Path, model: EAD, optimiser: torch.optim.Optimizer) -> tuple
     return state["step"], state["warnings"]
 
 
-def remove(folder: Path) -> None:
+def remove(writer: Writer) -> None:
     """All of a run's checkpoints, complete or not."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    writer.remove(FOLDER)
 
 
 def _optimiser_tensors(model: EAD, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -49,6 +49,10 @@ class Writer(Protocol):
         """Add one JSON line."""
         ...
 
+    def remove(self, name: str) -> None:
+        """Take away a file or a directory, if it is there."""
+        ...
+
 
 class PlainWriter:
     """Writes without a lease: for tools and tests that own their folder."""
@@ -68,6 +72,14 @@ class PlainWriter:
         with (self.folder / name).open("ab+") as file:
             before = b"\n" if _torn(file) else b""
             file.write(before + json.dumps(record).encode() + b"\n")
+
+    def remove(self, name: str) -> None:
+        self.check()
+        target = self.folder / name
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
 
 
 def commit(target: Path, write: Callable[[Path], None], check: Callable[[], None] = lambda: None) -> None:

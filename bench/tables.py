@@ -81,9 +81,11 @@ def frame(found: Sequence[Row], metrics: Sequence[Mapping[str, str]]) -> pd.Data
 
 
 def millions(count: int | None) -> str:
-    """Truncated as the paper prints them: 307,941,824 → 307M; under ten millions one decimal, truncated too."""
+    """Truncated as the paper prints them: 307,941,824 → 307M; 2,499,999 → 2.4M; 99,999 → 99k."""
     if count is None:
         return ""
+    if count < 10**5:
+        return f"{count // 10**3}k"
     return f"{count // 10**6}M" if count >= 10**7 else f"{count // 10**5 / 10:.1f}M"
 
 

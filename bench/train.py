@@ -42,7 +42,7 @@ def train(
 ) -> None:
     """Train to the end, from the newest checkpoint if there is one. Raises NonFinite, Stopped, BadInput."""
     if RunFolder(writer.folder).training() is not None:
-        checkpoint.remove(writer.folder)
+        checkpoint.remove(writer)
         return
     started = time.perf_counter()
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
@@ -167,4 +167,4 @@ def finish(writer: Writer, trainer: Trainer, summary: Mapping[str, Any]) -> None
         **summary,
     }
     writer.commit("train.json", lambda path: write_json(path, content))
-    checkpoint.remove(writer.folder)
+    checkpoint.remove(writer)

@@ -118,6 +118,8 @@ def test_who_was_succeeded_writes_nothing_more(tmp_path: Path) -> None:
         writer.commit("result", text("stale"))
     with pytest.raises(Stale):
         writer.append("metrics.jsonl", {"step": 2})
+    with pytest.raises(Stale):
+        writer.remove("result")
     assert (tmp_path / "result").read_text() == "mine" and (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
     held.release()
     assert (claim := current(tmp_path)) and claim.number == 2 and not claim.holder.released

@@ -143,7 +143,8 @@ def test_a_sweep_with_nothing_finished_still_has_a_table(sweep: tuple[Path, Path
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(307_941_824, "307M"), (475_718_231, "475M"), (2_499_999, "2.4M"), (None, "")]
+    ("count", "text"),
+    [(307_941_824, "307M"), (475_718_231, "475M"), (2_499_999, "2.4M"), (99_999, "99k"), (None, "")],
 )
 def test_parameters_are_truncated_as_the_paper_prints_them(count: int | None, text: str) -> None:
     assert tables.millions(count) == text
