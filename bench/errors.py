@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from bench.disk import full
+
 
 class BadInput(Exception):
     """What is wrong, where, and what to do about it."""
@@ -24,6 +26,11 @@ def run_command(main: Callable[[], int]) -> None:
         sys.exit(main())
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if not full(error):
+            raise
+        print(f"error: {error}: make room and run the same command again; what is there is whole", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)

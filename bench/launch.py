@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
 
+from bench import disk
 from bench.errors import BadInput
 from bench.lease import Held, Lease, LeasedWriter, current, holder
 from bench.record import RunFolder, State, Status, write_json
@@ -113,7 +114,7 @@ class Launcher:
                 state = self.ends[ended[0]].state
                 self._end(task, Status("planned", message=f"it starts from run {ended[0]}, which is {state}"))
             elif not untrained:
-                self._spawn(task)
+                self._or_full(task, self._spawn)
         return elsewhere
 
     def _spawn(self, task: Task) -> None:
@@ -140,14 +141,27 @@ class Launcher:
             if (code := child.poll()) is None:
                 continue
             del self.children[task.id]
-            try:
-                if code == HELD:
-                    raise Held
-                if code not in (0, STOPPED) and task.folder.status().state not in ENDED_BADLY:
-                    self._record_death(task, code)
-                self._end(task, task.folder.status())
-            except Held:  # another controller was faster, or has taken over
-                self.waiting[task.id] = task
+            self._or_full(task, lambda task, code=code: self._settle(task, code))  # type: ignore[misc]
+
+    def _settle(self, task: Task, code: int) -> None:
+        try:
+            if code == HELD:
+                raise Held
+            if code not in (0, STOPPED) and task.folder.status().state not in ENDED_BADLY:
+                self._record_death(task, code)
+            self._end(task, task.folder.status())
+        except Held:  # another controller was faster, or has taken over
+            self.waiting[task.id] = task
+
+    def _or_full(self, task: Task, act: Callable[[Task], None]) -> None:
+        """Do it; where not even a status fits on the disk, the run's end is known to this process alone."""
+        try:
+            act(task)
+        except OSError as error:
+            if not disk.full(error):
+                raise
+            message = f"the disk is full ({error}): nothing could be recorded; make room and run the command again"
+            self._end(task, Status("failed", task.folder.status().phase, message))
 
     def _record_death(self, task: Task, code: int) -> None:
         """Of a child that could not record its own end. Raises Held when another one has taken the run over."""

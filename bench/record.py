@@ -1,6 +1,6 @@
 """Run folders and sweep folders: the one module that reads and writes them. Plain files; no torch.
 
-results/runs/<id>/        spec.json status.json lease/ log.txt metrics.jsonl checkpoints/ model.json
+results/runs/<id>/        spec.json status.json lease/ log.txt metrics.jsonl checkpoints/ best/ model.json
                           weights.safetensors train.json evals/ samples/ profiles/ environment.json overfit.json
 results/archive/<id>.<n>/ what `--force` put aside
 results/<sweep>/          sweep.json runs.jsonl environment.json tables/ figures/
@@ -20,6 +20,7 @@ from typing import IO, Any, Literal, Protocol, get_args
 from bench.errors import BadInput
 
 SCHEMA_VERSION = 1
+BEST, BEST_STATE = "best", "state.json"
 State = Literal[
     "planned", "running", "done", "failed", "oom", "nan", "timeout", "cancelled", "preempted", "node_fail", "lost"
 ]
@@ -206,6 +207,11 @@ class RunFolder:
     def overfit(self) -> dict[str, Any] | None:
         """The verdict of a run that was to memorise its scenes: {"passed", "text"}."""
         path = self.path / "overfit.json"
+        return read_json(path) if path.is_file() else None
+
+    def best(self) -> dict[str, Any] | None:
+        """Of a run that keeps its best weights, while it trains: {"step", "protocol", "validation_psnr"}."""
+        path = self.path / BEST / BEST_STATE
         return read_json(path) if path.is_file() else None
 
     def checkpoints(self) -> list[Path]:

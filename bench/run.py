@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bench import disk
 from bench.environment import cores
 from bench.errors import BadInput, run_command
 from bench.launch import ENDED_BADLY, Launcher, Task, archive, due
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = _chosen(sweep, options.only)
     console = Console(stderr=options.json)
     if options.dry_run:
-        return dry_run(sweep, chosen, options.json, console)
+        return dry_run(sweep, chosen, options.json, console, options.results)
     return Session(sweep, chosen, options, retry, folder, console).run()
 
 
@@ -97,7 +98,7 @@ def _chosen(sweep: Sweep, pattern: str | None) -> list[Run]:
     return [run for run in sweep.runs if run.id in wanted]
 
 
-def dry_run(sweep: Sweep, chosen: Sequence[Run], as_json: bool, console: Console) -> int:
+def dry_run(sweep: Sweep, chosen: Sequence[Run], as_json: bool, console: Console, results: Path) -> int:
     """What would run, counted as the paper prints it; red is what would keep it from starting."""
     from bench.spec import describe
     from bench.tables import millions
@@ -117,9 +118,20 @@ def dry_run(sweep: Sweep, chosen: Sequence[Run], as_json: bool, console: Console
         style = "red" if row["missing_files"] else None
         table.add_row(escape(row["label"]), row["id"], *counts, f"{row['tokens_per_scene']:,}", style=style)
     console.print(table)
+    console.print(escape(_disk(rows, results)), highlight=False, soft_wrap=True)
     for text in dict.fromkeys(text for row in rows for text in row["missing_files"]):
         console.print(escape(text), style="red", soft_wrap=True)
     return DONE
+
+
+def _disk(rows: Sequence[Mapping[str, Any]], results: Path) -> str:
+    """What the whole sweep takes on disk, one run at a time, and what there is."""
+    largest = max(row["disk_bytes"]["training"] for row in rows)
+    kept = sum(row["disk_bytes"]["kept"] for row in rows)
+    return (
+        f"Disk: at most {disk.shown(largest)} while a run trains (two checkpoints with Adam's moments), "
+        f"{disk.shown(kept)} kept as weights; {disk.shown(disk.free(results))} free in {results}"
+    )
 
 
 class Session:
@@ -174,8 +186,23 @@ class Session:
 
         if missing := dict.fromkeys(text for run in runs for text in spec.missing_files(run.spec)):
             raise BadInput("\n".join(missing))
+        self._room(runs)
         for run in {(run.spec.data, run.spec.model.image_size): run for run in runs}.values():
             open_source(run.spec, progress=self.console.is_terminal)
+
+    def _room(self, runs: Sequence[Run]) -> None:
+        """For all runs to do, as many at once as asked for. Raises BadInput."""
+        from bench.spec import describe
+
+        ids = {run.id for run in runs}
+        prices = [row["disk_bytes"] for row in describe(self.sweep) if row["id"] in ids]
+        working = sorted((price["training"] - price["kept"] for price in prices), reverse=True)[: self.options.jobs]
+        needed, free = sum(working) + sum(price["kept"] for price in prices), disk.free(self.results)
+        if needed > free:
+            raise BadInput(
+                f"{self.results}: {disk.shown(free)} are free, {len(prices)} runs need {disk.shown(needed)} for "
+                "checkpoints and weights: make room, or name another folder with --results"
+            )
 
     def _launch(self, tasks: Sequence[Task], left: int) -> tuple[Mapping[str, Status], bool]:
         from bench.progress import SweepProgress

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bench import checkpoint, health, initialise, optimiser
@@ -17,8 +18,9 @@ from bench.errors import BadInput
 from bench.journal import Entry, Journal, Stopwatch
 from bench.losses import LossSpec, Prediction, Term
 from bench.ranks import ALONE, Ranks
-from bench.record import RunFolder, Writer, write_json
+from bench.record import BEST, RunFolder, Writer, write_json
 from bench.rendering import render
+from bench.validate import Best
 from models import weights
 from models.ead import EAD
 
@@ -42,7 +44,7 @@ def train(
 ) -> None:
     """Train to the end, from the newest checkpoint if there is one. Raises NonFinite, Stopped, BadInput."""
     if RunFolder(writer.folder).training() is not None:
-        checkpoint.remove(writer)
+        clear(writer)
         return
     started = time.perf_counter()
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
@@ -50,6 +52,7 @@ def train(
     trainer = Trainer(spec, device, ranks, runs=writer.folder.parent)
     done, warnings = checkpoint.restore(writer.folder, trainer.model, trainer.optimiser)
     journal = Journal(writer if ranks.first else None, trainer.model, warnings)
+    best = Best(spec, sampler, writer)
 
     steps = range(done, spec.train.steps)
     clock = Stopwatch.started()
@@ -63,6 +66,8 @@ def train(
             "data_wait_ms": data_wait_ms,
             "step_time_ms": data_wait_ms + clock.lap_ms(),
         }
+        if ranks.first:
+            numbers |= best.look(step + 1, trainer.model)
         journal.note(Entry(step + 1, values, numbers, batch))
 
         last, stopping = step + 1 == spec.train.steps, ranks.any(stop())
@@ -154,17 +159,27 @@ def used_scenes(spec: RunSpec, sampler: Sampler) -> dict[str, list[str]]:
 
 def finish(writer: Writer, trainer: Trainer, summary: Mapping[str, Any]) -> None:
     """The weights, then train.json, which says that training is done; then checkpoints and optimiser state go."""
+    folder = RunFolder(writer.folder)
+    best, steps = folder.best(), folder.metrics()
+    if best:
+        weights.fill(trainer.model, load_file(folder.path / BEST / weights.WEIGHTS_FILE), source=BEST)
     writer.commit(weights.SPEC_FILE, lambda path: weights.save_spec(trainer.model, path))
     writer.commit(weights.WEIGHTS_FILE, lambda path: weights.save_weights(trainer.model, path))
-    steps = RunFolder(writer.folder).metrics()
     step_ms, wait_ms = (sum(record[key] for record in steps) for key in ("step_time_ms", "data_wait_ms"))
     content = {
         "steps": trainer.spec.train.steps,
         "training_s": step_ms / 1000,
         "data_wait_share": wait_ms / step_ms if step_ms else None,
+        "kept": best or {"step": trainer.spec.train.steps},
         "final": {key: value for key, value in steps[-1].items() if key.startswith("loss")},
         "threads": torch.get_num_threads(),
         **summary,
     }
     writer.commit("train.json", lambda path: write_json(path, content))
+    clear(writer)
+
+
+def clear(writer: Writer) -> None:
+    """What only unfinished training needs."""
     checkpoint.remove(writer)
+    writer.remove(BEST)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from bench import environment, protocols
+from bench import disk, environment, protocols
 from bench.errors import BadInput, run_command
 from bench.lease import Held, Lease, LeasedWriter, Stale
 from bench.record import RunFolder, Status, remove_leftovers, write_json
@@ -195,6 +195,8 @@ def _end(error: BaseException, phase: str, asked: str) -> Status:
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
     if isinstance(error, Stopped | KeyboardInterrupt) or asked:
         return Status("cancelled", phase, f"{asked or 'interrupted'}: {text}")
+    if disk.full(error):
+        return Status("failed", phase, f"the disk is full ({text}); make room, then --retry failed goes on")
     if isinstance(error, NonFinite):
         return Status("nan", phase, text)
     if isinstance(error, BadInput):

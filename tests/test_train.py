@@ -19,7 +19,7 @@ import torch
 from balls import Balls
 from torch import Tensor
 
-from bench import checkpoint, initialise, optimiser
+from bench import checkpoint, initialise, optimiser, protocols
 from bench.benchmarks import step as step_benchmark
 from bench.data.choices import rig
 from bench.data.sampler import Sampler
@@ -30,8 +30,9 @@ from bench.losses import mse, points
 from bench.ranks import Ranks
 from bench.record import PlainWriter, RunFolder
 from bench.rendering import render
-from bench.spec.schema import FromRun, Init, RunSpec, Train, Views, Weights
+from bench.spec.schema import Evaluation, FromRun, Init, RunSpec, Train, Views, Weights
 from bench.train import Stopped, Trainer, train
+from bench.validate import validation_psnr
 from models import weights
 from models.aggregators import self_attention
 from models.ead import EADSpec, Precision
@@ -428,3 +429,26 @@ def test_step_benchmark_measures() -> None:
     assert 0 < plain < 1000 and 0 < harness < 1000
     times = step_benchmark.by_part(spec(), Balls(SIZE), steps=1)
     assert set(times) == set(step_benchmark.PARTS) and min(times.values()) > 0
+
+
+def test_the_best_weights_are_kept(tmp_path: Path) -> None:
+    """Of four looks the best one's weights remain, also after a stop; ids without the field stay as they were."""
+    of = replace(spec(keep="best", validations=4, learning_rate=0.05), evaluation=Evaluation(scenes=2))
+    whole = run(tmp_path / "whole", of)
+    looks = {r["step"]: r["validation_psnr"] for r in whole.metrics() if "validation_psnr" in r}
+    kept = (whole.training() or {})["kept"]
+    assert list(looks) == [5, 10, 15, 20] and len(set(looks.values())) == 4
+    assert kept["validation_psnr"] == max(looks.values()) == looks[kept["step"]] and kept["step"] != 20
+    assert not (whole.path / "best").exists()
+
+    model = weights.load(whole.path)
+    scenes = Balls(SIZE).scenes("validation")[:2]
+    again = validation_psnr(model, Sampler(Balls(SIZE), of.views, 0), scenes, protocols.get("per_image_white"))
+    assert again == pytest.approx(kept["validation_psnr"], abs=1e-9)
+
+    with pytest.raises(Stopped):
+        run(tmp_path / "stopped", of, stop=stop_after(12))
+    assert (
+        sha256((run(tmp_path / "stopped", of).path / weights.WEIGHTS_FILE).read_bytes()).digest()
+        == sha256((whole.path / weights.WEIGHTS_FILE).read_bytes()).digest()
+    )

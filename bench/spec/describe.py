@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from bench.disk import price
 from bench.spec.build import to_dict
 from bench.spec.files import missing_files
 
@@ -26,7 +28,8 @@ def count(model: EADSpec) -> dict[str, int]:
 
 def describe(sweep: Sweep) -> list[dict[str, Any]]:
     """One row a run, ready for JSON: id, label, scale, settings, spec, parents, parameters {encoder, aggregator, head,
-    total}, tokens_per_scene, and missing_files (sentences: what must be mended before it can start)."""
+    total}, disk_bytes {training, kept}, tokens_per_scene, and missing_files (sentences: what must be mended before it
+    can start)."""
     return [
         {
             "id": run.id,
@@ -36,6 +39,7 @@ def describe(sweep: Sweep) -> list[dict[str, Any]]:
             "spec": to_dict(run.spec),
             "parents": list(run.parents),
             "parameters": dict(count(run.spec.model)),
+            "disk_bytes": asdict(price(count(run.spec.model)["total"], run.spec.train.keep)),
             "tokens_per_scene": run.spec.model.tokens_per_scene(run.spec.views.inputs),
             "missing_files": missing_files(run.spec),
         }

@@ -16,6 +16,7 @@ from models.weights import PUBLISHED
 
 AT_LEAST = {  # whole numbers that count something
     "train.steps": 1, "train.batch": 1, "train.micro_batch": 1, "train.checkpoint_every": 1, "train.warmup_steps": 0,
+    "train.validations": 1,
     "views.inputs": 1, "views.targets": 1, "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
 }  # fmt: skip
 DISTINCT_VIEWS = len(LARA_VIEWS) - 2  # the last of each ring repeats its first

@@ -47,6 +47,8 @@ class Train:
     matmul_precision: Literal["highest", "high", "medium"] = "medium"  # of fp32 parts on CUDA (TF32)
     compile: bool = False
     checkpoint_every: int = field(default=2000, metadata=NOT_IDENTITY)  # steps
+    keep: Literal["last", "best"] = field(default="last", metadata={"legacy": "last"})  # best: in validation PSNR
+    validations: int = field(default=10, metadata={"legacy": 10})  # for `keep: best`, evenly spaced over the steps
 
     sizes: ClassVar[Sizes] = {
         "tiny": {
