@@ -108,7 +108,8 @@ def dry_run(sweep: Sweep, chosen: Sequence[Run], as_json: bool, console: Console
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return DONE
-    table = Table(title=f"{sweep.name}, scale {sweep.scale}: {len(rows)} runs", caption=escape(sweep.question))
+    title = f"{' '.join([sweep.name, *sweep.overrides])}, scale {sweep.scale}: {len(rows)} runs"
+    table = Table(title=escape(title), caption=escape(sweep.question))
     table.add_column("run")
     table.add_column("id", no_wrap=True)
     for heading in ("Params.", "E", "A", "D", "tokens a scene"):
@@ -170,7 +171,13 @@ class Session:
         return Task(run_folder(self.results, run.id), run.label, to_dict(run.spec), run.parents)
 
     def _announce(self, tasks: Sequence[Task], left: Sequence[Task]) -> None:
+        from bench.spec.code import changed
+
         self._say(f"{self.sweep.name}, scale {self.sweep.scale}: {len(left)} of {len(tasks)} runs to do")
+        for run, task in zip(self.chosen, tasks, strict=True):
+            if files := changed(run.spec, (task.folder.training() or {}).get("code", {})):
+                text = f"{task.label}: {', '.join(files)} changed since this run was trained; --force trains it anew"
+                self._say(text, "yellow")
         for task in tasks:
             status = task.folder.status()
             if status.state in ENDED_BADLY and task not in left:

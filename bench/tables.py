@@ -91,7 +91,8 @@ def millions(count: int | None) -> str:
 
 def caption(sweep: SweepResults, protocol: str) -> str:
     """Scale, protocol, scenes, data and commit, as recorded."""
-    parts = [f"{sweep.sweep.get('name', '')} at scale {sweep.scale}"]
+    changes = "".join(f" {change}" for change in sweep.sweep.get("overrides", ()))
+    parts = [f"{sweep.sweep.get('name', '')}{changes} at scale {sweep.scale}"]
     evaluation = next(
         (e for entry in sweep.entries for k, e in entry.folder.evaluations().items() if k == protocol), None
     )

@@ -20,6 +20,7 @@ from bench.losses import LossSpec, Prediction, Term
 from bench.ranks import ALONE, Ranks
 from bench.record import BEST, RunFolder, Writer, write_json
 from bench.rendering import render
+from bench.spec.code import code
 from bench.validate import Best
 from models import weights
 from models.ead import EAD
@@ -48,7 +49,7 @@ def train(
         return
     started = time.perf_counter()
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
-    scenes = used_scenes(spec, sampler)
+    scenes, files = used_scenes(spec, sampler), code(spec)
     trainer = Trainer(spec, device, ranks, runs=writer.folder.parent)
     done, warnings = checkpoint.restore(writer.folder, trainer.model, trainer.optimiser)
     journal = Journal(writer if ranks.first else None, trainer.model, warnings)
@@ -80,7 +81,8 @@ def train(
         clock.lap_ms()
 
     if ranks.first:
-        summary = {"warnings": list(warnings.values()), "last_session_s": time.perf_counter() - started, **scenes}
+        told = {"warnings": list(warnings.values()), "last_session_s": time.perf_counter() - started, "code": files}
+        summary = told | scenes
         finish(writer, trainer, summary)
 
 

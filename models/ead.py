@@ -13,7 +13,7 @@ from torch.profiler import record_function
 
 from models import parts
 from models.parts import AggregatorSpec, EncoderSpec, HeadSpec, OutputSpec, Problem
-from models.tensors import Gaussians, TokenSpec, Views
+from models.tensors import Gaussians, Tokens, TokenSpec, Views
 
 Dtype = Literal["fp32", "bf16"]
 PACKAGES = {part: f"models.{part}s" for part in ("encoder", "aggregator", "head", "output")}
@@ -137,11 +137,13 @@ class EAD(nn.Module):
 
     def forward(self, views: Views) -> Gaussians:
         """N images a scene → Gaussians of shape (batch, view, height, width), in the frame of the training cameras."""
+        self._check_images(views)
         device, precision = views.images.device.type, self.spec.precision
         if self.spec.poses == "unknown":
             views = Views(views.images)
         with record_function("encoder"), _cast(device, precision.encoder):
             tokens = self.encoder(views)
+        self._check_tokens(views, tokens)
         with record_function("aggregator"), _cast(device, precision.aggregator):
             taps = self.aggregator(tokens, self.levels)
         with record_function("head"), _cast(device, precision.head):
@@ -149,6 +151,33 @@ class EAD(nn.Module):
         with _cast(device, "fp32"):
             gaussians: Gaussians = self.output(dense, views)
         return gaussians
+
+    def _check_images(self, views: object) -> None:
+        """Raises TypeError, ValueError."""
+        if not isinstance(views, Views):
+            raise TypeError(f"a model takes models.Views(images), not a {type(views).__name__}")
+        images, patch = views.images, self.spec.encoder.tokens().patch
+        if images.ndim != 5 or images.shape[2] != 3 or not images.is_floating_point():
+            raise TypeError(
+                f"images are floats in [0, 1] of shape (scene, view, 3, height, width); "
+                f"these are {images.dtype} of shape {tuple(images.shape)}"
+            )
+        if images.shape[3] % patch or images.shape[4] % patch:
+            size = f"{images.shape[3]} × {images.shape[4]}"
+            raise ValueError(f"images of {size} pixels do not divide into the encoder's patches of {patch}")
+
+    def _check_tokens(self, views: Views, tokens: object) -> None:
+        """What E gave against what its Spec promises, so that no later part gets the blame. Raises TypeError."""
+        name, promised = self.spec.encoder.name, self.spec.encoder.tokens()
+        if not isinstance(tokens, Tokens):
+            raise TypeError(f"encoder {name} gave a {type(tokens).__name__}, not Tokens(grid=…)")
+        batch, view, _, height, width = views.images.shape
+        wanted = (batch, view, height // promised.patch, width // promised.patch, promised.dim)
+        if tuple(tokens.grid.shape) != wanted:
+            raise TypeError(
+                f"encoder {name} gave a grid of shape {tuple(tokens.grid.shape)}; its Spec.tokens() promises {wanted}: "
+                "(scene, view, rows, columns, dim)"
+            )
 
     def parts(self) -> dict[str, nn.Module]:
         """E, A and D by name."""

@@ -265,7 +265,10 @@ def test_weight_files_are_never_forgotten(specs: Specs, tmp_path: Path) -> None:
 
 def test_folder_names(specs: Specs) -> None:
     sweep = specs.load("base: mine\n", "train.steps=90", "losses.lpips=null")
-    assert sweep.folder == "spec_tiny_train.steps=90_losses.lpips=null"
+    assert sweep.folder == "spec_tiny_losses.lpips=null_train.steps=90"
+    again = specs.load("base: mine\n", "losses.lpips=null", "train.steps=80", "train.steps=90")
+    assert again.folder == sweep.folder and again.runs == sweep.runs
+    assert sweep.question.endswith("(Changed on the command line: train.steps=90 losses.lpips=null)")
     assert folder_name("a", "tiny", ["init.encoder.weights=../x y/z"]) == "a_tiny_init.encoder.weights=..-x-y-z"
     long = [folder_name("a", "tiny", [f"data.version={'x' * 200}{i}"]) for i in range(2)]
     assert long[0] != long[1] and max(map(len, long)) <= 96

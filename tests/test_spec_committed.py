@@ -18,7 +18,8 @@ GOLDEN = Path(__file__).parent / "golden" / "run_ids.json"
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_loads_and_survives_json(path: Path, scale: str) -> None:
     sweep = load(path, scale=scale)
-    assert sweep.question.endswith(("?", ")")) and "python -m" not in sweep.question
+    assert sweep.question.endswith(("?", ")")), f"{path.name} begins with its question, as a comment"
+    assert "python -m" not in sweep.question
     assert len({run.label for run in sweep.runs}) == len(sweep.runs)
     for run in sweep.runs:
         again = from_dict(json.loads(json.dumps(to_dict(run.spec))))
@@ -29,7 +30,7 @@ def test_loads_and_survives_json(path: Path, scale: str) -> None:
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_header_counts_its_runs(path: Path) -> None:
     commands = [line for line in path.read_text().splitlines() if line.startswith("# python -m bench.run")]
-    assert len(commands) == 2
+    assert len(commands) == 2, f"{path.name} has two comment lines `# python -m bench.run ablations/… N runs, …`"
     for command in commands:
         scale = (re.findall(r"--scale (\w+)", command) or ["tiny"])[0]
         (count,) = re.findall(r" (\d+) runs, ", command)

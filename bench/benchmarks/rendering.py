@@ -44,7 +44,11 @@ def main(argv: Sequence[str]) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast: Backend = "gsplat" if device.type == "cuda" else "compiled"
     show = Console(stderr=True)
-    rows = [measure(case, fast, device, options.repeats) for case in track(CASES, "cases", console=show)]
+    rows = []
+    for case in track(CASES, "cases, some minutes", console=show):
+        rows.append(measure(case, fast, device, options.repeats))
+        if not show.is_terminal:
+            show.print(f"{len(rows)} of {len(CASES)} cases", highlight=False)
     if options.json:
         print(json.dumps(rows, indent=1))
     else:

@@ -73,8 +73,9 @@ def _short(value: Any) -> str:
 
 
 def folder_name(spec: str, scale: str, overrides: Sequence[str]) -> str:
-    """`<spec>_<scale>[_<overrides>]`, fit for any file system."""
-    parts = [spec, scale, *(re.sub(r"[^A-Za-z0-9.=+-]+", "-", override).strip("-.") for override in overrides)]
+    """`<spec>_<scale>[_<overrides>]`, fit for any file system; the same whatever order the overrides come in."""
+    last = {override.partition("=")[0]: override for override in overrides}  # of a field given twice the later counts
+    parts = [spec, scale, *(re.sub(r"[^A-Za-z0-9.=+-]+", "-", last[key]).strip("-.") for key in sorted(last))]
     name = "_".join(parts)
     if len(name) <= LONGEST_FOLDER:
         return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import cache
@@ -61,10 +62,28 @@ def class_of(choice: str, name: str) -> type:
     known = parts.names(package)
     if name not in known:
         raise NoSuchPlace(f"{what} has no choice {name!r}{did_you_mean(name, known)}; it may be {', '.join(known)}")
+    file = f"{package.replace('.', '/')}/{name}.py"
     try:
-        return parts.spec_class(package, name)
+        cls = parts.spec_class(package, name)
     except AttributeError as error:
-        raise NoSuchPlace(f"{package.replace('.', '/')}/{name}.py has no class Spec, so it cannot be chosen") from error
+        if error.name != "Spec":
+            raise NoSuchPlace(_broken(file, error)) from error
+        raise NoSuchPlace(f"{file} has no class Spec, so it cannot be chosen") from error
+    except Exception as error:  # whatever importing a file of the user's may raise
+        raise NoSuchPlace(_broken(file, error)) from error
+    if "__dataclass_fields__" not in vars(cls):
+        raise NoSuchPlace(f"{file}: its class Spec needs @dataclass(frozen=True) above it")
+    if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise NoSuchPlace(f"{file}: its class Spec lacks {', '.join(lacking)} (models/parts.py says what they give)")
+    return cls
+
+
+def _broken(file: str, error: Exception) -> str:
+    """Where importing the file failed, and why."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {error.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(file)]
+    return f"{file}{f':{lines[-1]}' if lines else ''}: {type(error).__name__}: {error}"
 
 
 @cache

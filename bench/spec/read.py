@@ -85,7 +85,9 @@ def read(path: Path, problems: Problems) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        problems.add(where, f"cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}")
+        others = [shown(other) for other in path.parent.glob("*.yaml")]
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        problems.add(where, f"cannot be read: {reason}{did_you_mean(where, others)}")
         return Document(path, where, Node({}, where), ())
     header = []
     for line in text.splitlines():

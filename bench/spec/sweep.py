@@ -62,6 +62,8 @@ def load(path: Path | str, overrides: Sequence[str] = (), scale: str = "tiny") -
     if loader.problems:
         raise BadSpec(loader.problems.in_order())
     question = " ".join(line for line in spec.document.header if line and not line.startswith("python -m"))
+    if overrides:
+        question += f" (Changed on the command line: {' '.join(overrides)})"
     return Sweep(path.stem, scale, question, path, tuple(overrides), runs)
 
 

@@ -1,0 +1,136 @@
+"""What who writes a part may get wrong: each mistake is told where it is, and an edit of a trained part is noticed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import run, spec
+from torch import Tensor, nn
+
+import models.encoders
+from bench.errors import BadSpec
+from bench.spec import load, places
+from bench.spec.code import changed, code
+from models import parts
+from models.tensors import Tokens, Views
+
+ENCODER = """
+from dataclasses import dataclass
+from torch import nn
+from models.parts import EncoderSpec
+from models.tensors import TokenSpec
+
+@dataclass(frozen=True)
+class Spec(EncoderSpec):
+    patch: int = 4
+    width: int = 32
+
+    def tokens(self):
+        return TokenSpec(dim=self.width, patch=self.patch)
+
+    def build(self):
+        return nn.Identity()
+"""
+Write = Callable[[str], None]
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Writes models/encoders/mine.py, in a folder that the package also looks in."""
+    folder = tmp_path / "models" / "encoders"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(models.encoders, "__path__", [*models.encoders.__path__, str(folder)])
+
+    def forget() -> None:
+        sys.modules.pop("models.encoders.mine", None)
+        for cached in (parts.names, places.class_of, places.leaf, places.section):
+            cached.cache_clear()
+
+    def write(text: str) -> None:
+        forget()
+        (folder / "mine.py").write_text(text)
+
+    yield write
+    forget()
+
+
+BROKEN = {
+    "syntax": (ENCODER + "\nwidth = = 3\n", r"models/encoders/mine\.py:18: invalid syntax"),
+    "import": ("import numpi\n" + ENCODER, r"models/encoders/mine\.py:1: ModuleNotFoundError: .*numpi"),
+    "field order": (
+        ENCODER.replace("width: int = 32", "width: int"),
+        r"models/encoders/mine\.py:\d+: TypeError: non-default argument 'width'",
+    ),
+    "no class": ("x = 1\n", "mine.py has no class Spec"),
+    "no dataclass": (ENCODER.replace("@dataclass(frozen=True)", ""), r"mine\.py: its class Spec needs @dataclass"),
+    "abstract": (ENCODER.replace("def tokens", "def token"), r"mine\.py: its class Spec lacks tokens"),
+}
+
+
+@pytest.mark.parametrize("mistake", BROKEN)
+def test_a_broken_file_is_named(mistake: str, mine: Write) -> None:
+    text, message = BROKEN[mistake]
+    mine(text)
+    with pytest.raises(BadSpec, match=message):
+        load(Path("ablations/base/freesplatter.yaml"), ["model.encoder=mine"])
+
+
+def test_a_whole_file_can_be_chosen(mine: Write) -> None:
+    mine(ENCODER)
+    sweep = load(Path("ablations/base/freesplatter.yaml"), ["model.encoder=mine", "model.aggregator.heads=2"])
+    assert sweep.runs[0].spec.model.encoder.name == "mine"
+
+
+class Wrong(nn.Module):
+    def __init__(self, answer: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, views: Views) -> object:
+        batch, view = views.images.shape[:2]
+        return self.answer(torch.zeros(batch, view, 4, 4, 32))
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda grid: Tokens(grid.movedim(-1, 2)), r"conv gave a grid of shape \(1, 4, 32, 4, 4\).*\(1, 4, 4, 4, 32\)"),
+        (lambda grid: Tokens(grid[:, :, ::2, ::2]), r"conv gave a grid of shape \(1, 4, 2, 2, 32\)"),
+        (lambda grid: Tokens(grid[..., :16]), r"conv gave a grid of shape \(1, 4, 4, 4, 16\)"),
+        (lambda grid: grid, "conv gave a Tensor, not Tokens"),
+    ],
+)
+def test_an_encoder_that_breaks_its_promise_gets_the_blame(answer: Callable[[Tensor], object], message: str) -> None:
+    model = spec().model.build(0)
+    model.encoder = Wrong(answer)
+    with pytest.raises(TypeError, match=message):
+        model(Views(torch.rand(1, 4, 3, 16, 16)))
+
+
+def test_images_that_no_model_takes() -> None:
+    model = spec().model.build(0)
+    with pytest.raises(TypeError, match=r"takes models.Views\(images\), not a Tensor"):
+        model._check_images(torch.rand(1, 4, 3, 16, 16))  # the shape hook would be faster than `forward`
+    with pytest.raises(ValueError, match="18 × 16 pixels do not divide into the encoder's patches of 4"):
+        model(Views(torch.rand(1, 4, 3, 18, 16)))
+
+
+def test_an_edited_part_is_noticed(tmp_path: Path, mine: Write) -> None:
+    of = spec(steps=4)
+    trained = (run(tmp_path, of).training() or {})["code"]
+    assert "models/encoders/conv.py" in trained and "bench/losses/mse.py" in trained
+    assert changed(of, trained) == []
+    assert changed(of, trained | {"models/heads/linear.py": "0" * 16}) == ["models/heads/linear.py"]
+    assert changed(of, {}) == []  # trained before code was recorded
+
+    mine(ENCODER)
+    cls = places.class_of("model.encoder", "mine")
+    edited = replace(of, model=replace(of.model, encoder=cls()))
+    before = code(edited)
+    Path(sys.modules[cls.__module__].__file__ or "").write_text(ENCODER + "# edited")
+    assert changed(edited, before) == ["models/encoders/mine.py"]
