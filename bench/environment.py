@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,23 @@ if TYPE_CHECKING:
 def cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """(rank, world): which of how many processes of one run this is, as torchrun or srun says; else (0, 1).
+
+    A batch script or an interactive shell of an allocation is no task of a step, whatever SLURM_NTASKS says.
+    """
+    if "WORLD_SIZE" in environment:
+        return int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    if "SLURM_PROCID" in environment and "SLURM_STEP_NUM_TASKS" in environment:
+        return int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"])
+    return 0, 1
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Which of its node's processes this is, and so which of its GPUs."""
+    return int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0")))
 
 
 def describe(device: torch.device, threads: int) -> dict[str, Any]:

@@ -35,6 +35,7 @@ DEFINITIONS = {
     "host_peak_memory_gib": "peak resident memory of the process during the window (VmHWM, reset before it)",
     "allocated_peak_memory_gib": "torch.cuda.max_memory_allocated during the window",
     "reserved_peak_memory_gib": "torch.cuda.max_memory_reserved during the window",
+    "ranks": "the same of each rank; the numbers above are the largest of them",
     "device_memory_gib": "memory in use on the whole device after the window, by any process (cudaMemGetInfo)",
 }
 
@@ -61,12 +62,17 @@ def measure(
     first = geometry_steps(spec.train)  # the first step with all losses
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
     times = sorted(_window(trainer, first, batch, device))
-    return {
+    mine = {
         "step_time_ms": statistics.median(times),
         "step_time_ms_p10": times[len(times) // 10],
         "step_time_ms_p90": times[-1 - len(times) // 10],
         "host_peak_memory_gib": _host_peak(),
         **_device_peaks(device),
+    }
+    everyone = ranks.gather(mine)
+    return {
+        **{name: max((each[name] for each in everyone if each[name] is not None), default=None) for name in mine},
+        "ranks": everyone,
         "batch": spec.train.batch,
         "micro_batch": spec.train.micro_batch,
         "warm_up_steps": WARM_UP,

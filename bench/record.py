@@ -83,6 +83,22 @@ class PlainWriter:
             target.unlink(missing_ok=True)
 
 
+class SilentWriter:
+    """Of a rank that computes and leaves writing to the first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def commit(self, name: str, write: Callable[[Path], None]) -> None:
+        """Nothing."""
+
+    def append(self, name: str, record: Mapping[str, object]) -> None:
+        """Nothing."""
+
+    def remove(self, name: str) -> None:
+        """Nothing."""
+
+
 def commit(target: Path, write: Callable[[Path], None], check: Callable[[], None] = lambda: None) -> None:
     """Write beside `target`, flush to disk, `check`, rename: readers see the old content or the new, whole.
 

@@ -52,6 +52,8 @@ def train(
     scenes, files = used_scenes(spec, sampler), code(spec)
     trainer = Trainer(spec, device, ranks, runs=writer.folder.parent)
     done, warnings = checkpoint.restore(writer.folder, trainer.model, trainer.optimiser)
+    if len(steps_done := {said["done"] for said in ranks.gather({"done": done})}) > 1:
+        raise BadInput(f"{writer.folder}: ranks see checkpoints of different steps, {sorted(steps_done)}: try again")
     journal = Journal(writer if ranks.first else None, trainer.model, warnings)
     best = Best(spec, sampler, writer)
 

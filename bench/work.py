@@ -7,12 +7,13 @@ train → evaluate → profile, each skipped when its file is there. How it ende
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -20,12 +21,13 @@ from typing import TYPE_CHECKING
 from bench import disk, environment, protocols
 from bench.errors import BadInput, run_command
 from bench.lease import Held, Lease, LeasedWriter, Stale
-from bench.record import RunFolder, Status, remove_leftovers, write_json
+from bench.record import RunFolder, SilentWriter, Status, remove_leftovers, write_json
 
 if TYPE_CHECKING:
     import torch
 
     from bench.data.scene import DataSource
+    from bench.ranks import Ranks
     from bench.spec.schema import RunSpec
 
 HELD, STOPPED = 75, 130  # exit codes
@@ -63,6 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     folder = RunFolder(args.folder.resolve())
     if not (folder.path / "spec.json").is_file():
         raise BadInput(f"{folder.path} is no run folder: it has no spec.json")
+    rank, _ = environment.place()
+    if rank:
+        return follow(folder, args.device, args.threads)
     try:
         with Lease(folder.path) as lease:
             if args.claims is not None and lease.number > args.claims + 1:
@@ -84,6 +89,7 @@ class Work:
     controller: int | None  # the process without which this one stops
     phase: str = ""
     asked: str = ""  # why to stop, once somebody asked
+    ranks: Ranks = field(init=False)  # once they have found each other
 
     def run(self) -> int:
         """The stages that are missing, to a status and an exit code."""
@@ -101,7 +107,8 @@ class Work:
     def _outcome(self) -> Status:
         try:
             remove_leftovers(self.folder.path)
-            if missing := missing_stages(self.folder):
+            missing = missing_stages(self.folder)
+            if missing or environment.place()[1] > 1:
                 self._stages(missing)
             return Status("done")
         except Stale:
@@ -114,11 +121,14 @@ class Work:
     def _stages(self, missing: Sequence[str]) -> None:
         self._enter("prepare")
         log.info("run %s: %s to do, process %d", self.folder.id, ", ".join(missing), os.getpid())
+        from bench import rendezvous
         from bench import spec as specs
         from bench.data.sampler import open_source
 
         spec = specs.from_dict(self.folder.spec())
-        device = self._device()
+        device = use(self.device_name, self.threads)
+        self.ranks = rendezvous.join(self.folder.path, device)
+        self.ranks.told(missing)
         recorded = environment.describe(device, self.threads) | {"deterministic": device.type == "cpu"}
         self.writer.commit("environment.json", lambda path: write_json(path, recorded))
         source = open_source(spec)
@@ -128,28 +138,17 @@ class Work:
                 raise KeyboardInterrupt
             self._enter(stage)
             stages[stage](spec, device, source)
+            self.ranks.gather({})
+        rendezvous.leave()
 
     def _enter(self, phase: str) -> None:
         self.phase = phase
         self.folder.set_status(Status("running", phase), self.writer.check)
 
-    def _device(self) -> torch.device:
-        """Sets threads and determinism. On CUDA the rasteriser adds in any order: nothing is promised there."""
-        import torch
-
-        torch.set_num_threads(self.threads)
-        device = torch.device(self.device_name)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise BadInput(f"--device {self.device_name}: torch {torch.__version__} finds no CUDA device")
-        if device.type == "cpu":
-            torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        return device
-
     def _train(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.train import train
 
-        train(spec, self.writer, device=device, source=source, stop=self._stop)
+        train(spec, self.writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
 
     def _evaluate(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.evaluate import evaluate
@@ -161,7 +160,7 @@ class Work:
     def _profile(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.measure import profile
 
-        profile(spec, self.writer, device=device, source=source)
+        profile(spec, self.writer, device=device, source=source, ranks=self.ranks)
 
     def _overfit(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.overfit import check
@@ -181,6 +180,57 @@ class Work:
         again, self.asked = self.asked, signal.Signals(number).name
         if again or self.phase != "train":
             raise KeyboardInterrupt
+
+
+def follow(folder: RunFolder, device_name: str, threads: int) -> int:
+    """The share of a rank that is not the first: it computes, and leaves lease, records and statuses to that one.
+
+    When the first fails or stops, the step ends: `srun --kill-on-bad-exit=1` and torchrun see to it.
+    """
+    from bench import rendezvous
+    from bench import spec as specs
+    from bench.data.sampler import open_source
+    from bench.measure import profile
+    from bench.train import Stopped, train
+
+    asked: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: asked.append(number))
+    device = use(device_name, threads)
+    ranks = rendezvous.join(folder.path, device)
+    missing = ranks.told()
+    spec, writer = specs.from_dict(folder.spec()), SilentWriter(folder.path)
+    source = open_source(spec)
+    with contextlib.suppress(Stopped):  # ending badly here would have the first killed while it still writes
+        for stage in missing:
+            if stage == "train":
+                train(spec, writer, device=device, source=source, ranks=ranks, stop=lambda: bool(asked))
+            elif stage == "profile":
+                profile(spec, writer, device=device, source=source, ranks=ranks)
+            ranks.gather({})
+    rendezvous.leave()
+    return 0
+
+
+def use(device_name: str, threads: int) -> torch.device:
+    """The device; of several visible GPUs each process of a node takes its own. Sets threads and determinism.
+
+    On CUDA the rasteriser adds in any order: nothing is promised there. Raises BadInput.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    device = torch.device(device_name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise BadInput(f"--device {device_name}: torch {torch.__version__} finds no CUDA device")
+        if device.index is None:
+            device = torch.device("cuda", environment.local_rank() % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    else:
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return device
 
 
 def _end(error: BaseException, phase: str, asked: str) -> Status:
