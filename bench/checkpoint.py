@@ -14,7 +14,8 @@ from torch import Tensor
 from bench.errors import BadInput
 from bench.record import RunFolder, Writer, read_json, write_json
 from models.ead import EAD
-from models.weights import WeightsError, fill
+from models.published import WeightsError
+from models.weights import fill
 
 FOLDER = "checkpoints"
 MODEL, OPTIMISER, STATE = "model.safetensors", "optimiser.safetensors", "state.json"

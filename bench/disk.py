@@ -20,9 +20,11 @@ class Disk:
     kept: int  # after it
 
 
-def price(parameters: int, keep: str) -> Disk:
-    """Of one run, from its number of trained parameters and `train.keep`."""
+def price(parameters: int, keep: str, steps: int) -> Disk:
+    """Of one run, from its number of trained parameters, `train.keep` and `train.steps`."""
     weights = FLOAT * parameters
+    if steps == 0:
+        return Disk(training=weights, kept=weights)
     best = 2 * weights if keep == "best" else 0  # an older one stays until the newer stands, here too
     return Disk(training=2 * 3 * weights + best, kept=weights)
 

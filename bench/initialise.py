@@ -1,80 +1,169 @@
-"""A run's model at step 0: each part from scratch, from a published checkpoint, or from another run of the sweep."""
+"""A run's model at step 0: each part from scratch, or it or the whole model from a file or another run."""
 
 from __future__ import annotations
 
-import hashlib
+import logging
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import nn
 
 from bench.errors import BadInput
 from bench.record import RunFolder
+from bench.spec.files import path_of, verify_files, weight_files
+from bench.spec.schema import FromRun, Weights
+from models import published, weights
 from models.ead import EAD
-from models.weights import PUBLISHED, WEIGHTS_FILE, WeightsError, fill
+from models.published import Layout, State, WeightsError
+from models.weights import SPEC_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
-    from bench.spec.schema import RunSpec, Weights
+    from bench.spec.schema import RunSpec
+
+log = logging.getLogger(__name__)
 
 
 def build(spec: RunSpec, runs: Path | None) -> EAD:
-    """The model, drawn from the seed, then filled part by part as `spec.init` says; `runs` holds the other runs.
+    """The model, drawn from the seed, then filled as `spec.init` says; `runs` holds the other runs.
 
     Raises BadInput when a source is missing or does not fit: never a silent random initialisation.
     """
+    verify_files(spec)
     model = spec.model.build(spec.seed)
-    for name, part in model.parts().items():
-        init = getattr(spec.init, name)
-        if init == "scratch":
-            continue
+    for part, init in sources(spec):
         try:
-            if hasattr(init, "weights"):
-                fill(part, published(name, getattr(spec.model, name).name, init), source=init.weights)
-            else:
-                fill(part, of_run(name, init.id, runs), source=f"run {init.run} ({init.id})")
+            _fill(_module(model, part), spec, part, init, runs)
         except WeightsError as error:
-            raise BadInput(f"init.{name}: {error}") from error
+            raise BadInput(f"init.{part}: {error}") from error
     return model
 
 
-def published(part: str, choice: str, init: Weights) -> dict[str, Tensor]:
-    """A checkpoint's tensors under our keys; its sha256 must be the declared one."""
-    if (part, choice) not in PUBLISHED:
-        known = ", ".join(f"{p}: {c}" for p, c in PUBLISHED)
-        raise BadInput(f"init.{part}: no published checkpoint is known for {part}: {choice} (known: {known})")
-    path = Path(init.weights)
-    if not path.is_file():
-        raise BadInput(f"init.{part}: {path} is not there; put the checkpoint at that path, or init.{part}=scratch")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if init.sha256 is None:
-        raise BadInput(f"init.{part}: declare what {path} holds, so that the run's id knows it: sha256: {found}")
-    if found != init.sha256:
-        raise BadInput(f"init.{part}: {path} has sha256 {found}, the spec declares {init.sha256}")
-    return PUBLISHED[part, choice](_read(path))
+def problems(spec: RunSpec) -> list[str]:
+    """Why `build` would refuse this run's files: absent, not the declared ones, or of another model."""
+    if not (files := weight_files(spec)):
+        return []
+    try:
+        verify_files(spec)
+    except BadInput as error:
+        return [str(error)]
+    with torch.device("meta"):
+        model = spec.model.build()
+    found = []
+    for part, init in files.items():
+        try:
+            state, layout = _open(spec, part, init)
+            if layout is None:
+                weights.check(_module(model, part), state, init.weights)
+            else:
+                published.check(_module(model, part), state, layout, init.weights)
+        except WeightsError as error:
+            found.append(f"init.{part}: {error}")
+    return found
 
 
-def of_run(part: str, run_id: str, runs: Path | None) -> dict[str, Tensor]:
-    """One part's tensors of a finished run."""
+def sources(spec: RunSpec) -> Iterator[tuple[str, Weights | FromRun]]:
+    """Part (or "model") and where it comes from, for those that are not from scratch."""
+    for field in fields(spec.init):
+        if (init := getattr(spec.init, field.name)) != "scratch":
+            yield field.name, init
+
+
+def trained_scenes(spec: RunSpec, runs: Path | None) -> set[str]:
+    """The scenes that the runs were trained on that this one starts from, as far as their folders tell."""
+    found: set[str] = set()
+    for _, init in sources(spec):
+        folder = path_of(init).parent if isinstance(init, Weights) else (runs or Path()) / init.id
+        found |= set((RunFolder(folder).training() or {}).get("training_scenes", ()))
+    return found
+
+
+def _fill(module: nn.Module, spec: RunSpec, part: str, init: Weights | FromRun, runs: Path | None) -> None:
+    if isinstance(init, FromRun):
+        weights.fill(module, of_run(part, init.id, runs), source=f"run {init.run} ({init.id})")
+        return
+    state, layout = _open(spec, part, init)
+    if layout is None:
+        weights.fill(module, state, source=init.weights)
+    elif left := published.fill(module, state, layout, source=init.weights):
+        log.warning(
+            "init.%s: of other shapes than in %s, so drawn from the seed: %s", part, layout.name, ", ".join(left)
+        )
+
+
+def _module(model: EAD, part: str) -> nn.Module:
+    return model if part == "model" else model.parts()[part]
+
+
+def of_run(part: str, run_id: str, runs: Path | None) -> dict[str, torch.Tensor]:
+    """One part's tensors of a finished run, or all for "model"."""
     folder = (runs or Path()) / run_id
     if RunFolder(folder).training() is None:
         raise BadInput(f"init.{part}: run {run_id} has not finished training")
-    state = load_file(folder / WEIGHTS_FILE)
-    return {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
+    return weights.part_of(load_file(folder / WEIGHTS_FILE), part)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """safetensors, or a torch file read with `weights_only`: nothing pickled is executed."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    import argparse
+def _open(spec: RunSpec, part: str, init: Weights) -> tuple[State, Layout | None]:
+    """A file's tensors and their layout; None and the part's alone for a run's own. Raises WeightsError."""
+    path = path_of(init)
+    state = weights.read(path)
+    if weights.is_ours(state):
+        if different := _overrides(spec, part, path.parent):
+            raise WeightsError(f"{path} is of another model; to take it as it is, add: {' '.join(different)}")
+        return weights.part_of(state, part), None
+    if part == "model":
+        _require_freesplatter(spec, state, path)
+        return state, published.freesplatter()
+    choice = getattr(spec.model, part).name
+    if (part, choice) not in published.LAYOUTS:
+        raise WeightsError(f"{path} is not a run's own, and no published checkpoint of {part} {choice} is known")
+    return state, published.LAYOUTS[part, choice]()
 
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds for damaged or unsafe files
-        raise BadInput(f"{path} cannot be read as weights alone: {error}") from error
-    state: dict[str, Tensor] = content.get("model", content)
-    return state
+
+def _require_freesplatter(spec: RunSpec, state: State, path: Path) -> None:
+    """What the shapes do not tell."""
+    if not published.is_freesplatter(state):
+        raise WeightsError(
+            f"{path} holds a whole model neither of this harness nor of FreeSplatter (its first key is "
+            f"{next(iter(state), 'missing')}); an encoder's checkpoint belongs to init.encoder"
+        )
+    wrong = published.freesplatter_differences(spec.model)
+    heads, wanted = getattr(spec.model.aggregator, "heads", None), max(1, spec.model.encoder.tokens().dim // 64)
+    wrong += [f"model.aggregator.heads is {heads}, FreeSplatter's are {wanted}"] if heads != wanted else []
+    if spec.views.frame != "freesplatter":
+        wrong.append(f"views.frame is {spec.views.frame}, FreeSplatter's Gaussians lie in freesplatter")
+    if wrong:
+        raise WeightsError(f"{path} is FreeSplatter's: {'; '.join(wrong)} (ablations/evaluate.yaml sets all of them)")
+
+
+def _overrides(spec: RunSpec, part: str, folder: Path) -> list[str]:
+    """The command-line settings under which a run's folder and this spec have the same part; none if they have.
+
+    For the whole model they name the run's frame, too, and with any difference its image size.
+    """
+    if not (folder / SPEC_FILE).is_file():
+        return []
+    theirs, ours = weights.load_spec(folder).to_dict(), spec.model.to_dict()
+    names = ("encoder", "aggregator", "head", "output") if part == "model" else (part,)
+    found = [word for name in names for word in _different(f"model.{name}", theirs[name], ours[name])]
+    if part == "model" and (folder / "spec.json").is_file():
+        frame = RunFolder(folder).spec()["views"]["frame"]
+        found += [f"views.frame={frame}"] if frame != spec.views.frame else []
+    if found and part == "model" and theirs["image_size"] != ours["image_size"]:
+        found.append(f"model.image_size={theirs['image_size']}")
+    return found
+
+
+def _different(key: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:
+    """All of a part's settings if it is another one, else those that differ."""
+    other = theirs["name"] != ours["name"]
+    if other:
+        yield f"{key}={theirs['name']}"
+    for field, value in theirs.items():
+        if field != "name" and (other or value != ours[field]):
+            text = list(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else value
+            yield shlex.quote(f"{key}.{field}={text}")

@@ -188,11 +188,12 @@ class Session:
 
     def _prepare(self, runs: Sequence[Run]) -> None:
         """All that can be found wrong before training starts; scenes are generated here, once, with progress."""
-        from bench import spec
+        from bench import initialise
         from bench.data.sampler import open_source
 
-        if missing := dict.fromkeys(text for run in runs for text in spec.missing_files(run.spec)):
-            raise BadInput("\n".join(missing))
+        untrained = [run for run in runs if run_folder(self.results, run.id).training() is None]
+        if wrong := dict.fromkeys(text for run in untrained for text in initialise.problems(run.spec)):
+            raise BadInput("\n".join(wrong))
         self._room(runs)
         for run in {(run.spec.data, run.spec.model.image_size): run for run in runs}.values():
             open_source(run.spec, progress=self.console.is_terminal)

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from bench.record import commit
-from bench.results import SweepResults, read_sweep
+from bench.results import Entry, SweepResults, read_sweep
 from bench.table_rows import MEASURED, Row, rows
 
 SHOWN = {"reserved_peak_memory_gib": "GPU mem. [GiB]", "host_peak_memory_gib": "Host mem. [GiB]",
@@ -140,7 +140,12 @@ def _cell(row: Row, name: str) -> str:
 
 
 def _notes(sweep: SweepResults, protocol: str, found: Sequence[Row], metrics: Sequence[Mapping[str, str]]) -> list[str]:
-    notes = [TINY] if sweep.scale == "tiny" else []
+    given = [entry for entry in sweep.entries if entry.line.get("steps") == 0]
+    notes = [TINY] if sweep.scale == "tiny" and len(given) < len(sweep.entries) else []
+    notes += [_untrained(entry) for entry in given]
+    evaluations = [entry.folder.evaluations().get(protocol, {}) for entry in sweep.entries]
+    if len(frames := {evaluation["frame"] for evaluation in evaluations if "frame" in evaluation}) > 1:
+        notes.append(f"Depth and point errors of different frames ({', '.join(sorted(frames))}) do not compare.")
     notes += [f"{MARK} {row.label} does not beat: {', '.join(row.not_beaten)}." for row in found if row.not_beaten]
     runs = [row for row in found if row.kind == "run"]
     if any(len(row.values.get("psnr", ())) > 1 for row in runs):
@@ -160,6 +165,20 @@ def _notes(sweep: SweepResults, protocol: str, found: Sequence[Row], metrics: Se
             f"Host mem.: {profile['definitions']['host_peak_memory_gib']}. GPU mem.: reserved; empty on a CPU."
         )
     return notes + [f"{metric['heading']}: {metric['definition']}." for metric in metrics]
+
+
+def _untrained(entry: Entry) -> str:
+    """Whose weights are evaluated."""
+    init = entry.folder.spec()["init"] if (entry.folder.path / "spec.json").is_file() else {}
+    sources = [
+        f"{part} from {value['weights']} (sha256 {str(value['sha256'])[:12]}…)" if "weights" in value
+        else f"{part} from run {value['run']} ({value['id']})"
+        for part, value in init.items() if value != "scratch"
+    ]  # fmt: skip
+    return (
+        f"Nothing was trained for {entry.label}; given weights are evaluated as they are: {', '.join(sources)}. Step "
+        "time and memory are of training steps, so their cells are empty."
+    )
 
 
 def _latex(shown: pd.DataFrame, text: str) -> str:

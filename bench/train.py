@@ -47,6 +47,9 @@ def train(
     if RunFolder(writer.folder).training() is not None:
         clear(writer)
         return
+    if spec.train.steps == 0:
+        adopt(spec, writer, source)
+        return
     started = time.perf_counter()
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     scenes, files = used_scenes(spec, sampler), code(spec)
@@ -161,14 +164,25 @@ def used_scenes(spec: RunSpec, sampler: Sampler) -> dict[str, list[str]]:
     return {"training_scenes": training, "evaluation_scenes": evaluation}
 
 
+def adopt(spec: RunSpec, writer: Writer, source: DataSource) -> None:
+    """Without a step of training, what `init` gives is the run's model. Raises BadInput.
+
+    A model that a run has trained is not evaluated on the scenes that it was trained on.
+    """
+    sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
+    evaluation = list(sampler.evaluation_scenes(spec.evaluation.scenes))
+    if seen := initialise.trained_scenes(spec, writer.folder.parent) & set(evaluation):
+        raise BadInput(f"data: the given weights were trained on {len(seen)} of these scenes, {min(seen)} among them")
+    content = {"steps": 0, "warnings": [], "code": code(spec), "training_scenes": [], "evaluation_scenes": evaluation}
+    _commit(writer, initialise.build(spec, writer.folder.parent), content)
+
+
 def finish(writer: Writer, trainer: Trainer, summary: Mapping[str, Any]) -> None:
-    """The weights, then train.json, which says that training is done; then checkpoints and optimiser state go."""
+    """What there is to say of a training that has come to its end; then checkpoints and optimiser state go."""
     folder = RunFolder(writer.folder)
     best, steps = folder.best(), folder.metrics()
     if best:
         weights.fill(trainer.model, load_file(folder.path / BEST / weights.WEIGHTS_FILE), source=BEST)
-    writer.commit(weights.SPEC_FILE, lambda path: weights.save_spec(trainer.model, path))
-    writer.commit(weights.WEIGHTS_FILE, lambda path: weights.save_weights(trainer.model, path))
     step_ms, wait_ms = (sum(record[key] for record in steps) for key in ("step_time_ms", "data_wait_ms"))
     content = {
         "steps": trainer.spec.train.steps,
@@ -179,7 +193,7 @@ def finish(writer: Writer, trainer: Trainer, summary: Mapping[str, Any]) -> None
         "threads": torch.get_num_threads(),
         **summary,
     }
-    writer.commit("train.json", lambda path: write_json(path, content))
+    _commit(writer, trainer.model, content)
     clear(writer)
 
 
@@ -187,3 +201,10 @@ def clear(writer: Writer) -> None:
     """What only unfinished training needs."""
     checkpoint.remove(writer)
     writer.remove(BEST)
+
+
+def _commit(writer: Writer, model: EAD, content: Mapping[str, Any]) -> None:
+    """The weights, then train.json, which says that the stage is done."""
+    writer.commit(weights.SPEC_FILE, lambda path: weights.save_spec(model, path))
+    writer.commit(weights.WEIGHTS_FILE, lambda path: weights.save_weights(model, path))
+    writer.commit("train.json", lambda path: write_json(path, content))

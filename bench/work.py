@@ -38,13 +38,13 @@ log = logging.getLogger(__name__)
 
 
 def missing_stages(folder: RunFolder) -> list[str]:
-    """What a run still lacks, in order. One profile is enough, on whatever device."""
+    """What a run still lacks, in order. One profile is enough, on whatever device; it times training steps."""
     spec = folder.spec()
     evaluated = folder.evaluations()
     lacks = {
         "train": folder.training() is None,
         "evaluate": any(protocols.get(name).key not in evaluated for name in spec["evaluation"]["protocols"]),
-        "profile": not folder.profiles(),
+        "profile": spec["train"]["steps"] > 0 and not folder.profiles(),
         "overfit": bool(spec["views"]["overfit"]) and folder.overfit() is None,
     }
     return [stage for stage in STAGES if lacks[stage]]

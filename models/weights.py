@@ -1,59 +1,43 @@
-"""Weights in and out: a trained model's folder, and published checkpoints under their public keys.
+"""Weights in and out: a trained model's folder, and users' checkpoint files, read without executing anything.
 
-Loading is strict: the first missing, extra or mis-shaped key is named. Nothing pickled is read here.
+Loading is strict: the first missing, extra or mis-shaped key is named. Public keys: models/published.py.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.ead import EAD, EADSpec
+from models.published import Layout, State, WeightsError, freesplatter, freesplatter_differences
 
-State = Mapping[str, Tensor]
 SPEC_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
 SCHEMA_VERSION = 1
+PARTS = ("encoder.", "aggregator.", "head.")
+CONTAINERS = ("model", "state_dict")  # the key below which torch files keep the tensors
 
-# Public key → ours, first match wins.
-CROCO_ENCODER = (
-    (r"patch_embed\.proj\.(\w+)", r"patchify.\1"),
-    (r"enc_blocks\.(\d+)\.mlp\.fc1\.(\w+)", r"blocks.\1.mlp.0.\2"),
-    (r"enc_blocks\.(\d+)\.mlp\.fc2\.(\w+)", r"blocks.\1.mlp.2.\2"),
-    (r"enc_blocks\.(\d+)\.(.+)", r"blocks.\1.\2"),
-    (r"enc_norm\.(\w+)", r"norm.\1"),
-)
-DPT_HEAD = (
-    (r"act_postprocess\.(\d)\.(\d)\.(\w+)", r"reassemble.\1.\2.\3"),
-    *((rf"scratch\.(?:layer{n}_rn|layer_rn\.{n - 1})\.(\w+)", rf"project.{n - 1}.\1") for n in (1, 2, 3, 4)),
-    *((rf"scratch\.refinenet{n}\.resConfUnit1\.(.+)", rf"fuse.{n - 1}.skip.\1") for n in (1, 2, 3, 4)),
-    *((rf"scratch\.refinenet{n}\.resConfUnit2\.(.+)", rf"fuse.{n - 1}.refine.\1") for n in (1, 2, 3, 4)),
-    *((rf"scratch\.refinenet{n}\.out_conv\.(.+)", rf"fuse.{n - 1}.out.\1") for n in (1, 2, 3, 4)),
-    (r"head\.0\.(\w+)", r"conv1.\1"),
-    (r"head\.2\.(\w+)", r"conv2.\1"),
-    (r"head\.4\.(\w+)", r"out.\1"),
-)
-FREESPLATTER = (
-    (r"patchify\.weight", r"encoder.patchify.weight"),
-    (r"pos_embed", r"aggregator.table"),
-    (r"(ref_embed|src_embed)", r"aggregator.\1"),
-    (r"blocks\.(\d+)\.self_attn\.to_([qkv])\.weight", r"aggregator.blocks.\1.attn.\2.weight"),
-    (r"blocks\.(\d+)\.self_attn\.to_out\.0\.weight", r"aggregator.blocks.\1.attn.proj.weight"),
-    (r"blocks\.(\d+)\.ff\.([02])\.weight", r"aggregator.blocks.\1.mlp.\2.weight"),
-    (r"blocks\.(\d+)\.(norm[12])\.weight", r"aggregator.blocks.\1.\2.weight"),
-    (r"norm\.weight", r"aggregator.norm.weight"),
-    (r"unpatchify\.(\w+)", r"head.linear.\1"),
-)
+BESIDE = (  # what published files keep beside the tensors; anything else is refused
+    "argparse.Namespace", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath",
+    "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
+)  # fmt: skip
 
 
-class WeightsError(Exception):
-    """A checkpoint that does not fit: the first offending key, and what was expected."""
+class Inert:
+    """Stands in for each of BESIDE: takes anything, does nothing, keeps nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
 
 
 def save_spec(model: EAD, path: Path) -> None:
@@ -72,18 +56,29 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> EAD:
     for name in (SPEC_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise WeightsError(f"{folder} holds no {name}: it is not the folder of a run that finished training")
+    model = load_spec(folder).build(seed=0)
+    fill(model, load_file(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
+    return model.to(device).eval()
+
+
+def load_spec(folder: Path) -> EADSpec:
+    """The model of a run's folder, unbuilt. Raises WeightsError for a newer version's."""
     values = json.loads((folder / SPEC_FILE).read_text())
     if (version := values.pop("schema_version", 1)) > SCHEMA_VERSION:
         raise WeightsError(
             f"{folder / SPEC_FILE} has schema version {version}, newer than this code's {SCHEMA_VERSION}"
         )
-    model = EADSpec.from_dict(values).build(seed=0)
-    fill(model, load_file(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
-    return model.to(device).eval()
+    return EADSpec.from_dict(values)
 
 
 def fill(module: nn.Module, state: State, source: str) -> None:
     """Give a module these tensors, strictly. Raises WeightsError naming the first key that does not fit."""
+    check(module, state, source)
+    module.load_state_dict(dict(state), strict=True)
+
+
+def check(module: nn.Module, state: State, source: str) -> None:
+    """Whether `fill` would succeed; the module may be on the meta device. Raises WeightsError."""
     wanted = module.state_dict()
     for key, tensor in wanted.items():
         if key not in state:
@@ -92,43 +87,66 @@ def fill(module: nn.Module, state: State, source: str) -> None:
             raise WeightsError(f"{source}: {key} has shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}")
     if extra := [key for key in state if key not in wanted]:
         raise WeightsError(f"{source}: {extra[0]} belongs to no parameter of this model")
-    module.load_state_dict(dict(state), strict=True)
 
 
-def croco_encoder(public: State) -> dict[str, Tensor]:
-    """CroCo's, DUSt3R's or MASt3R's state dict → that of `encoder: croco`; decoders and heads are left out."""
-    return _rename({k: v for k, v in public.items() if k.startswith(("patch_embed.", "enc_"))}, CROCO_ENCODER)
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors or torch file; they stay on disk until they are used.
 
-
-def dpt_head(public: State, prefix: str = "dpt.") -> dict[str, Tensor]:
-    """DUSt3R's DPT (keys below `prefix`) → that of `head: dpt`; `scratch.layerN_rn` may be stored twice there."""
-    return _rename({k.removeprefix(prefix): v for k, v in public.items() if k.startswith(prefix)}, DPT_HEAD)
-
-
-def freesplatter(public: State) -> dict[str, Tensor]:
-    """FreeSplatter's state dict → that of a whole EAD of conv, self_attention (reference_source) and linear."""
-    state = _rename({key.removeprefix("transformer."): value for key, value in public.items()}, FREESPLATTER)
-    embeddings = [state.pop(f"aggregator.{name}_embed", None) for name in ("ref", "src")]
-    if embeddings[0] is not None and embeddings[1] is not None:
-        state["aggregator.view_embedding"] = torch.cat([e.reshape(1, -1) for e in embeddings if e is not None])
-    if (table := state.get("aggregator.table")) is not None:
-        side = math.isqrt(table.shape[-2])
-        if side**2 != table.shape[-2]:
-            raise WeightsError(f"pos_embed has shape {tuple(table.shape)}, which is no square table")
-        state["aggregator.table"] = table.reshape(side, side, -1)
+    Nothing pickled is executed: torch reads weights alone, and what published files keep beside them becomes Inert.
+    Raises WeightsError.
+    """
+    try:
+        state = _read_torch(path) if _is_torch(path) else load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is neither a torch file nor safetensors ({error})") from error
+    if wrong := [key for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise WeightsError(f"{path} holds no plain state dict: {wrong[0]} is no tensor")
     return state
 
 
-PUBLISHED: Mapping[tuple[str, str], Callable[[State], dict[str, Tensor]]] = {("encoder", "croco"): croco_encoder}
+def _is_torch(path: Path) -> bool:
+    """A zip archive or, from before torch 1.6, a bare pickle; safetensors begins with the length of its header."""
+    if path.suffix == ".safetensors":
+        return False
+    with path.open("rb") as file:
+        start = file.read(9)
+    return zipfile.is_zipfile(path) or (start[:1] == b"\x80" and start[8:] != b"{")
 
 
-def _rename(public: State, table: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
-    """Every key by the first pattern that matches it; a key without one is an error."""
-    renamed = {}
-    for key, value in public.items():
-        matches = ((re.fullmatch(pattern, key), ours) for pattern, ours in table)
-        name = next((match.expand(ours) for match, ours in matches if match), None)
-        if name is None:
-            raise WeightsError(f"{key} is not known in this kind of checkpoint")
-        renamed[name] = value
-    return renamed
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        with torch.serialization.safe_globals([(Inert, name) for name in BESIDE]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # torch raises many kinds for damaged or unsafe files
+        reason = str(error).strip().splitlines()
+        told = next((line for line in reason if "GLOBAL" in line or "reduce" in line), reason[0] if reason else "")
+        raise WeightsError(f"{path} cannot be read as weights alone, and nothing else of it is run: {told}") from error
+    for container in CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
+            content = content[container]
+            break
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds no state dict but a {type(content).__name__}")
+    return dict(content)
+
+
+def is_ours(state: State) -> bool:
+    """Whether the keys are those of `save_weights`."""
+    return bool(state) and all(key.startswith(PARTS) for key in state)
+
+
+def part_of(state: State, part: str) -> dict[str, Tensor]:
+    """One part's tensors of a whole model's, or all for "model"."""
+    prefix = "" if part == "model" else f"{part}."
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def export(module: nn.Module, path: Path, layout: Layout | None = None) -> None:
+    """A part, or a whole EAD in FreeSplatter's layout (the default), to safetensors under its public keys.
+
+    Raises WeightsError for a model that the layout cannot hold.
+    """
+    if isinstance(module, EAD) and (differences := freesplatter_differences(module.spec)):
+        raise WeightsError(f"{path} cannot hold this model: {', '.join(differences)}")
+    public = (layout or freesplatter()).to_public(module.state_dict())
+    save_file({key: value.detach().cpu().clone().contiguous() for key, value in public.items()}, path)

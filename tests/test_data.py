@@ -160,10 +160,15 @@ def test_points_project_to_their_pixels(source: procedural.Procedural, frame: st
     batch = sampler(source, frame=frame).training(0, range(3))
     first = batch.input_cameras.world_to_camera[:, 0]
     assert torch.allclose(first[:, :3, :3], torch.eye(3).expand(3, 3, 3), atol=1e-6)
-    distance = batch.input_cameras.centres[:, 0]
-    assert torch.allclose(distance[:, :2], torch.zeros(3, 2), atol=1e-6)
-    if frame == "freesplatter":
-        assert torch.allclose(distance[:, 2], torch.full((3,), -2.0))
+    centre = batch.input_cameras.centres[:, 0]
+    assert torch.allclose(centre[:, :2], torch.zeros(3, 2), atol=1e-6)
+    if frame == "freesplatter":  # the camera is the origin; all look at the object's centre
+        assert torch.allclose(first, torch.eye(4).expand(3, 4, 4), atol=1e-6)
+        object_centre = torch.tensor([0.0, 0.0, 2.0, 1.0])
+        seen = torch.einsum("bvij,j->bvi", batch.input_cameras.world_to_camera, object_centre)
+        assert torch.allclose(seen[..., :2], torch.zeros(3, seen.shape[1], 2), atol=1e-5)
+    else:
+        assert (centre[:, 2] < -1).all()
     y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
     local = transform(batch, batch.input_points)
     pixel = torch.einsum("bvij,bvhwj->bvhwi", batch.input_cameras.intrinsics, local)

@@ -30,7 +30,7 @@ def size(folder: Path) -> int:
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_the_price_is_what_is_written(tmp_path: Path, keep: str) -> None:
     of = spec(keep=keep, validations=2)
-    price = disk.price(count_parameters(of.model.build(0))["total"], keep)
+    price = disk.price(count_parameters(of.model.build(0))["total"], keep, of.train.steps)
     with pytest.raises(Stopped):
         run(tmp_path, of, stop=stop_after(12))
     assert 2 * size(tmp_path) == pytest.approx(price.training, rel=0.1)  # each could stand twice; headers are small
@@ -40,7 +40,8 @@ def test_the_price_is_what_is_written(tmp_path: Path, keep: str) -> None:
 
 def test_the_paper_s_checkpoints() -> None:
     """461,205,248 parameters with two moments each in fp32."""
-    assert disk.price(461_205_248, "last") == disk.Disk(training=2 * 5_534_462_976, kept=1_844_820_992)
+    assert disk.price(461_205_248, "last", 1) == disk.Disk(training=2 * 5_534_462_976, kept=1_844_820_992)
+    assert disk.price(461_205_248, "best", 0) == disk.Disk(training=1_844_820_992, kept=1_844_820_992)
     assert disk.shown(5_534_462_976) == "5.5 GB" and disk.shown(1_500_000) == "1.5 MB"
 
 

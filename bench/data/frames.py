@@ -1,7 +1,8 @@
-"""The frame of a scene's means and cameras: the first input camera's axes, the origin at the object's centre."""
+"""The frame of a scene's means and cameras: the first input camera's axes, about the object or about that camera."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -11,20 +12,33 @@ Frame = Literal["lara", "freesplatter"]
 FREESPLATTER_DISTANCE = 2.0
 
 
-def world_to_frame(first_camera_to_world: NDArray[np.float64], frame: Frame) -> tuple[NDArray[np.float64], float]:
-    """Rotation (3, 3) and scale that take world points into the frame: x ↦ scale · rotation @ x.
+@dataclass(frozen=True)
+class ToFrame:
+    """Takes world points into the frame: x ↦ scale · rotation @ x + shift."""
 
-    `lara`: the first camera comes to (0, 0, −r), no rescaling. `freesplatter`: rescaled so that it lies at distance 2.
+    rotation: NDArray[np.float64]  # (3, 3)
+    scale: float
+    shift: NDArray[np.float64]  # (3,)
+
+
+def world_to_frame(first_camera_to_world: NDArray[np.float64], frame: Frame) -> ToFrame:
+    """From the first input camera; the object's centre is the world's origin.
+
+    `lara`: the origin stays at the object's centre, the camera comes to (0, 0, −r), no rescaling. `freesplatter`: the
+    camera is the origin, and the scene is scaled so that the object's centre lies at distance 2, (0, 0, 2) where the
+    camera looks at it; that is how FreeSplatter's published models put their Gaussians (its webui/runner.py).
     """
-    rotation = first_camera_to_world[:3, :3].T
-    distance = float(np.linalg.norm(first_camera_to_world[:3, 3]))
-    return rotation, FREESPLATTER_DISTANCE / distance if frame == "freesplatter" else 1.0
+    rotation, centre = first_camera_to_world[:3, :3].T, first_camera_to_world[:3, 3]
+    if frame == "lara":
+        return ToFrame(rotation, 1.0, np.zeros(3))
+    scale = FREESPLATTER_DISTANCE / float(np.linalg.norm(centre))
+    return ToFrame(rotation, scale, -scale * rotation @ centre)
 
 
-def in_frame(camera_to_world: NDArray[np.float64], rotation: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+def in_frame(camera_to_world: NDArray[np.float64], to: ToFrame) -> NDArray[np.float64]:
     """World-to-camera matrices (view, 4, 4) of cameras seen from the frame."""
-    axes = rotation @ camera_to_world[:, :3, :3]
-    centres = scale * camera_to_world[:, :3, 3] @ rotation.T
+    axes = to.rotation @ camera_to_world[:, :3, :3]
+    centres = to.scale * camera_to_world[:, :3, 3] @ to.rotation.T + to.shift
     matrices = np.zeros_like(camera_to_world)
     matrices[:, :3, :3] = axes.transpose(0, 2, 1)
     matrices[:, :3, 3] = -np.einsum("vij,vi->vj", axes, centres)

@@ -68,9 +68,9 @@ class Sampler:
             random=random or np.random.default_rng(0),
         )
         data = self.source.read(scene, (*inputs, *targets))
-        rotation, scale = world_to_frame(data.camera_to_world[0], self.views.frame)
-        cameras = in_frame(data.camera_to_world, rotation, scale)
-        depth, alpha = data.depth * np.float32(scale), data.images[..., 3].astype(np.float32) / 255
+        to = world_to_frame(data.camera_to_world[0], self.views.frame)
+        cameras = in_frame(data.camera_to_world, to)
+        depth, alpha = data.depth * np.float32(to.scale), data.images[..., 3].astype(np.float32) / 255
         n = len(inputs)
         mask = (alpha[:n] > 0.5) & (depth[:n] > 0)
         points = _unproject(depth[:n], cameras[:n], data.intrinsics[:n]) * mask[..., None]

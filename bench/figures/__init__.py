@@ -89,7 +89,8 @@ def _comparison(sweep: SweepResults) -> Drawn:
         values = {row.label: row.values.get(name, []) for row in runs}
         panels.append(comparison.Panel(title, better, values, lines if len(lines) <= 4 else ()))
     times = {row.label: row.values.get("step_time_ms", []) for row in runs}
-    panels.append(comparison.Panel("Step time [ms]", "lower", times, decimals=0))
+    if any(times.values()):  # not where nothing was trained
+        panels.append(comparison.Panel("Step time [ms]", "lower", times, decimals=0))
     yield "comparison.png", lambda: comparison.draw(panels, [row.label for row in runs])
 
 

@@ -39,7 +39,7 @@ def describe(sweep: Sweep) -> list[dict[str, Any]]:
             "spec": to_dict(run.spec),
             "parents": list(run.parents),
             "parameters": dict(count(run.spec.model)),
-            "disk_bytes": asdict(price(count(run.spec.model)["total"], run.spec.train.keep)),
+            "disk_bytes": asdict(price(count(run.spec.model)["total"], run.spec.train.keep, run.spec.train.steps)),
             "tokens_per_scene": run.spec.model.tokens_per_scene(run.spec.views.inputs),
             "missing_files": missing_files(run.spec),
         }

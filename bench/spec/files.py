@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 from bench.errors import BadInput
 from bench.spec.schema import RunSpec, Weights
+from models.weights import WEIGHTS_FILE
 
 
 def weight_files(spec: RunSpec) -> dict[str, Weights]:
-    """Part → the checkpoint file that initialises it."""
+    """Part (or "model") → the file that initialises it."""
     values = {field.name: getattr(spec.init, field.name) for field in fields(spec.init)}
     return {part: value for part, value in values.items() if isinstance(value, Weights)}
+
+
+def of_a_run(init: Weights) -> bool:
+    """Whether the path reads like a run's folder or its weights.safetensors, and not like a published checkpoint."""
+    path = Path(init.weights)
+    return not path.suffix or path.name == WEIGHTS_FILE
+
+
+def path_of(init: Weights) -> Path:
+    """The file itself: a run's folder stands for its weights.safetensors."""
+    path = Path(init.weights)
+    return path / WEIGHTS_FILE if not path.suffix and not path.is_file() else path
 
 
 def missing_files(spec: RunSpec) -> list[str]:
     """What stands in the way of starting, one sentence each; contents are not read."""
     found = []
     for part, init in weight_files(spec).items():
-        what = (
-            [] if Path(init.weights).is_file() else [f"no file {init.weights} (init.{part}.weights=FILE names another)"]
-        )
+        what = [] if path_of(init).is_file() else [f"no file {path_of(init)} (init.{part}.weights=FILE names another)"]
         what += [f"init.{part}.sha256=… is not given"] if init.sha256 is None else []
         found += [f"init.{part}: {', '.join(what)}"] if what else []
     return found
@@ -31,15 +43,24 @@ def missing_files(spec: RunSpec) -> list[str]:
 def verify_files(spec: RunSpec) -> None:
     """Raise BadInput unless every weight file is there and is the declared one."""
     for part, init in weight_files(spec).items():
-        path = Path(init.weights)
+        path = path_of(init)
         if not path.is_file():
             raise BadInput("\n".join(missing_files(spec)))
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        stat = path.stat()
+        actual = _sha256(path, stat.st_size, stat.st_mtime_ns)
         if init.sha256 is None:
             raise BadInput(
                 f"init.{part}.sha256 is not declared. {path} has {actual}: if that is the file you mean, "
                 f"run again with init.{part}.sha256={actual}"
             )
         if actual != init.sha256.lower():
-            raise BadInput(f"{path} is not the declared file: its sha256 is {actual}, the spec says {init.sha256}")
+            raise BadInput(
+                f"init.{part}: {path} is not the declared file: its sha256 is {actual}, the spec says {init.sha256}"
+            )
+
+
+@cache
+def _sha256(path: Path, _size: int, _changed_ns: int) -> str:
+    """Once a process for a file that many runs share, unless it changes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,7 @@ from bench.spec.identity import run_id
 from bench.spec.layers import State
 from bench.spec.read import Problems, did_you_mean
 from bench.spec.schema import FromRun, RunSpec
+from models.ead import PACKAGES
 
 
 @dataclass
@@ -50,10 +51,11 @@ def _identify(draft: Draft, drafts: Sequence[Draft], problems: Problems, childre
             problems.add(where, f"{wanted.run} starts from this run, which starts from it")
             continue
         _identify(parent, drafts, problems, (*children, draft))
-        if (theirs := getattr(parent.spec.model, field.name)) != (ours := getattr(draft.spec.model, field.name)):
-            problems.add(
-                where, f"{wanted.run} has another {field.name} ({theirs.to_dict()}) than this run ({ours.to_dict()})"
-            )
+        for part in PACKAGES if field.name == "model" else (field.name,):
+            if (theirs := getattr(parent.spec.model, part)) != (ours := getattr(draft.spec.model, part)):
+                problems.add(
+                    where, f"{wanted.run} has another {part} ({theirs.to_dict()}) than this run ({ours.to_dict()})"
+                )
         init = replace(draft.spec.init, **{field.name: replace(wanted, id=parent.id)})
         draft.spec = replace(draft.spec, init=init)
         draft.parents += (parent.id,)

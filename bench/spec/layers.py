@@ -129,9 +129,9 @@ def apply_where_present(state: State, made: Layer, scale: str, problems: Problem
     apply(state, Layer(names=made.names), scale, problems)
     absent: dict[str, str] = {}
     for key, value, where in made.fields:
-        if named := state.get(choice_of(key) or ""):
+        if choice := choice_of(key):
             try:
-                places.leaf(key, named.value)
+                places.leaf(key, state[choice].value if choice in state else None)
             except NoSuchPlace as error:
                 absent[where] = str(error)
                 continue

@@ -8,19 +8,20 @@ from functools import lru_cache
 
 from bench import protocols
 from bench.data.scene import LARA_VIEWS
+from bench.spec.files import of_a_run
 from bench.spec.read import did_you_mean
 from bench.spec.schema import Init, RunSpec, Weights
 from models.ead import EADSpec
 from models.parts import PartSpec, Problem
-from models.weights import PUBLISHED
+from models.published import LAYOUTS
 
 AT_LEAST = {  # whole numbers that count something
-    "train.steps": 1, "train.batch": 1, "train.micro_batch": 1, "train.checkpoint_every": 1, "train.warmup_steps": 0,
+    "train.steps": 0, "train.batch": 1, "train.micro_batch": 1, "train.checkpoint_every": 1, "train.warmup_steps": 0,
     "train.validations": 1,
     "views.inputs": 1, "views.targets": 1, "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
 }  # fmt: skip
 DISTINCT_VIEWS = len(LARA_VIEWS) - 2  # the last of each ring repeats its first
-INIT_PARTS = tuple(field.name for field in fields(Init))
+INIT_PARTS = tuple(field.name for field in fields(Init) if field.name != "model")
 POSITIVE = ("train.learning_rate", "train.gradient_clip")
 NOT_NEGATIVE = ("train.final_learning_rate", "train.weight_decay")
 AGREES_WITH = {  # where to look for the cause when the field itself was not given
@@ -117,19 +118,35 @@ def _protocols(spec: RunSpec) -> Iterator[Problem]:
 
 
 def _init(spec: RunSpec) -> Iterator[Problem]:
-    """Which checkpoints are known, and what they fix."""
-    for part in INIT_PARTS:
-        if not isinstance(getattr(spec.init, part), Weights):
-            continue
-        chosen: PartSpec = getattr(spec.model, part)
-        if (part, chosen.name) not in PUBLISHED:
-            known = " and ".join(f"{part} {name}" for part, name in PUBLISHED)
+    """The whole model or its parts; with nothing to train all of it; which checkpoints are known, and what they fix."""
+    given = [part for part in INIT_PARTS if getattr(spec.init, part) != "scratch"]
+    if spec.init.model != "scratch":
+        for part in given:
+            yield Problem(f"init.{part}", f"init.model gives the {part} as well: leave one out, init.{part}: scratch")
+    elif spec.train.steps == 0 and (random := [part for part in INIT_PARTS if part not in given]):
+        yield Problem(
+            "train.steps",
+            f"nothing is trained and nothing gives the {' and the '.join(random)}: give init.model "
+            "({weights: FILE, sha256: …} or {run: NAME}), or a number of steps",
+        )
+    if spec.train.steps == 0 and spec.views.overfit:
+        yield Problem("views.overfit", "nothing is trained (train.steps is 0), so nothing can be memorised")
+    for part in given:
+        yield from _checkpoint(part, getattr(spec.model, part), getattr(spec.init, part))
+
+
+def _checkpoint(part: str, chosen: PartSpec, init: object) -> Iterator[Problem]:
+    """Of a published one; a run's own may be of any part, and is compared with the spec when the run starts."""
+    if isinstance(init, Weights) and not of_a_run(init):
+        if (part, chosen.name) not in LAYOUTS:
+            known = " and ".join(f"{part} {name}" for part, name in LAYOUTS)
             yield Problem(
-                f"init.{part}", f"no checkpoint of {part} {chosen.name} is known, only of {known}: use scratch"
+                f"init.{part}",
+                f"no checkpoint of {part} {chosen.name} is known, only of {known}: use scratch, or a run's folder",
             )
-        for name in getattr(chosen, "weights_fix", ()):
-            published, value = type(chosen).__dataclass_fields__[name].default, getattr(chosen, name)
-            if value != published:
+        fixed: dict[str, object] = getattr(chosen, "weights_fix", {})
+        for name, published in fixed.items():
+            if (value := getattr(chosen, name)) != published:
                 yield Problem(
                     f"model.{part}.{name}",
                     f"{value}, but init.{part} loads weights, which fix it at {published}: "

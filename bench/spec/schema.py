@@ -34,7 +34,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Train:
-    steps: int = 200_000
+    steps: int = 200_000  # 0: nothing is trained, what `init` gives is evaluated
     batch: int = 32  # scenes a step, over all ranks and micro-batches
     micro_batch: int | None = field(default=None, metadata=NOT_IDENTITY)  # scenes a forward pass; None: all of a rank's
     learning_rate: float = 5.0e-5
@@ -62,7 +62,10 @@ class Train:
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint file of the user's; its content is verified against `sha256` when a run starts."""
+    """A file of the user's: a published checkpoint, or the folder of a run (or its weights.safetensors).
+
+    Its content is verified against `sha256` when a run starts.
+    """
 
     weights: str = field(metadata=NOT_IDENTITY)
     sha256: str | None = None  # None: not declared yet; the run refuses to start and says the value
@@ -70,7 +73,8 @@ class Weights:
 
 @dataclass(frozen=True)
 class FromRun:
-    """The same part of another run of the sweep, by the name it has there; `id` is filled in when the graph is made."""
+    """The same part (or the whole model) of another run of the sweep, by the name it has there; `id` is filled in when
+    the graph is made."""
 
     run: str = field(metadata=NOT_IDENTITY)
     id: str = ""
@@ -81,9 +85,12 @@ InitPart = Literal["scratch"] | Weights | FromRun
 
 @dataclass(frozen=True)
 class Init:
+    """Part by part, or the whole `model` from one source; with `train.steps: 0` that is what is evaluated."""
+
     encoder: InitPart = "scratch"
     aggregator: InitPart = "scratch"
     head: InitPart = "scratch"
+    model: InitPart = field(default="scratch", metadata={"legacy": "scratch"})
 
 
 @dataclass(frozen=True)

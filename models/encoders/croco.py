@@ -29,7 +29,11 @@ class Spec(EncoderSpec):
         "tiny": {"patch": 8, "width": 192, "blocks": 2, "heads": 6},
         "small": {"width": 768, "blocks": 8, "heads": 12},
     }
-    weights_fix = ("patch", "width", "blocks", "heads", "rope_base")  # what a checkpoint decides
+
+    @property
+    def weights_fix(self) -> dict[str, object]:
+        """What every published checkpoint decides, whatever its width and blocks (which its tensors tell)."""
+        return {"patch": 16, "heads": max(1, self.width // 64), "rope_base": 100.0}
 
     def tokens(self) -> TokenSpec:
         return TokenSpec(dim=self.width, patch=self.patch)
