@@ -142,7 +142,7 @@ def _cell(row: Row, name: str) -> str:
 def _notes(sweep: SweepResults, protocol: str, found: Sequence[Row], metrics: Sequence[Mapping[str, str]]) -> list[str]:
     given = [entry for entry in sweep.entries if entry.line.get("steps") == 0]
     notes = [TINY] if sweep.scale == "tiny" and len(given) < len(sweep.entries) else []
-    notes += [_untrained(entry) for entry in given]
+    notes += [_untrained(given)] if given else []
     evaluations = [entry.folder.evaluations().get(protocol, {}) for entry in sweep.entries]
     if len(frames := {evaluation["frame"] for evaluation in evaluations if "frame" in evaluation}) > 1:
         notes.append(f"Depth and point errors of different frames ({', '.join(sorted(frames))}) do not compare.")
@@ -167,18 +167,23 @@ def _notes(sweep: SweepResults, protocol: str, found: Sequence[Row], metrics: Se
     return notes + [f"{metric['heading']}: {metric['definition']}." for metric in metrics]
 
 
-def _untrained(entry: Entry) -> str:
+def _untrained(entries: Sequence[Entry]) -> str:
     """Whose weights are evaluated."""
-    init = entry.folder.spec()["init"] if (entry.folder.path / "spec.json").is_file() else {}
-    sources = [
-        f"{part} from {value['weights']} (sha256 {str(value['sha256'])[:12]}…)" if "weights" in value
-        else f"{part} from run {value['run']} ({value['id']})"
-        for part, value in init.items() if value != "scratch"
-    ]  # fmt: skip
+    told = []
+    for entry in entries:
+        init = entry.folder.spec()["init"] if (entry.folder.path / "spec.json").is_file() else {}
+        given = {part: source for part, source in init.items() if source != "scratch"}
+        told.append(f"{entry.label} ({', '.join(_source(part, source) for part, source in given.items())})")
     return (
-        f"Nothing was trained for {entry.label}; given weights are evaluated as they are: {', '.join(sources)}. Step "
-        "time and memory are of training steps, so their cells are empty."
+        f"Nothing was trained: {'; '.join(told)}: given weights are evaluated as they are. Step time and memory are of "
+        "training steps, so their cells are empty."
     )
+
+
+def _source(part: str, source: Mapping[str, Any]) -> str:
+    if "weights" in source:
+        return f"{part} from {source['weights']}, sha256 {str(source['sha256'])[:12]}…"
+    return f"{part} from run {source['run']}, {source['id']}"
 
 
 def _latex(shown: pd.DataFrame, text: str) -> str:
