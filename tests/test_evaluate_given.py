@@ -20,7 +20,7 @@ from bench import evaluate, initialise, work
 from bench.errors import BadInput, BadSpec
 from bench.record import PlainWriter, RunFolder, read_lines, write_json
 from bench.spec import RunSpec, from_dict, load, to_dict
-from bench.spec.schema import FromRun, Init
+from bench.spec.schema import FromRun, Init, Weights
 from bench.train import train
 from models import published, weights
 from models.encoders import croco
@@ -291,3 +291,28 @@ def test_the_committed_spec_is_the_published_model(tmp_path: Path) -> None:
     overrides = [f"init.model.weights={flat}", f"init.model.sha256={digest(flat)}"]
     (problem,) = initialise.problems(load(path, overrides).runs[0].spec)
     assert "2D Gaussians" in problem
+
+
+def test_a_checkpoint_elsewhere_reaches_the_runs_that_can_take_it() -> None:
+    overrides = ["init.encoder.weights=/data/mast3r.pth", "init.encoder.sha256=ab"]
+    runs = load("ablations/table3.yaml", overrides, "paper").runs
+    theirs = Weights("/data/mast3r.pth", "ab")
+    assert [run.spec.init.encoder for run in runs] == ["scratch", theirs, theirs]
+    with pytest.raises(BadSpec, match="no checkpoint of encoder conv is known, only of encoder croco and head dpt"):
+        load("ablations/patch_size.yaml", overrides)
+
+
+def test_a_pretrained_head_says_what_it_leaves_random(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = given(folder, MAST3R, DPT, *TRAINED)
+    public = published.dpt_head().to_public(spec.model.build(3).head.state_dict())
+    public["downstream_head1.dpt.head.4.weight"] = torch.zeros(4, 4, 1, 1)
+    public["downstream_head1.dpt.head.4.bias"] = torch.zeros(4)
+    path = save(folder / "dust3r.pth", public)
+    init = [f"init.head.weights={path}", f"init.head.sha256={digest(path)}"]
+    built = initialise.build(given(folder, MAST3R, DPT, *TRAINED, *init), None).head
+    assert (
+        "init.head: of other shapes" in caplog.text and "head.4.weight, downstream_head1.dpt.head.4.bias" in caplog.text
+    )
+    scratch, theirs = spec.model.build(spec.seed).head.state_dict(), spec.model.build(3).head.state_dict()
+    for key, value in built.state_dict().items():
+        assert torch.equal(value, scratch[key] if key.startswith("out.") else theirs[key]), key

@@ -210,7 +210,7 @@ def test_nothing_pickled_is_executed(way: str, form: str, tmp_path: Path) -> Non
     trace, path = tmp_path / "trace", tmp_path / "file.pth"
     content = {"model": Case("croco_encoder_square").state(), "args": malicious(trace)[way]}
     if form == "pickle":
-        path.write_bytes(pickle.dumps({**content, "model": {}}))
+        path.write_bytes(pickle.dumps({**content, "model": {}}, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(WeightsError, match="cannot be read as weights alone, and nothing else of it is run"):
@@ -246,7 +246,7 @@ def test_containers_and_suffixes_do_not_matter(tmp_path: Path) -> None:
         (b"<Error>no such file</Error>" * 20, "neither a torch file nor safetensors"),
         (b"", "neither a torch file nor safetensors"),
         (b"PK\x03\x04 cut short", "neither a torch file nor safetensors"),
-        (pickle.dumps([1, 2]), "cannot be read as weights alone"),
+        (pickle.dumps([1, exec], protocol=2), "cannot be read as weights alone"),
     ],
 )
 def test_damaged_files_are_told(content: bytes, text: str, tmp_path: Path) -> None:

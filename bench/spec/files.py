@@ -18,12 +18,6 @@ def weight_files(spec: RunSpec) -> dict[str, Weights]:
     return {part: value for part, value in values.items() if isinstance(value, Weights)}
 
 
-def of_a_run(init: Weights) -> bool:
-    """Whether the path reads like a run's folder or its weights.safetensors, and not like a published checkpoint."""
-    path = Path(init.weights)
-    return not path.suffix or path.name == WEIGHTS_FILE
-
-
 def path_of(init: Weights) -> Path:
     """The file itself: a run's folder stands for its weights.safetensors."""
     path = Path(init.weights)

@@ -15,7 +15,8 @@ from bench.spec import places
 from bench.spec.convert import Mismatch, convert
 from bench.spec.places import NoSuchPlace, choice_of
 from bench.spec.read import Node, Problems, did_you_mean, to_node
-from bench.spec.schema import RunSpec
+from bench.spec.schema import RunSpec, of_a_run
+from models.published import LAYOUTS
 
 SCALES = ("tiny", "small", "paper")
 
@@ -126,9 +127,13 @@ def apply(state: State, made: Layer, scale: str | None, problems: Problems) -> N
 
 def apply_where_present(state: State, made: Layer, scale: str, problems: Problems) -> dict[str, str]:
     """Lay the command line over `state`; returns the overrides of fields that this run's parts lack, with messages."""
-    apply(state, Layer(names=made.names), scale, problems)
-    absent: dict[str, str] = {}
+    apply(state, Layer(names=[name for name in made.names if not name[0].startswith("init.")]), scale, problems)
+    absent = _unloadable(state, made)
+    apply(state, Layer(names=[name for name in made.names if name[0].startswith("init.") and name[2] not in absent]),
+          scale, problems)  # fmt: skip
     for key, value, where in made.fields:
+        if where in absent:
+            continue
         if choice := choice_of(key):
             try:
                 places.leaf(key, state[choice].value if choice in state else None)
@@ -137,6 +142,20 @@ def apply_where_present(state: State, made: Layer, scale: str, problems: Problem
                 continue
         apply(state, Layer(fields=[(key, value, where)]), scale, problems)
     return absent
+
+
+def _unloadable(state: State, made: Layer) -> dict[str, str]:
+    """Overrides that give a part a published checkpoint of which none is known; other runs' parts may have one."""
+    found = {}
+    for key, value, where in made.fields:
+        part = key.removeprefix("init.").removesuffix(".weights")
+        named = state.get(f"model.{part}")
+        if key != f"init.{part}.weights" or named is None or not isinstance(value, str) or of_a_run(value):
+            continue
+        if (part, named.value) not in LAYOUTS:
+            known = " and ".join(f"{part} {name}" for part, name in LAYOUTS)
+            found[where] = f"init.{part}: no checkpoint of {part} {named.value} is known, only of {known}"
+    return found
 
 
 def apply_sizes(state: State, scale: str, problems: Problems) -> None:

@@ -8,9 +8,8 @@ from functools import lru_cache
 
 from bench import protocols
 from bench.data.scene import LARA_VIEWS
-from bench.spec.files import of_a_run
 from bench.spec.read import did_you_mean
-from bench.spec.schema import Init, RunSpec, Weights
+from bench.spec.schema import Init, RunSpec, Weights, of_a_run
 from models.ead import EADSpec
 from models.parts import PartSpec, Problem
 from models.published import LAYOUTS
@@ -137,7 +136,7 @@ def _init(spec: RunSpec) -> Iterator[Problem]:
 
 def _checkpoint(part: str, chosen: PartSpec, init: object) -> Iterator[Problem]:
     """Of a published one; a run's own may be of any part, and is compared with the spec when the run starts."""
-    if isinstance(init, Weights) and not of_a_run(init):
+    if isinstance(init, Weights) and not of_a_run(init.weights):
         if (part, chosen.name) not in LAYOUTS:
             known = " and ".join(f"{part} {name}" for part, name in LAYOUTS)
             yield Problem(

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
 from models.ead import EADSpec
 from models.parts import PartSpec
+from models.weights import WEIGHTS_FILE
 
 Sizes = Mapping[str, Mapping[str, object]]
 NOT_IDENTITY: Mapping[str, Any] = {"identity": False}
@@ -69,6 +71,12 @@ class Weights:
 
     weights: str = field(metadata=NOT_IDENTITY)
     sha256: str | None = None  # None: not declared yet; the run refuses to start and says the value
+
+
+def of_a_run(weights: str) -> bool:
+    """Whether a path reads like a run's folder or its weights.safetensors, and not like a published checkpoint."""
+    path = PurePath(weights)
+    return not path.suffix or path.name == WEIGHTS_FILE
 
 
 @dataclass(frozen=True)
