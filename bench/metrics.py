@@ -34,9 +34,10 @@ class ImageMetrics:
         """{method: {metric: value of every view}} of several methods' images of the same views; nan = not defined."""
         truth = truth.clamp(0, 1)
         stacked = torch.stack([image.clamp(0, 1) for image in images.values()])
+        window, sigma = self.protocol.ssim_window, self.protocol.ssim_sigma
         values = {
             "psnr": psnr(stacked, truth, self.protocol.psnr_cap),
-            "ssim": ssim(stacked, truth, self.protocol.ssim_window, self.protocol.ssim_sigma),
+            "ssim": torch.stack([ssim(image, truth, window, sigma) for image in stacked]),  # 2 GiB a method at 512 px
             "psnr_foreground": psnr(stacked, truth, self.protocol.psnr_cap, mask),
         }
         values |= {f"lpips_{net}": lpips_distance(model, stacked, truth) for net, model in self.lpips.items()}
