@@ -48,7 +48,8 @@ def train(
         clear(writer)
         return
     if spec.train.steps == 0:
-        adopt(spec, writer, source)
+        if ranks.first:
+            adopt(spec, writer, source)
         return
     started = time.perf_counter()
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
