@@ -31,7 +31,7 @@ def write_scene(
         camera = camera_json(scene.camera_to_world[i], float(scene.field_of_view[i])) | dict(more or {})
         (place / f"{view:05d}.json").write_text(json.dumps(camera, indent=4), encoding="utf-8")
         Image.fromarray(scene.images[i]).save(place / f"{view:05d}.png")
-        alpha = scene.images[i, ..., 3] / np.float32(255)
+        alpha = scene.images[i, ..., 3].astype(np.float32) / np.float32(255)
         write_exr(place / f"{view:05d}_nd.exr", normal_depth(scene.normals[i], scene.depth[i], alpha))
 
 
