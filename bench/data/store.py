@@ -13,7 +13,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.scene import SceneData
+from bench.data.scene import VIEWS, SceneData
 from bench.errors import BadInput
 
 PACKED = "packed.json"  # its presence marks a packed root; bench/data/packed.py says what it holds
@@ -64,12 +64,15 @@ class Store(Protocol):
         ...
 
 
-def open_store(root: Path, progress: bool = True) -> Store:
-    """The raw or packed scenes under `root`, indexed once. Raises BadInput where there are none."""
+def open_store(root: Path, progress: bool = True, views: int = VIEWS) -> Store:
+    """The raw or packed scenes under `root`, indexed once. `views`: how many a whole raw scene has.
+
+    Raises BadInput where there are none.
+    """
     if not root.is_dir():
         raise BadInput(f"{root} is no folder: name the one that holds the scenes")
     if (root / PACKED).is_file():
         packed: Store = import_module("bench.data.packed").open_packed(root)
         return packed
-    raw: Store = import_module("bench.data.raw").open_raw(root, progress)
+    raw: Store = import_module("bench.data.raw").open_raw(root, progress, views)
     return raw
