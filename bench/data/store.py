@@ -33,7 +33,7 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-class Broken(Exception):
+class Broken(BadInput):
     """A scene or one of its files cannot be used: what kind of defect, where, and the detail."""
 
     def __init__(self, kind: Kind, path: str | Path, detail: str) -> None:
