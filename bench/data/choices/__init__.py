@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.scene import LARA_VIEWS
+from bench.data.scene import LARA_VIEWS, VIEWS
+from bench.errors import BadInput
 from models.parts import PartSpec
 
 Stage = Literal["training", "evaluation"]
@@ -25,19 +26,30 @@ class Choice(PartSpec, ABC):
     def choose(
         self, centres: NDArray[np.float64], *, inputs: int, targets: int, stage: Stage, random: np.random.Generator
     ) -> Chosen:
-        """Inputs and targets, as view indices; `centres` are all cameras' centres (VIEWS, 3)."""
+        """Inputs and targets, as view indices; `centres` are all cameras' centres (view, 3). Raises BadInput."""
+
+
+def usable(views: int) -> NDArray[np.int64]:
+    """Of G-Objaverse's 40 views the 38 without top and bottom; of any other number, all."""
+    return np.array(LARA_VIEWS) if views == VIEWS else np.arange(views)
 
 
 def clusters(centres: NDArray[np.float64], count: int) -> list[NDArray[np.int64]]:
-    """K-means of the 38 views' camera centres, as LaRa; each cluster's views in ascending order, seeded."""
-    labels = _labels(centres.tobytes(), count)
-    return [np.array(LARA_VIEWS)[labels == i] for i in range(count)]
+    """K-means of the usable views' camera centres, as LaRa; each cluster's views in ascending order, seeded.
+
+    Raises BadInput for a scene with fewer distinct cameras than clusters.
+    """
+    views = usable(len(centres))
+    labels = _labels(centres[views].tobytes(), count)
+    return [views[labels == i] for i in range(count)]
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=300_000)
 def _labels(centres: bytes, count: int) -> NDArray[np.int32]:
     from sklearn.cluster import KMeans
 
-    views = np.frombuffer(centres).reshape(-1, 3)[list(LARA_VIEWS)]
+    views = np.frombuffer(centres).reshape(-1, 3)
+    if len(distinct := np.unique(views.round(6), axis=0)) < count:
+        raise BadInput(f"views: a scene has {len(distinct)} distinct cameras, fewer than the {count} views to choose")
     labels: NDArray[np.int32] = KMeans(count, n_init=10, random_state=0).fit_predict(views)
     return labels
