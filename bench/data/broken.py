@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.data.store import KINDS, Broken
+from bench.data.store import KINDS, Broken, Kind
 from bench.record import commit
 
 COLUMNS = ("scene", "kind", "path", "detail")
 
 
-def by_kind(broken: Mapping[str, Broken]) -> dict[str, int]:
+def by_kind(broken: Mapping[str, Broken]) -> dict[Kind, int]:
     """Kind → scenes, in the order of KINDS."""
     count = Counter(defect.kind for defect in broken.values())
     return {kind: count[kind] for kind in KINDS if count[kind]}
