@@ -281,4 +281,4 @@ def test_real_views_agree() -> None:
         u, v = ((seen @ k.T)[:, i] / seen[:, 2] for i in (0, 1))
         there = data.depth[1][v.astype(int), u.astype(int)]
         error = np.abs(there - seen[:, 2])[data.images[1][v.astype(int), u.astype(int)][:, 3] == 255]
-        assert np.median(error) < 1e-3
+        assert np.median(error) < 2e-3  # of the nearest pixel; one is 5e-3 wide at 256 px
