@@ -19,6 +19,7 @@ from bench.data import broken
 from bench.data.choices import exclude_inputs, lara, rig
 from bench.data.sampler import Sampler
 from bench.data.scene import SceneData, gobjaverse_cameras
+from bench.data.source import StoreSource
 from bench.data.sources import gobjaverse
 from bench.data.store import Broken
 from bench.data.write import write_scene
@@ -50,11 +51,11 @@ def copy(roots: tuple[Path, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(roots[0], tmp_path / "copy"))
 
 
-def source(root: Path, size: int = SIZE, **changes: object) -> gobjaverse.GObjaverse:
+def source(root: Path, size: int = SIZE, **changes: object) -> StoreSource:
     return gobjaverse.Spec(root=str(root), **changes).open(size, progress=False)  # type: ignore[arg-type]
 
 
-def sampler(of: gobjaverse.GObjaverse, **views: object) -> Sampler:
+def sampler(of: StoreSource, **views: object) -> Sampler:
     return Sampler(of, replace(Views(choice=rig.Spec()), **views), seed=0)  # type: ignore[arg-type]
 
 
@@ -267,7 +268,7 @@ def test_a_run_does_not_change_its_scenes(roots: tuple[Path, Path], copy: Path, 
 def test_scenes_of_two_splits_are_refused(roots: tuple[Path, Path]) -> None:
     of = tiny({"root": roots[0]})
     opened = of.data.open(16, False)  # type: ignore[attr-defined]
-    opened._splits["validation"] = list(opened.scenes("training")[:1])
+    opened.splits["validation"] = list(opened.scenes("training")[:1])
     with pytest.raises(BadInput, match="1 scenes are in training and in validation"):
         scenes.used(of, opened)
 

@@ -11,7 +11,9 @@ from PIL import Image
 
 from bench.data.store import Broken
 from bench.data.write import BACKGROUND
+from bench.errors import BadInput
 
+Surface = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]  # RGBA, depth, world normals
 PNG_MAGIC, PNG_END, EXR_MAGIC = b"\x89PNG\r\n\x1a\n", b"IEND", b"\x76\x2f\x31\x01"
 
 
@@ -31,17 +33,24 @@ def decode_png(content: bytes, path: str) -> NDArray[np.uint8]:
 
 def decode_exr(content: bytes, path: str) -> NDArray[np.float32]:
     """(4, height, width): R, G, B, A as stored. Raises Broken."""
+    channels = exr_channels(content, path)
+    if missing := [name for name in "RGBA" if name not in channels]:
+        raise Broken("damaged", path, f"no channel {', '.join(missing)}")
+    return np.stack([channels[name] for name in "RGBA"])
+
+
+def exr_channels(content: bytes, path: str) -> dict[str, NDArray[np.float32]]:
+    """Channel → (height, width). Raises Broken."""
     check_magic(content, EXR_MAGIC, path)
     try:
         with OpenEXR.File(BytesIO(content), separate_channels=True, num_threads=0) as file:
-            channels = {name: channel.pixels for name, channel in file.channels().items()} if file.parts else {}
-            if not channels:
-                raise Broken("damaged", path, f"{len(content)} bytes that cannot be decoded, cut short or corrupt")
-            if missing := [name for name in "RGBA" if name not in channels]:
-                raise Broken("damaged", path, f"no channel {', '.join(missing)}")
-            return np.stack([channels[name] for name in "RGBA"]).astype(np.float32)  # copies: they go with the file
+            found = file.channels().items() if file.parts else ()
+            channels = {name: channel.pixels.astype(np.float32) for name, channel in found}  # copies: they go with it
     except (RuntimeError, ValueError, OSError) as error:
         raise Broken("damaged", path, str(error)) from error
+    if not channels:
+        raise Broken("damaged", path, f"{len(content)} bytes that cannot be decoded, cut short or corrupt")
+    return channels
 
 
 def check_magic(content: bytes, magic: bytes, path: str, offset: int = 0) -> None:
@@ -56,31 +65,38 @@ def check_magic(content: bytes, magic: bytes, path: str, offset: int = 0) -> Non
     raise Broken("wrong magic", path, f"begins with {content[offset : offset + len(magic)]!r}, not {magic!r}")
 
 
-def surface(
-    rgba: NDArray[np.uint8], normal_depth: NDArray[np.float32], path: str, size: int | None = None
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-    """RGBA, depth (height, width) and world normals (height, width, 3) of one view, resized to `size` a side.
+def surface(rgba: NDArray[np.uint8], normal_depth: NDArray[np.float32], path: str, size: int | None = None) -> Surface:
+    """One view of G-Objaverse, resized to `size` a side: depth A / alpha, normals unblended from the background's.
 
-    Smaller pixels average the area that they cover. Colour: premultiplied, so that nothing hidden bleeds in. Depth:
-    mean of A over mean of alpha, that is the mean of what is seen, weighted by its coverage. Normals: mean of the
-    unblended ones, weighted alike, unit length; they are known where alpha is above one half. Both are 0 elsewhere.
     `normal_depth` (4, height, width) is overwritten. Raises Broken.
     """
     if rgba.shape[:2] != normal_depth.shape[1:]:
         raise Broken("wrong size", path, f"{normal_depth.shape[1:]}, but its picture {rgba.shape[:2]}")
-    unseen = rgba[..., 3] == 0
-    np.copyto(normal_depth, np.float32(0), where=unseen)
+    np.copyto(normal_depth, np.float32(0), where=rgba[..., 3] == 0)
     if not np.isfinite(normal_depth).all():
         count = int((~np.isfinite(normal_depth)).any(0).sum())
         raise Broken("not finite", path, f"{count} pixels of what is seen")
     alpha = rgba[..., 3] * np.float32(1 / 255)
-    normals, weighted = unblend(normal_depth[:3], alpha), normal_depth[3]
+    return resized(rgba, normal_depth[3], alpha, unblend(normal_depth[:3], alpha), size)
+
+
+def resized(
+    rgba: NDArray[np.uint8],
+    weighted_depth: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    normals: NDArray[np.float32],
+    size: int | None,
+) -> Surface:
+    """Smaller pixels average the area that they cover. Colour: premultiplied, so that nothing hidden bleeds in. Depth:
+    mean of weighted depth over mean weight, that is the mean of what is seen, by its coverage. Normals (3, height,
+    width): mean by weight, unit length. Depth and normals are 0 where nothing is, or nothing is known."""
     if size is not None and size != len(rgba):
-        normals = np.stack([area(n * alpha, size) for n in normals])
+        normals = np.stack([area(n * weight, size) for n in normals])
         normals /= np.maximum(np.sqrt((normals**2).sum(0)), 1e-6)
-        alpha, weighted = area(alpha, size), area(weighted, size)
+        weight, weighted_depth = area(weight, size), area(weighted_depth, size)
         rgba = np.array(Image.fromarray(rgba).resize((size, size), Image.Resampling.BOX))  # premultiplies RGBA itself
-    depth = np.divide(weighted, alpha, out=np.zeros_like(weighted), where=rgba[..., 3] > 0)
+    known = (rgba[..., 3] > 0) & (weight > 0)
+    depth = np.divide(weighted_depth, weight, out=np.zeros_like(weight), where=known)
     return rgba, depth, np.ascontiguousarray(normals.transpose(1, 2, 0))
 
 
@@ -105,3 +121,9 @@ def unblend(rgb: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.
 def area(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """(height, width) → (size, size): the mean of the area under each new pixel."""
     return np.array(Image.fromarray(values).resize((size, size), Image.Resampling.BOX))
+
+
+def refuse_larger(rgba: NDArray[np.uint8], size: int | None, path: str) -> None:
+    """Raise BadInput where pixels would have to be invented."""
+    if size is not None and size > min(rgba.shape[:2]):
+        raise BadInput(f"{path} has {rgba.shape[1]} px, fewer than the {size} asked for (model.image_size)")

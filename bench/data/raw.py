@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -15,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.index import SUFFIXES, VIEW, Place, index, missing_view
-from bench.data.pixels import check_magic, decode_exr, decode_png, surface
+from bench.data.pixels import Surface, check_magic, decode_exr, decode_png, refuse_larger, surface
 from bench.data.scene import VIEWS, SceneData
 from bench.data.store import Broken, Kind
-from bench.errors import BadInput
+from bench.data.views import check_camera, join
 
 CAMERAS_KEPT, TARS_KEPT = 50_000, 10_000  # scenes, a few kB each
-TOLERANCE = 1e-3  # of a camera's axes
 
 
 def open_raw(root: Path, progress: bool = True, views: int = VIEWS) -> Raw:
@@ -48,11 +46,7 @@ class Raw:
         poses, field_of_view = self.cameras(scene)
         files = self._files(scene)
         read = [self._view(files, view, size) for view in views]
-        if len(shapes := {rgba.shape for rgba, _, _ in read}) > 1:
-            raise Broken("wrong size", files.path, f"views of {len(shapes)} sizes")
-        images, depth, normals = (np.stack(arrays) for arrays in zip(*read, strict=True))
-        chosen = list(views)
-        return SceneData(images, depth, normals, poses[chosen], field_of_view[chosen])
+        return join(read, poses[list(views)], field_of_view[list(views)], str(files.path))
 
     def camera_centres(self, scene: str) -> NDArray[np.float64]:
         centres: NDArray[np.float64] = self.cameras(scene)[0][:, :3, 3]
@@ -64,13 +58,10 @@ class Raw:
         cameras = [decode_camera(files.read(view, ".json"), files.name(view, ".json")) for view in range(self.views)]
         return np.stack([pose for pose, _ in cameras]), np.array([angle for _, angle in cameras])
 
-    def _view(
-        self, files: Files, view: int, size: int | None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+    def _view(self, files: Files, view: int, size: int | None) -> Surface:
         png, exr = (files.name(view, suffix) for suffix in (".png", "_nd.exr"))
         rgba = decode_png(files.read(view, ".png"), png)
-        if size is not None and size > min(rgba.shape[:2]):
-            raise BadInput(f"{png} has {rgba.shape[1]} px, fewer than the {size} asked for (model.image_size)")
+        refuse_larger(rgba, size, png)
         return surface(rgba, decode_exr(files.read(view, "_nd.exr"), exr), exr, size)
 
     def _files(self, scene: str) -> Files:
@@ -159,17 +150,7 @@ def decode_camera(content: bytes, path: str) -> tuple[NDArray[np.float64], float
     except (ValueError, KeyError, TypeError) as error:
         kind: Kind = "truncated" if not content.rstrip().endswith(b"}") else "damaged"
         raise Broken(kind, path, f"no camera: {type(error).__name__} {error}") from error
-    if axes.shape != (3, 4):
-        raise Broken("damaged", path, "x, y, z and origin are not three numbers each")
-    if not np.isfinite(axes).all() or not math.isfinite(angle):
-        raise Broken("not finite", path, "a number of the camera")
-    if not axes[:, :3].any() or not axes[:, 3].any():
-        raise Broken("zero camera", path, "axes or centre are all 0")
-    if np.abs(axes[:, :3].T @ axes[:, :3] - np.eye(3)).max() > TOLERANCE or np.linalg.det(axes[:, :3]) < 0:
-        raise Broken("bad camera", path, "x, y, z are no rotation")
-    if not 0 < angle < math.pi:
-        raise Broken("bad camera", path, f"x_fov is {angle} radians")
-    return np.concatenate([axes, [[0, 0, 0, 1]]]), angle
+    return check_camera(axes, angle, path), angle
 
 
 def _parts(name: str) -> tuple[str, str]:

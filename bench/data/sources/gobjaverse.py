@@ -6,20 +6,16 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bench.data import broken
 from bench.data.index import cache_folder
-from bench.data.scene import VIEWS, SceneData, Split
+from bench.data.scene import VIEWS, Split
+from bench.data.source import StoreSource
 from bench.data.store import Broken, Store, open_store
 from bench.errors import BadInput
 from models.parts import PartSpec
 
-MEMORY = 2**29  # bytes of resized views kept, so that small images are decoded once
 log = logging.getLogger(__name__)
 
 
@@ -46,68 +42,23 @@ class Spec(PartSpec):
             return ["data: gobjaverse needs data.root=FOLDER (or train on procedural scenes with data=procedural)"]
         return [f"data.{name}: there is no {path}" for name, path in paths.items() if path and not Path(path).exists()]
 
-    def open(self, image_size: int, progress: bool = True) -> GObjaverse:
+    def open(self, image_size: int, progress: bool = True) -> StoreSource:
         """Indexes the roots, once. Raises BadInput."""
         if missing := self.missing():
             raise BadInput("\n".join(missing))
-        return GObjaverse(self, image_size, progress)
-
-
-class GObjaverse:
-    """Scene ids are "<dictionary>/<instance>"."""
-
-    name = "gobjaverse"
-
-    def __init__(self, spec: Spec, image_size: int, progress: bool) -> None:
-        self.version, self.image_size = spec.version, image_size
-        root, other = Path(spec.root or ""), spec.evaluation_root
-        store = open_store(root, progress, spec.scene_views)
-        listed = read_list(Path(spec.scene_list)) if spec.scene_list else list(store.scenes())
-        self._check_list(spec, store, listed)
-        self.stores: dict[str, Store] = dict.fromkeys(listed, store)
-        splits = split(listed, spec.split_every, spec.validation_scenes, all_for_training=bool(other))
-        _report(root, spec.scene_views, {s: b for s, b in store.broken().items() if s in self.stores})
-        unusable = set(store.broken())
+        root, other = Path(self.root or ""), self.evaluation_root
+        store = open_store(root, progress, self.scene_views)
+        listed = read_list(Path(self.scene_list), store, root) if self.scene_list else list(store.scenes())
+        splits = split(listed, self.split_every, self.validation_scenes, all_for_training=bool(other))
+        stores = dict.fromkeys(listed, store)
+        _report(root, self.scene_views, {s: b for s, b in store.broken().items() if s in stores})
         if other:
-            evaluation = open_store(Path(other), progress, spec.scene_views)
+            evaluation = open_store(Path(other), progress, self.scene_views)
             splits["evaluation"] = list(evaluation.scenes())
-            if both := set(splits["evaluation"]) & set(listed):
-                raise BadInput(
-                    f"data: {len(both)} scenes of {other} are also in {root}, {min(both)} among them: an evaluation "
-                    "scene is not to be trained on; take them out of data.root or of data.scene_list"
-                )
-            _report(Path(other), spec.scene_views, evaluation.broken())
-            self.stores |= dict.fromkeys(splits["evaluation"], evaluation)
-            unusable |= set(evaluation.broken())
-        self._splits = {name: [s for s in scenes if s not in unusable] for name, scenes in splits.items()}
-        self._view = lru_cache(max(1, MEMORY // (20 * image_size**2)))(self._read_view)
-
-    def scenes(self, split: Split) -> Sequence[str]:
-        return self._splits[split]
-
-    def read(self, scene: str, views: Sequence[int]) -> SceneData:
-        """Raises Broken."""
-        read = [self._view(scene, view) for view in views]
-        return SceneData(
-            images=np.concatenate([data.images for data in read]),
-            depth=np.concatenate([data.depth for data in read]),
-            normals=np.concatenate([data.normals for data in read]),
-            camera_to_world=np.concatenate([data.camera_to_world for data in read]),
-            field_of_view=np.concatenate([data.field_of_view for data in read]),
-        )
-
-    def camera_centres(self, scene: str) -> NDArray[np.float64]:
-        """Raises Broken."""
-        return self.stores[scene].camera_centres(scene)
-
-    def _read_view(self, scene: str, view: int) -> SceneData:
-        return self.stores[scene].read(scene, [view], self.image_size)
-
-    def _check_list(self, spec: Spec, store: Store, listed: Sequence[str]) -> None:
-        if absent := sorted(set(listed) - set(store.scenes())):
-            raise BadInput(
-                f"{spec.scene_list} lists {len(absent)} scenes that {spec.root} does not hold, {absent[0]} among them"
-            )
+            keep_apart(listed, splits["evaluation"], root, other)
+            stores |= dict.fromkeys(splits["evaluation"], evaluation)
+            _report(Path(other), self.scene_views, evaluation.broken())
+        return StoreSource("gobjaverse", self.version, stores, splits, image_size)
 
 
 def split(scenes: Sequence[str], every: int, validation: int, all_for_training: bool) -> dict[Split, list[str]]:
@@ -123,19 +74,31 @@ def split(scenes: Sequence[str], every: int, validation: int, all_for_training: 
     return {"training": [s for s in training if s not in held], "validation": taken, "evaluation": evaluation}
 
 
-def read_list(path: Path) -> list[str]:
-    """A JSON list of "<dictionary>/<instance>". Raises BadInput."""
+def keep_apart(training: Sequence[str], evaluation: Sequence[str], root: Path, other: str) -> None:
+    """Raise BadInput for scenes of both roots."""
+    if both := set(evaluation) & set(training):
+        raise BadInput(
+            f"data: {len(both)} scenes of {other} are also in {root}, {min(both)} among them: an evaluation "
+            "scene is not to be trained on; take them out of data.root or of data.scene_list"
+        )
+
+
+def read_list(path: Path, store: Store, root: Path) -> list[str]:
+    """A JSON list of "<dictionary>/<instance>", all of which the store holds. Raises BadInput."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"data.scene_list: {path} cannot be read as JSON: {error}") from error
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
         raise BadInput(f'data.scene_list: {path} is not a JSON list of scenes such as "0/10005"')
-    return list(dict.fromkeys(name.strip("/") for name in content))
+    names = list(dict.fromkeys(name.strip("/") for name in content))
+    if absent := sorted(set(names) - set(store.scenes())):
+        raise BadInput(f"{path} lists {len(absent)} scenes that {root} does not hold, {absent[0]} among them")
+    return names
 
 
 def _report(root: Path, views: int, found: Mapping[str, Broken]) -> None:
-    """Which scenes the index leaves out, as a table, with all of them in a file of the cache."""
+    """Tell which scenes the index leaves out, as a table, with all of them in a file of the cache."""
     if not found:
         return
     path = cache_folder(root.resolve(), views) / "broken.csv"
