@@ -16,7 +16,7 @@ from gobjaverse_files import LEVEL, SIZE, change_camera, scene, view_file, write
 
 from bench import scenes, spec
 from bench.data import broken
-from bench.data.choices import exclude_inputs, lara, rig
+from bench.data.choices import exclude_inputs, lara, rig, usable
 from bench.data.sampler import Sampler
 from bench.data.scene import SceneData, gobjaverse_cameras
 from bench.data.source import StoreSource
@@ -211,8 +211,17 @@ def test_too_few_views_end_in_a_message() -> None:
         exclude_inputs.Spec().choose(few_views(7), **asked)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="3 distinct cameras, fewer than the 4"):
         lara.Spec().choose(few_views(3), **asked)  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="rig needs G-Objaverse's 40 cameras, a scene has 7"):
+    with pytest.raises(BadInput, match="rig needs G-Objaverse's 40 cameras on two rings, a scene has 7"):
         rig.Spec().choose(few_views(7), **asked)  # type: ignore[arg-type]
+
+
+def test_forty_other_views_are_all_used() -> None:
+    centres = few_views(40)
+    assert len(usable(centres)) == 38
+    other = np.random.default_rng(0).normal(size=(40, 3))
+    assert len(usable(other)) == 40
+    with pytest.raises(BadInput, match="40 others"):
+        rig.Spec().choose(other, inputs=4, targets=4, stage="evaluation", random=np.random.default_rng(0))
 
 
 def test_scenes_of_few_views_train(tmp_path: Path) -> None:

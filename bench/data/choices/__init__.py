@@ -14,6 +14,7 @@ from bench.data.scene import LARA_VIEWS, VIEWS
 from bench.errors import BadInput
 from models.parts import PartSpec
 
+REPEATED = 1e-3  # cameras closer than this are one
 Stage = Literal["training", "evaluation"]
 Chosen = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -29,9 +30,14 @@ class Choice(PartSpec, ABC):
         """Inputs and targets, as view indices; `centres` are all cameras' centres (view, 3). Raises BadInput."""
 
 
-def usable(views: int) -> NDArray[np.int64]:
-    """Of G-Objaverse's 40 views the 38 without top and bottom; of any other number, all."""
-    return np.array(LARA_VIEWS) if views == VIEWS else np.arange(views)
+def is_gobjaverse(centres: NDArray[np.float64]) -> bool:
+    """Whether a scene's views are G-Objaverse's: 40, of which the last of each ring repeats its first."""
+    return len(centres) == VIEWS and bool(np.abs(centres[[24, 39]] - centres[[0, 27]]).max() < REPEATED)
+
+
+def usable(centres: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Of G-Objaverse's 40 views the 38 without top and bottom, as LaRa; of others, all."""
+    return np.array(LARA_VIEWS) if is_gobjaverse(centres) else np.arange(len(centres))
 
 
 def clusters(centres: NDArray[np.float64], count: int) -> list[NDArray[np.int64]]:
@@ -39,7 +45,7 @@ def clusters(centres: NDArray[np.float64], count: int) -> list[NDArray[np.int64]
 
     Raises BadInput for a scene with fewer distinct cameras than clusters.
     """
-    views = usable(len(centres))
+    views = usable(centres)
     labels = _labels(centres[views].tobytes(), count)
     return [views[labels == i] for i in range(count)]
 

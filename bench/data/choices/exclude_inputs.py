@@ -41,7 +41,7 @@ def _free(views: NDArray[np.int64], centres: NDArray[np.float64], taken: list[ND
 
 def _nearest(views: NDArray[np.int64], centres: NDArray[np.float64], taken: list[NDArray[np.float64]]) -> int:
     """The free view nearest to the middle of a cluster. Raises BadInput where none is left."""
-    free = _free(usable(len(centres)), centres, taken)
+    free = _free(usable(centres), centres, taken)
     if not free:
         raise BadInput(
             f"views: a scene of {len(centres)} views has no camera left for a target that no input or other target "
