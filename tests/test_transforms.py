@@ -148,7 +148,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "xml as depth": ("failed download", lambda f: (f / "depth/r_005.pfm").write_bytes(XML)),
     "zero camera": ("zero camera", lambda f: rewrite(f, transform_matrix=np.zeros((4, 4)).tolist())),
     "nan camera": ("not finite", lambda f: rewrite(f, transform_matrix=np.full((4, 4), math.nan).tolist())),
-    "scaled camera": ("bad camera", lambda f: rewrite(f, transform_matrix=(2 * np.eye(4)).tolist())),
+    "scaled camera": ("bad camera", lambda f: rewrite(f, transform_matrix=(2 * OBJECT.camera_to_world[5]).tolist())),
     "off the centre": ("bad camera", lambda f: rewrite(f, intrinsic_matrix=SHIFTED)),
     "no matrix": ("damaged", lambda f: rewrite(f, transform_matrix=None)),
 }
