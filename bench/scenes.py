@@ -74,5 +74,5 @@ def note_broken(writer: Writer, sampler: Sampler) -> None:
     known = {row["scene"] for row in content["broken"]}
     new = {scene: defect for scene, defect in list(sampler.broken.items()) if scene not in known}
     if new:
-        log.warning("%d more scenes are broken and were skipped:\n%s", len(new), broken.table(new))
+        log.warning("scenes found broken and skipped: %d\n%s", len(new), broken.table(new))
         writer.commit(SCENES, lambda path: write_json(path, content | {"broken": content["broken"] + broken.rows(new)}))

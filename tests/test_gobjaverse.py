@@ -136,7 +136,7 @@ def test_known_defects_are_left_out_and_told(copy: Path, cache: Path, caplog: py
     before = source(copy, split_every=4)
     assert before.scenes("evaluation") == [TRAINING[0], TRAINING[4]]  # as if nothing were broken
     assert before.scenes("training") == [TRAINING[1], TRAINING[3]]
-    assert "1 scenes are broken and skipped" in caplog.text and "missing view" in caplog.text
+    assert "scenes broken and skipped: 1" in caplog.text and "missing view" in caplog.text
     (path,) = cache.glob("index/*/broken.csv")
     with path.open() as file:
         (row,) = csv.DictReader(file)

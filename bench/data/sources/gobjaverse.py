@@ -103,4 +103,4 @@ def _report(root: Path, views: int, found: Mapping[str, Broken]) -> None:
         return
     path = cache_folder(root.resolve(), views) / "broken.csv"
     broken.write_csv(path, found)
-    log.warning("%s: %d scenes are broken and skipped (%s):\n%s", root, len(found), path, broken.table(found))
+    log.warning("%s: scenes broken and skipped: %d (%s)\n%s", root, len(found), path, broken.table(found))
