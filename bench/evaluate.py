@@ -16,11 +16,14 @@ from torch import Tensor
 import models
 from bench import metrics, protocols
 from bench.baselines import BASELINES
+from bench.data import broken
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
+from bench.errors import BadInput
 from bench.protocols import Protocol
-from bench.record import write_json
+from bench.record import RunFolder, write_json
 from bench.rendering import Rendering, render
+from bench.scenes import compare, used
 from models.ead import EAD, count_parameters
 from models.tensors import Gaussians
 
@@ -64,11 +67,17 @@ def evaluate(
     model = models.load(writer.folder, device)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     scenes = sampler.evaluation_scenes(spec.evaluation.scenes)
+    compare(used(spec, source), RunFolder(writer.folder))
     measure = metrics.ImageMetrics(chosen, device)
-    result, samples = run(model, _batches(sampler, scenes, spec, device), measure)
+    size = max(1, PIXELS // (spec.views.targets * spec.model.image_size**2))
+    batches = (batch.to(device) for batch in sampler.evaluation_batches(scenes, size))
+    result, samples = run(model, batches, measure)
+    if not result["scenes"]:
+        raise BadInput(f"data: none of {len(scenes)} evaluation scenes can be used:\n{broken.table(sampler.broken)}")
     writer.commit("samples", lambda folder: _save_samples(folder, samples))
     result |= {
         "missing": measure.missing,
+        "broken": broken.rows(sampler.broken),
         "data": spec.data.to_dict(),
         "frame": spec.views.frame,
         "image_size": spec.model.image_size,
@@ -131,12 +140,6 @@ def _first_depth(points: Tensor, batch: Batch) -> Tensor:
     """z of the first input view's points along its optical axis: (batch, height, width)."""
     camera = batch.input_cameras.world_to_camera[:, 0]
     return torch.einsum("bj,bhwj->bhw", camera[:, 2, :3], points[:, 0]) + camera[:, 2, 3, None, None]
-
-
-def _batches(sampler: Sampler, scenes: Sequence[str], spec: RunSpec, device: torch.device) -> Iterator[Batch]:
-    size = max(1, PIXELS // (spec.views.targets * spec.model.image_size**2))
-    for start in range(0, len(scenes), size):
-        yield sampler.evaluation(scenes[start : start + size]).to(device)
 
 
 def _samples(batch: Batch, gaussians: Gaussians, rendering: Rendering, count: int) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def trained_scenes(spec: RunSpec, runs: Path | None) -> set[str]:
     found: set[str] = set()
     for _, init in sources(spec):
         folder = path_of(init).parent if isinstance(init, Weights) else (runs or Path()) / init.id
-        found |= set((RunFolder(folder).training() or {}).get("training_scenes", ()))
+        found |= set((RunFolder(folder).scenes() or {}).get("training", ()))
     return found
 
 

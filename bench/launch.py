@@ -200,8 +200,8 @@ def worker_command(folder: Path, device: str, threads: int, claims: int) -> list
 
 
 def prepare(task: Task) -> None:
-    """The run folder with its resolved spec. Raises Held."""
-    if (task.folder.path / "spec.json").is_file():
+    """The run folder with its resolved spec, as it is asked for now: paths may have moved. Raises Held."""
+    if (task.folder.path / "spec.json").is_file() and task.folder.spec() == task.spec:
         return
     with Lease(task.folder.path) as lease:
         content = {"id": task.id, "label": task.label, "spec": dict(task.spec)}

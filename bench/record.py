@@ -1,6 +1,6 @@
 """Run folders and sweep folders: the one module that reads and writes them. Plain files; no torch.
 
-results/runs/<id>/        spec.json status.json lease/ log.txt metrics.jsonl checkpoints/ best/ model.json
+results/runs/<id>/        spec.json scenes.json status.json lease/ log.txt metrics.jsonl checkpoints/ best/ model.json
                           weights.safetensors train.json evals/ samples/ profiles/ environment.json overfit.json
 results/archive/<id>.<n>/ what `--force` put aside
 results/<sweep>/          sweep.json runs.jsonl environment.json tables/ figures/
@@ -21,6 +21,7 @@ from bench.errors import BadInput
 
 SCHEMA_VERSION = 1
 BEST, BEST_STATE = "best", "state.json"
+SCENES = "scenes.json"
 State = Literal[
     "planned", "running", "done", "failed", "oom", "nan", "timeout", "cancelled", "preempted", "node_fail", "lost"
 ]
@@ -206,6 +207,11 @@ class RunFolder:
         """One record a step, in order; of steps run again after a crash the last record counts."""
         steps = {record["step"]: record for record in read_lines(self.path / "metrics.jsonl")}
         return [steps[step] for step in sorted(steps)]
+
+    def scenes(self) -> dict[str, Any] | None:
+        """{"training", "validation", "evaluation": scenes of each, "broken": those skipped}, since training began."""
+        path = self.path / SCENES
+        return read_json(path) if path.is_file() else None
 
     def training(self) -> dict[str, Any] | None:
         """train.json: present once training is finished."""

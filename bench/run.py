@@ -153,6 +153,7 @@ class Session:
                 self._say(f"put aside: {moved}")
         left = [task for task in tasks if due(task, self.retry)]
         self._announce(tasks, left)
+        self._same_data(tasks)
         self._prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
         states, stopped = self._launch(tasks, len(left))
         lines = self._record()
@@ -185,6 +186,16 @@ class Session:
                 self._say(
                     f"{task.label}: {status.state} before; --retry {status.state} tries again (log: {log})", "red"
                 )
+
+    def _same_data(self, tasks: Sequence[Task]) -> None:
+        """Of runs that are trained and now asked for with other paths to their data. Raises BadInput."""
+        from bench.data.sampler import open_source
+        from bench.scenes import compare, used
+
+        for run, task in zip(self.chosen, tasks, strict=True):
+            if task.folder.scenes() and task.folder.spec()["data"] != task.spec["data"]:
+                source = open_source(run.spec, progress=self.console.is_terminal)
+                compare(used(run.spec, source), task.folder)
 
     def _prepare(self, runs: Sequence[Run]) -> None:
         """All that can be found wrong before training starts; scenes are generated here, once, with progress."""

@@ -11,7 +11,7 @@ from typing import Any
 from bench.results import Entry, SweepResults
 
 MEASURED = ("step_time_ms", "host_peak_memory_gib", "allocated_peak_memory_gib", "reserved_peak_memory_gib",
-            "device_memory_gib")  # fmt: skip
+            "device_memory_gib", "data_wait_share")  # fmt: skip
 BEATEN_IN = {"psnr": "PSNR", "psnr_foreground": "FG PSNR"}  # what a useful model beats the simple baselines in
 
 
@@ -60,7 +60,8 @@ def _run(
     for entry, evaluation in zip(entries, evaluations, strict=True):
         _extend(row, evaluation["means"] if evaluation else {})
         profile = next(iter(entry.folder.profiles().values()), {})
-        _extend(row, {name: profile.get(name) for name in MEASURED})
+        measured = {"data_wait_share": (entry.folder.training() or {}).get("data_wait_share"), **profile}
+        _extend(row, {name: measured.get(name) for name in MEASURED})
         row.parameters = row.parameters or (evaluation or entry.line).get("parameters")
     simple = [baseline for baseline in own.values() if baseline.kind == "baseline"]
     row.not_beaten = tuple(

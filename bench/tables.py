@@ -153,6 +153,7 @@ def _notes(sweep: SweepResults, protocol: str, found: Sequence[Row], metrics: Se
     missing = {n: r for entry in sweep.entries
                for n, r in entry.folder.evaluations().get(protocol, {}).get("missing", {}).items()}  # fmt: skip
     notes += [f"{name} is empty: {reason}." for name, reason in missing.items()]
+    notes += _data_notes(sweep, protocol, runs)
     if unfinished := [f"{row.label}: {row.status}" for row in runs if row.status != "done"]:
         notes.append(f"Not finished: {'; '.join(unfinished)}.")
     notes.append("Params. are trained parameters, truncated to millions as in the paper.")
@@ -184,6 +185,25 @@ def _source(part: str, source: Mapping[str, Any]) -> str:
     if "weights" in source:
         return f"{part} from {source['weights']}, sha256 {str(source['sha256'])[:12]}…"
     return f"{part} from run {source['run']}, {source['id']}"
+
+
+def _data_notes(sweep: SweepResults, protocol: str, runs: Sequence[Row]) -> list[str]:
+    """The share of a step spent waiting for data, and what was skipped as broken."""
+    notes = []
+    waits = [wait for row in runs for wait in row.values.get("data_wait_share", ())]
+    if waits:
+        notes.append(f"Waiting for data took {max(waits):.1%} of the training steps' time at most.")
+    drawn, evaluated = set(), set()
+    for entry in sweep.entries:
+        drawn |= {defect["scene"] for defect in (entry.folder.scenes() or {}).get("broken", ())}
+        evaluated |= {defect["scene"] for defect in entry.folder.evaluations().get(protocol, {}).get("broken", ())}
+    for scenes, where, file in (
+        (drawn, "training", "scenes.json"),
+        (evaluated, "evaluation", f"evals/{protocol}.json"),
+    ):
+        if scenes:
+            notes.append(f"Skipped as broken in {where}: {len(scenes)} scenes (named in the runs' {file}).")
+    return notes
 
 
 def _latex(shown: pd.DataFrame, text: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench import checkpoint, health, initialise, optimiser
+from bench import checkpoint, health, initialise, optimiser, scenes
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler, batches
 from bench.errors import BadInput
@@ -53,7 +53,9 @@ def train(
         return
     started = time.perf_counter()
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
-    scenes, files = used_scenes(spec, sampler), code(spec)
+    files = code(spec)
+    if ranks.first:
+        scenes.settle(spec, source, writer)
     trainer = Trainer(spec, device, ranks, runs=writer.folder.parent)
     done, warnings = checkpoint.restore(writer.folder, trainer.model, trainer.optimiser)
     if len(steps_done := {said["done"] for said in ranks.gather({"done": done})}) > 1:
@@ -81,14 +83,14 @@ def train(
         if last or stopping or (step + 1) % spec.train.checkpoint_every == 0:
             journal.settle()
             if ranks.first:
+                scenes.note_broken(writer, sampler)
                 checkpoint.save(writer, step + 1, trainer.model, trainer.optimiser, warnings)
         if stopping and not last:
             raise Stopped(f"stopped after step {step + 1} of {spec.train.steps}; a checkpoint is written")
         clock.lap_ms()
 
     if ranks.first:
-        told = {"warnings": list(warnings.values()), "last_session_s": time.perf_counter() - started, "code": files}
-        summary = told | scenes
+        summary = {"warnings": list(warnings.values()), "last_session_s": time.perf_counter() - started, "code": files}
         finish(writer, trainer, summary)
 
 
@@ -153,28 +155,15 @@ class Trainer:
         return Prediction(gaussians, render(gaussians, batch.target_cameras, batch.background))
 
 
-def used_scenes(spec: RunSpec, sampler: Sampler) -> dict[str, list[str]]:
-    """Those trained on and those evaluated. Raises BadInput when a scene is both, unless overfitting is the point."""
-    training = list(sampler.training_scenes)
-    evaluation = list(sampler.evaluation_scenes(spec.evaluation.scenes))
-    overlap = set(training) & set(evaluation)
-    if overlap and not spec.views.overfit:
-        raise BadInput(f"data: {len(overlap)} scenes are in training and in evaluation, {min(overlap)} among them")
-    if not training:
-        raise BadInput("data: there is no training scene")
-    return {"training_scenes": training, "evaluation_scenes": evaluation}
-
-
 def adopt(spec: RunSpec, writer: Writer, source: DataSource) -> None:
     """Without a step of training, what `init` gives is the run's model. Raises BadInput.
 
     A model that a run has trained is not evaluated on the scenes that it was trained on.
     """
-    sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
-    evaluation = list(sampler.evaluation_scenes(spec.evaluation.scenes))
+    evaluation = scenes.settle(spec, source, writer)["evaluation"]
     if seen := initialise.trained_scenes(spec, writer.folder.parent) & set(evaluation):
         raise BadInput(f"data: the given weights were trained on {len(seen)} of these scenes, {min(seen)} among them")
-    content = {"steps": 0, "warnings": [], "code": code(spec), "training_scenes": [], "evaluation_scenes": evaluation}
+    content = {"steps": 0, "warnings": [], "code": code(spec)}
     _commit(writer, initialise.build(spec, writer.folder.parent), content)
 
 

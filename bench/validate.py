@@ -61,8 +61,7 @@ def validation_psnr(model: EAD, sampler: Sampler, scenes: Sequence[str], protoco
     device = next(model.parameters()).device
     model.eval()
     values = []
-    for start in range(0, len(scenes), SCENES):
-        batch = sampler.evaluation(scenes[start : start + SCENES]).to(device)
+    for batch in (found.to(device) for found in sampler.evaluation_batches(scenes, SCENES)):
         drawn = render(model(batch.inputs), batch.target_cameras, batch.background).rgb
         values.append(psnr(drawn, batch.targets, protocol.psnr_cap).flatten())
     model.train()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,3 +221,19 @@ def test_micro_batches_are_slices(source: procedural.Procedural) -> None:
     assert part.scenes == whole.scenes[1:3]
     assert torch.equal(part.inputs.images, whole.inputs.images[1:3])
     assert torch.equal(part.target_cameras.world_to_camera, whole.target_cameras.world_to_camera[1:3])
+
+
+def test_clusters_do_not_depend_on_threads() -> None:
+    """Cameras on rings tie: K-means on two threads would add in another order and choose other clusters."""
+    code = (
+        "import numpy as np; from bench.data.choices import clusters; from bench.data.scene import gobjaverse_cameras\n"
+        "radii = np.random.default_rng(0).uniform(1.6, 2.0, (30, 2))\n"
+        "for r in radii: print([c.tolist() for c in clusters(gobjaverse_cameras(tuple(r), (.3, -.05))[:, :3, 3], 4)])"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": threads}, capture_output=True, check=True
+        ).stdout
+        for threads in ("1", "2", "4")
+    }
+    assert len(found) == 1 and found.pop().count(b"\n") == 30

@@ -255,8 +255,8 @@ def test_specs_that_make_no_sense(folder: Path, overrides: list[str], text: str)
 def test_scenes_trained_on_are_not_evaluated(folder: Path, tmp_path: Path) -> None:
     spec = given(folder, declared(folder))
     train(spec, PlainWriter(tmp_path / "aaa"), device=CPU, source=Balls(32))
-    content = (RunFolder(tmp_path / "aaa").training() or {}) | {"training_scenes": ["evaluation/1", "training/0"]}
-    write_json(tmp_path / "aaa" / "train.json", content)
+    content = (RunFolder(tmp_path / "aaa").scenes() or {}) | {"training": ["evaluation/1", "training/0"]}
+    write_json(tmp_path / "aaa" / "scenes.json", content)
     file = tmp_path / "aaa" / "weights.safetensors"
     again = given(folder, f"init.model.weights={tmp_path}/aaa", f"init.model.sha256={digest(file)}")
     with pytest.raises(BadInput, match="trained on 1 of these scenes, evaluation/1"):

@@ -18,6 +18,7 @@ LAYERS = (
     ("bench.errors", "bench.paths"),
     ("bench.lpips_weights", "bench.record"),
     ("bench.data", "bench.rendering", "bench.losses", "bench.protocols", "bench.spec", "bench.paper"),
+    ("bench.scenes",),
     ("bench.train", "bench.evaluate", "bench.measure", "bench.tables", "bench.figures"),
     ("bench.launch", "bench.work", "bench.overfit"),
     ("bench.run", "bench.benchmark", "bench.benchmarks", "bench.setup"),

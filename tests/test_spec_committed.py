@@ -71,6 +71,7 @@ def test_describe_gives_the_papers_parameters() -> None:
     for row in rows:
         counts = row["parameters"]
         assert counts["encoder"] + counts["aggregator"] + counts["head"] == counts["total"]
-    assert rows[0]["missing_files"] == []
-    assert "weights/MASt3R" in rows[1]["missing_files"][0] and "sha256" in rows[1]["missing_files"][0]
+    data, weights = rows[1]["missing_files"]
+    assert rows[0]["missing_files"] == [data] and "data.root=FOLDER" in data
+    assert "weights/MASt3R" in weights and "sha256" in weights
     json.dumps(rows)

@@ -119,6 +119,20 @@ def test_markdown_says_scale_protocol_data_commit_and_what_tiny_is_evidence_for(
     assert [cell.strip() for cell in row.split("|")[2:-3]] == [""] * 9 + ["475M", "", ""]
 
 
+def test_waiting_for_data_and_broken_scenes_are_told(sweep: tuple[Path, Path]) -> None:
+    run = sweep[1] / "runs" / f"{2:012x}"
+    write_json(run / "train.json", {"data_wait_share": 0.0123})
+    write_json(run / "scenes.json", {"broken": [{"scene": "0/1"}, {"scene": "0/2"}]})
+    path = run / "evals" / f"{PROTOCOL.key}.json"
+    write_json(path, json.loads(path.read_text()) | {"broken": [{"scene": "7/7"}]})
+    written = tables.write(*sweep)
+    table = pd.read_csv(written[0]).set_index("label")
+    assert table["measured/data_wait_share"]["Ours1"] == 0.0123 and pd.isna(table["measured/data_wait_share"]["Ours2"])
+    text = written[1].read_text()
+    assert "Waiting for data took 1.2% of the training steps' time at most" in text
+    assert "Skipped as broken in training: 2 scenes" in text and "Skipped as broken in evaluation: 1 scenes" in text
+
+
 def test_latex_has_no_unescaped_symbols(sweep: tuple[Path, Path]) -> None:
     text = tables.write(*sweep)[2].read_text()
     assert r"\begin{tabular}" in text and r"18.20 $\pm$ 0.28" in text and r"per\_image\_white" in text

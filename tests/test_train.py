@@ -255,8 +255,9 @@ def test_summary(tmp_path: Path) -> None:
     folder = run(tmp_path, spec())
     summary = folder.training()
     assert summary is not None and summary["steps"] == 20 and summary["threads"] == torch.get_num_threads()
-    assert summary["training_scenes"] == ["training/0", "training/1", "training/2", "training/3"]
-    assert not set(summary["training_scenes"]) & set(summary["evaluation_scenes"])
+    scenes = folder.scenes()
+    assert scenes is not None and scenes["training"] == ["training/0", "training/1", "training/2", "training/3"]
+    assert scenes["evaluation"] and not set(scenes["training"]) & set(scenes["evaluation"])
     assert summary["final"]["loss"] == folder.metrics()[-1]["loss"]
     assert 0 <= summary["data_wait_share"] < 1 and summary["training_s"] > 0
     assert not (tmp_path / "checkpoints").exists()

@@ -49,11 +49,11 @@ class DataSource(Protocol):
         ...
 
     def read(self, scene: str, views: Sequence[int]) -> SceneData:
-        """These views of a scene, in this order."""
+        """These views of a scene, in this order. Raises bench.data.store.Broken for one that cannot be used."""
         ...
 
     def camera_centres(self, scene: str) -> NDArray[np.float64]:
-        """(VIEWS, 3) in the world: what view choices look at."""
+        """(view, 3) in the world, of all views of the scene: what view choices look at. Raises Broken."""
         ...
 
 

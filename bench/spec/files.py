@@ -26,7 +26,7 @@ def path_of(init: Weights) -> Path:
 
 def missing_files(spec: RunSpec) -> list[str]:
     """What stands in the way of starting, one sentence each; contents are not read."""
-    found = []
+    found: list[str] = spec.data.missing() if hasattr(spec.data, "missing") else []
     for part, init in weight_files(spec).items():
         what = [] if path_of(init).is_file() else [f"no file {path_of(init)} (init.{part}.weights=FILE names another)"]
         what += [f"init.{part}.sha256=… is not given"] if init.sha256 is None else []

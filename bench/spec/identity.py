@@ -27,11 +27,11 @@ def canonical_json(spec: RunSpec) -> str:
 
 
 @cache
-def _identifying(cls: type) -> tuple[tuple[str, Any, bool], ...]:
-    """(field, legacy value, is a float) of the fields that decide what a run is."""
+def _identifying(cls: type) -> tuple[tuple[str, Any, Any], ...]:
+    """(field, legacy value, type) of the fields that decide what a run is; bool for those that need only be given."""
     types = field_types(cls)
     return tuple(
-        (f.name, f.metadata.get("legacy", _NO_LEGACY), types[f.name] is float)
+        (f.name, f.metadata.get("legacy", _NO_LEGACY), bool if f.metadata.get("identity") == "given" else types[f.name])
         for f in fields(cls)
         if f.metadata.get("identity", True)
     )
@@ -40,10 +40,10 @@ def _identifying(cls: type) -> tuple[tuple[str, Any, bool], ...]:
 def _canonical(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         made: dict[str, Any] = {"name": value.name} if isinstance(value, PartSpec) else {}
-        for name, legacy, is_float in _identifying(type(value)):
+        for name, legacy, kind in _identifying(type(value)):
             item = getattr(value, name)
             if item != legacy:
-                made[name] = float(item) if is_float else _canonical(item)
+                made[name] = kind(item) if kind in (float, bool) else _canonical(item)
         return made
     if isinstance(value, Mapping):
         return {key: _canonical(item) for key, item in value.items()}

@@ -2,7 +2,8 @@
 
 Defaults are the paper's (PAPER.md: training, data; what the paper leaves open follows the first author's later public
 trainer and NoPoSplat). `sizes` says what the scales `tiny` and `small` change. A field whose metadata says
-`identity: False` is no part of a run's id; one added later carries `legacy`, the value at which it stays out of the id.
+`identity: False` is no part of a run's id; with `identity: given`, only whether it is set is (a path that decides a
+split); one added later carries `legacy`, the value at which it stays out of the id.
 """
 
 from __future__ import annotations

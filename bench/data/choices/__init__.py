@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
-from bench.data.scene import LARA_VIEWS
+from bench.data.scene import LARA_VIEWS, VIEWS
+from bench.errors import BadInput
 from models.parts import PartSpec
 
+REPEATED = 1e-3  # cameras closer than this are one
 Stage = Literal["training", "evaluation"]
 Chosen = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -25,19 +28,41 @@ class Choice(PartSpec, ABC):
     def choose(
         self, centres: NDArray[np.float64], *, inputs: int, targets: int, stage: Stage, random: np.random.Generator
     ) -> Chosen:
-        """Inputs and targets, as view indices; `centres` are all cameras' centres (VIEWS, 3)."""
+        """Inputs and targets, as view indices; `centres` are all cameras' centres (view, 3). Raises BadInput."""
+
+
+def is_gobjaverse(centres: NDArray[np.float64]) -> bool:
+    """Whether a scene's views are G-Objaverse's: 40, of which the last of each ring repeats its first."""
+    return len(centres) == VIEWS and bool(np.abs(centres[[24, 39]] - centres[[0, 27]]).max() < REPEATED)
+
+
+def usable(centres: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Of G-Objaverse's 40 views the 38 without top and bottom, as LaRa; of others, all."""
+    return np.array(LARA_VIEWS) if is_gobjaverse(centres) else np.arange(len(centres))
 
 
 def clusters(centres: NDArray[np.float64], count: int) -> list[NDArray[np.int64]]:
-    """K-means of the 38 views' camera centres, as LaRa; each cluster's views in ascending order, seeded."""
-    labels = _labels(centres.tobytes(), count)
-    return [np.array(LARA_VIEWS)[labels == i] for i in range(count)]
+    """K-means of the usable views' camera centres, as LaRa; each cluster's views in ascending order, seeded.
+
+    Raises BadInput for a scene with fewer distinct cameras than clusters.
+    """
+    views = usable(centres)
+    labels = _labels(centres[views].tobytes(), count)
+    return [views[labels == i] for i in range(count)]
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=300_000)
 def _labels(centres: bytes, count: int) -> NDArray[np.int32]:
     from sklearn.cluster import KMeans
 
-    views = np.frombuffer(centres).reshape(-1, 3)[list(LARA_VIEWS)]
-    labels: NDArray[np.int32] = KMeans(count, n_init=10, random_state=0).fit_predict(views)
+    views = np.frombuffer(centres).reshape(-1, 3)
+    if len(distinct := np.unique(views.round(6), axis=0)) < count:
+        raise BadInput(f"views: a scene has {len(distinct)} distinct cameras, fewer than the {count} views to choose")
+    with _threads().limit(limits=1, user_api="openmp"):  # rings are full of ties: partial sums would decide them
+        labels: NDArray[np.int32] = KMeans(count, n_init=10, random_state=0).fit_predict(views)
     return labels
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()

@@ -7,19 +7,45 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.choices import Choice, Chosen, Stage, clusters
+from bench.data.choices import Choice, Chosen, Stage, clusters, usable
+from bench.errors import BadInput
+
+SAME = 1e-6  # cameras closer than this are one: view 24 repeats view 0
 
 
 @dataclass(frozen=True)
 class Spec(Choice):
+    """A cluster of which inputs took every camera gives the free view that is nearest to it."""
+
     def choose(
         self, centres: NDArray[np.float64], *, inputs: int, targets: int, stage: Stage, random: np.random.Generator
     ) -> Chosen:
         training = stage == "training"
         chosen = tuple(int(random.choice(v) if training else v[0]) for v in clusters(centres, inputs))
-        seen = centres[list(chosen)]
-        novel = []
-        for views in clusters(centres, targets):
-            free = [v for v in views if np.linalg.norm(seen - centres[v], axis=1).min() > 1e-6]  # 24 repeats 0
-            novel.append(int(random.choice(free) if training else free[-1]))
-        return chosen, tuple(novel)
+        seen = [centres[view] for view in chosen]
+        groups = clusters(centres, targets)
+        novel: list[int | None] = []
+        for views in groups:
+            free = _free(views, centres, seen)
+            novel.append(int(random.choice(free) if training else free[-1]) if free else None)
+        for i, views in enumerate(groups):
+            if novel[i] is None:
+                novel[i] = _nearest(views, centres, [*seen, *(centres[view] for view in novel if view is not None)])
+        return chosen, tuple(view for view in novel if view is not None)
+
+
+def _free(views: NDArray[np.int64], centres: NDArray[np.float64], taken: list[NDArray[np.float64]]) -> list[int]:
+    """Those whose camera is none of the taken ones."""
+    return [int(v) for v in views if np.linalg.norm(np.stack(taken) - centres[v], axis=1).min() > SAME]
+
+
+def _nearest(views: NDArray[np.int64], centres: NDArray[np.float64], taken: list[NDArray[np.float64]]) -> int:
+    """The free view nearest to the middle of a cluster. Raises BadInput where none is left."""
+    free = _free(usable(centres), centres, taken)
+    if not free:
+        raise BadInput(
+            f"views: a scene of {len(centres)} views has no camera left for a target that no input or other target "
+            "shows; ask for fewer views.inputs or views.targets, or use views.choice=lara"
+        )
+    middle = centres[views].mean(0)
+    return min(free, key=lambda view: float(np.linalg.norm(centres[view] - middle)))

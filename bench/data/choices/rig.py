@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.choices import Choice, Chosen, Stage
-from bench.data.scene import LARA_VIEWS, RING_1
+from bench.data.choices import Choice, Chosen, Stage, is_gobjaverse
+from bench.data.scene import LARA_VIEWS, RING_1, VIEWS
+from bench.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,11 @@ class Spec(Choice):
     def choose(
         self, centres: NDArray[np.float64], *, inputs: int, targets: int, stage: Stage, random: np.random.Generator
     ) -> Chosen:
+        if not is_gobjaverse(centres):
+            raise BadInput(
+                f"views.choice: rig needs G-Objaverse's {VIEWS} cameras on two rings, a scene has {len(centres)} "
+                "others; use lara or exclude_inputs"
+            )
         offset = int(random.integers(len(RING_1))) if stage == "training" else 0
         ring = [RING_1[(offset + i * len(RING_1) // inputs) % len(RING_1)] for i in range(inputs)]
         others = np.array([view for view in LARA_VIEWS if view not in ring and view not in (24, 39)])

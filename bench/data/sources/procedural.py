@@ -111,7 +111,7 @@ class Procedural:
         return self._chunk(split, int(number) // CHUNK), int(number) % CHUNK
 
     def _open_chunk(self, split: Split, chunk: int) -> dict[str, NDArray[Any]]:
-        return {name: np.load(self._path(split, chunk) / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+        return {n: np.load(self._path(split, chunk) / f"{n}.npy", mmap_mode="r").view(np.ndarray) for n in ARRAYS}
 
 
 def _make_chunk(job: tuple[int, Split, int, int, str]) -> None:

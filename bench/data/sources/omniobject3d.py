@@ -1,0 +1,28 @@
+"""OmniObject3D's own renderings, of which FreeSplatter's evaluation takes its objects.
+
+`blender_renders`: ROOT/<object>/render/{transforms.json, images/r_0.png, depths/r_0_depth.exr}.
+`blender_renders_24_views`: ROOT/<object>/{transforms.json, 000.png}, without depth.
+The data set fixes no inputs: `views.choice=lara` takes the first and the last view of each K-means cluster, as LaRa
+does; FreeSplatter and GS-LRM render views of their own, which they do not publish.
+Objects fill [−1, 1]³ there, the longest side is 0.9 here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.data.transforms import Layout, TransformsSpec
+
+UNIT = 0.45
+
+
+@dataclass(frozen=True)
+class Spec(TransformsSpec):
+    """`transform_matrix` is camera-to-world with OpenGL's axes, `camera_angle_x` in radians."""
+
+    def layouts(self) -> Sequence[Layout]:
+        return (
+            Layout("images/{name}.png", "depths/{name}_depth.exr", UNIT),
+            Layout("{name}.png", "depths/{name}_depth.exr", UNIT),
+        )
