@@ -1,18 +1,34 @@
-"""`python -m bench.data sheet|generate`: make procedural scenes, and look at them."""
+"""`python -m bench.data VERB`: data sets made, looked at and verified."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from rich.console import Console
+
 from bench.data.scene import SPLITS
 from bench.errors import BadInput, run_command
 
 
 def main() -> int:
+    options = parse()
+    console = Console(highlight=False)
+    if options.verb == "render":
+        from bench.data.render import render
+
+        return render(options.meshes, options.out, options.size, console)
+    if options.verb == "furniture":
+        from bench.data.furniture import furniture
+
+        return furniture(options.out, options.size, options.package, console, options.limit)
+    return procedural(options)
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.data", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, text in (("generate", "fill the cache"), ("sheet", "write a contact sheet PNG")):
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, text in (("generate", "fill the cache with procedural scenes"), ("sheet", "write a contact sheet PNG")):
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("--size", type=int, default=32, help="image side in pixels (default 32)")
         sub.add_argument("--scenes", type=int, default=16, help="scenes a split (default 16)")
@@ -21,7 +37,25 @@ def main() -> int:
             sub.add_argument("--split", choices=SPLITS, default="training")
             sub.add_argument("--zoom", type=int, default=1, help="screen pixels a pixel")
             sub.add_argument("--out", type=Path, default=Path("results/scenes.png"))
-    options = parser.parse_args()
+    sub = verbs.add_parser("render", help="your own meshes → G-Objaverse's format, 40 views each")
+    sub.add_argument(
+        "meshes", type=Path, nargs="+", metavar="MESH", help="OBJ, GLB, PLY, ZIP … files, or folders of them"
+    )
+    _made(sub)
+    sub = verbs.add_parser("furniture", help="a training set from Debian's sweethome3d-furniture (CC0, CC BY)")
+    _made(sub)
+    sub.add_argument("--package", type=Path, default=Path("/usr/share/sweethome3d/furniture"), help="its .sh3f files")
+    sub.add_argument("--limit", type=int, metavar="N", help="only the first N models")
+    return parser.parse_args()
+
+
+def _made(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR")
+    sub.add_argument("--size", type=int, default=256, help="image side in pixels (default 256)")
+
+
+def procedural(options: argparse.Namespace) -> int:
+    """`generate` and `sheet`."""
     if options.size < 1 or options.scenes < 1:
         raise BadInput("--size and --scenes are at least 1")
     from bench.data.sources import procedural

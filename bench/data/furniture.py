@@ -1,0 +1,183 @@
+"""`python -m bench.data furniture --out DIR`: a training set of real models, from Debian's `sweethome3d-furniture`.
+
+Five libraries of 820 OBJ models, CC0 or CC BY, drawn and collected for Sweet Home 3D. RESERVED ones are for evaluation
+and are never rendered here, nor are variants of them; of models that share their geometry one is kept, so that no
+split can have variants on both sides. ATTRIBUTION.md names every author and licence and must travel with the data.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path, PurePosixPath
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from trimesh.resolvers import ZipResolver
+
+from bench.data import meshes, render
+from bench.environment import cores
+from bench.errors import BadInput
+
+PACKAGE = Path("/usr/share/sweethome3d/furniture")
+LIBRARIES = ("BlendSwap-CC-0", "BlendSwap-CC-BY", "KatorLegaz", "Reallusion", "Scopia")
+LICENCES = {"BlendSwap-CC-0": "[CC0 1.0](https://creativecommons.org/publicdomain/zero/1.0/)"}
+CC_BY = "[CC BY 3.0](https://creativecommons.org/licenses/by/3.0/)"
+AUTHORS = {"KatorLegaz": "Andrew Kator and Jennifer Legaz", "Reallusion": "Reallusion",
+           "Scopia": "Scopia Visual Interfaces Systems, s.l."}  # fmt: skip
+RESERVED = (9, 77, 81, 93, 96, 122, 146, 270, 274, 404, 438, 494, 552, 571, 586, 636, 672, 687)
+FIRST_ID = 100_000
+SAME = 0.5  # share of the geometry in common (estimated Jaccard index) that makes two models variants
+HASHES = 128  # of a model's geometry: the estimate's standard deviation is 0.044 at 0.5
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of the catalogues."""
+
+    number: int  # over all libraries, of models whose file is there
+    library: str
+    name: str
+    path: str  # in the library
+    creator: str
+
+    @property
+    def scene(self) -> str:
+        return f"{LIBRARIES.index(self.library)}/{FIRST_ID + self.number}"
+
+
+def furniture(out: Path, size: int, package: Path, console: Console, limit: int | None = None) -> int:
+    """The training set: scenes, ATTRIBUTION.md, models.csv. 0, or 1 when some models could not be rendered."""
+    models = catalogue(package)
+    kept, reasons = choose(models, package, console)
+    chosen = kept[:limit]
+    failed = render.make([render.Job(m.scene, load, (package, m.library, m.path)) for m in chosen], out, size, console)
+    there = [model for model in chosen if model.scene not in failed]
+    (out / "ATTRIBUTION.md").write_text(attribution(there), encoding="utf-8")
+    with (out / "models.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("scene", "name", "creator", "library", "file", "left_out"))
+        for m in models:
+            why = reasons.get(m.number) or failed.get(m.scene) or ("" if m in chosen else "beyond --limit")
+            writer.writerow((m.scene, m.name, m.creator, m.library, m.path, why))
+    reserved, variants = (sum(why.startswith(word) for why in reasons.values()) for word in ("reserved", "variant"))
+    console.print(
+        f"{len(models)} models: {len(there)} rendered, {reserved} reserved for evaluation, {variants} variants of others "
+        f"left out, {len(failed)} not readable → {out}/models.csv",
+        soft_wrap=True,
+    )
+    return 1 if failed else 0
+
+
+def catalogue(package: Path) -> list[Model]:
+    """All models whose file is there, in the catalogues' order. Raises BadInput where the package is not installed."""
+    missing = [name for name in LIBRARIES if not (package / f"{name}.sh3f").is_file()]
+    if missing:
+        raise BadInput(
+            f"{package} lacks {', '.join(missing)}: apt-get install sweethome3d-furniture, or --package FOLDER"
+        )
+    numbers = count()
+    return [
+        Model(next(numbers), library, name, path, creator)
+        for library in LIBRARIES
+        for name, path, creator in _entries(package / f"{library}.sh3f")
+    ]
+
+
+def _entries(library: Path) -> Iterator[tuple[str, str, str]]:
+    """(name, path, creator) of the models that a library's catalogue lists and holds."""
+    try:
+        with ZipFile(library) as archive:
+            text = archive.read("PluginFurnitureCatalog.properties").decode("latin-1")
+            files = set(archive.namelist())
+    except (BadZipFile, KeyError) as error:
+        raise BadInput(f"{library} is no furniture library: {error}") from error
+    values = dict(re.findall(r"^((?:name|model|creator)#\d+)=(.*?)\s*$", text, re.MULTILINE))
+    for key, value in values.items():
+        if key.startswith("model#") and (path := value.lstrip("/")) in files:
+            number = key.partition("#")[2]
+            given = values.get(f"creator#{number}") or AUTHORS.get(library.stem, "")
+            yield values.get(f"name#{number}", path), path, given.encode().decode("unicode_escape")
+
+
+def load(package: Path, library: str, path: str) -> meshes.Mesh:
+    """A model with the textures beside it. Raises BadInput."""
+    folder = str(PurePosixPath(path).parent)
+    with ZipFile(package / f"{library}.sh3f") as archive:
+        beside = [name for name in archive.namelist() if name.startswith(f"{folder}/") and not name.endswith("/")]
+        files = {name: io.BytesIO(archive.read(name)) for name in beside}
+    try:
+        return meshes.load(files[path], PurePosixPath(path).suffix[1:].lower(), ZipResolver(files, namespace=folder))
+    except BadInput as error:
+        raise BadInput(f"{library}.sh3f:{path}: {error}") from error
+
+
+def choose(models: Sequence[Model], package: Path, console: Console) -> tuple[list[Model], dict[int, str]]:
+    """Those to render, and number → why not of the others: reserved, a variant of one that is, or of an earlier one."""
+    jobs = [(package, model.library, model.path) for model in models]
+    with ProcessPoolExecutor(cores(), mp_context=get_context("forkserver")) as pool:
+        running = pool.map(signature, jobs, chunksize=8)
+        shown = track(running, "comparing geometry", total=len(jobs), console=console, disable=not console.is_terminal)
+        signatures = list(shown)
+    reasons = {model.number: "reserved for evaluation" for model in models if model.number in RESERVED}
+    kept: list[Model] = []
+    held = [i for i, model in enumerate(models) if model.number in RESERVED]
+    for i, model in enumerate(models):
+        if model.number in RESERVED:
+            continue
+        twin = next((j for j in held if same(signatures[i], signatures[j])), None)
+        if twin is None:
+            kept.append(model)
+            held.append(i)
+        else:
+            reasons[model.number] = f"variant of {models[twin].scene}"
+    return kept, reasons
+
+
+def signature(job: tuple[Path, str, str]) -> NDArray[np.uint64] | None:
+    """A min-hash of the triangles' corners on a grid of 1/200 of the object, whatever its scale, colours or order of
+    faces; None for what cannot be read."""
+    try:
+        mesh = load(*job)
+    except BadInput:
+        return None
+    cells = np.unique(
+        np.round(mesh.vertices[np.unique(mesh.faces)] * 200 / meshes.LONGEST_SIDE).astype(np.int64), axis=0
+    )
+    keys = (cells.astype(np.uint64) * np.array([73856093, 19349663, 83492791], np.uint64)).sum(1)
+    random = np.random.default_rng(0).integers(1, 2**63, (2, HASHES), dtype=np.uint64)
+    hashed = keys[:, None] * (random[0] | np.uint64(1)) + random[1]
+    found: NDArray[np.uint64] = (hashed ^ (hashed >> np.uint64(29))).min(0)
+    return found
+
+
+def same(one: NDArray[np.uint64] | None, other: NDArray[np.uint64] | None) -> bool:
+    """Whether two models are variants."""
+    return one is not None and other is not None and float((one == other).mean()) >= SAME
+
+
+def attribution(models: Sequence[Model]) -> str:
+    """Who made what, under which licence."""
+    lines = [
+        "# Attribution", "",
+        "Renderings (colour, normals, depth, cameras) of the 3D models below, from Debian's package "
+        "`sweethome3d-furniture` (upstream: Sweet Home 3D's furniture libraries, "
+        "http://www.sweethome3d.com/importModels.jsp; converted to OBJ by Emmanuel Puybaret / eTeks). Changes made: "
+        "scaled so that the longest side of the box is 0.9, centred, lit anew and rendered from 40 cameras. The "
+        "licence of every picture is that of its model; this file must travel with them.", "",
+        "| scene | object | author | library | licence | file |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    lines += [
+        f"| {m.scene} | {m.name} | {m.creator} | {m.library}.sh3f | {LICENCES.get(m.library, CC_BY)} | {m.path} |"
+        for m in models
+    ]
+    return "\n".join(lines) + "\n"
