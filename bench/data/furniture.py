@@ -71,7 +71,7 @@ def furniture(out: Path, size: int, package: Path, console: Console, limit: int 
             writer.writerow((m.scene, m.name, m.creator, m.library, m.path, why))
     reserved, variants = (sum(why.startswith(word) for why in reasons.values()) for word in ("reserved", "variant"))
     console.print(
-        f"{len(models)} models: {len(there)} rendered, {reserved} reserved for evaluation, {variants} variants of others "
+        f"{len(models)} models: {len(there)} there, {reserved} reserved for evaluation, {variants} variants of others "
         f"left out, {len(failed)} not readable → {out}/models.csv",
         soft_wrap=True,
     )
