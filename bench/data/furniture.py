@@ -56,7 +56,7 @@ class Model:
 
 
 def furniture(out: Path, size: int, package: Path, console: Console, limit: int | None = None) -> int:
-    """The training set: scenes, ATTRIBUTION.md, models.csv. 0, or 1 when some models could not be rendered."""
+    """The training set: scenes, ATTRIBUTION.md, models.csv, which says why others are left out. 0 if any is there."""
     models = catalogue(package)
     kept, reasons = choose(models, package, console)
     chosen = kept[:limit]
@@ -75,7 +75,7 @@ def furniture(out: Path, size: int, package: Path, console: Console, limit: int 
         f"left out, {len(failed)} not readable → {out}/models.csv",
         soft_wrap=True,
     )
-    return 1 if failed else 0
+    return 0 if there else 1
 
 
 def catalogue(package: Path) -> list[Model]:
