@@ -72,3 +72,37 @@ TABLE_3 = (
     Result("Ours1", 23.4, 0.877, 0.114, 461, 172),
     Result("Ours2", 23.4, 0.879, 0.111, 475, 174),
 )
+
+
+@dataclass(frozen=True)
+class Stated:
+    """One setting of the paper's experiments: the spec's field, its value there, and the paper's words and section."""
+
+    aspect: str  # scale, data, training, precision
+    field: str
+    value: object
+    words: str
+    section: str
+
+
+RECIPE = (
+    Stated("scale", "model.image_size", 256, "256 × 256 pixels", "§3.1"),
+    Stated("data", "data.name", "gobjaverse", "G-Objaverse: 264,775 scenes, 10 : 1 training and evaluation", "§3.1"),
+    Stated("data", "views.choice.name", "lara", "one view of each of 4 K-means clusters of the cameras", "§3.1"),
+    Stated("data", "views.inputs", 4, "4 input views", "§3.1"),
+    Stated("data", "views.targets", 4, "4 target views", "§3.1"),
+    Stated("data", "model.poses", "unknown", "poses of the inputs unknown", "§2"),
+    Stated("training", "train.steps", 200_000, "200K steps", "§3.2"),
+    Stated("training", "train.batch", 32, "32 scenes a step", "§3.2"),
+    Stated("training", "train.learning_rate", 5.0e-5, "5.0e-5 after the warm-up", "§3.2"),
+    Stated("training", "train.final_learning_rate", 5.0e-6, "5.0e-6 at the end (cosine)", "§3.2"),
+    Stated("training", "train.warmup_steps", 2000, "2000 steps of linear warm-up", "§3.2"),
+    Stated("training", "train.geometry_first", 0.0, "all three terms of eq. 6; no other phase is named", "§2.6"),
+    Stated("training", "losses.mse.weight", 1.0, "L_m with weight 1", "§2.6"),
+    Stated("training", "losses.lpips.weight", 0.05, "λ_l = 0.05", "§2.6"),
+    Stated("training", "losses.points.weight", 10.0, "λ_3D = 10", "§2.6"),
+    Stated("precision", "model.precision.aggregator", "bf16", "A in bf16 mixed precision", "§3.2"),
+    Stated("precision", "model.precision.head", "bf16", "D in bf16 mixed precision", "§3.2"),
+)
+
+HARDWARE = "4 × NVIDIA A100 (80 GB)"  # §3.2

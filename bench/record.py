@@ -226,6 +226,11 @@ class RunFolder:
         """{"<device>-<world>": profile}."""
         return {path.stem: read_json(path) for path in sorted((self.path / "profiles").glob("*.json"))}
 
+    def environment(self) -> dict[str, Any] | None:
+        """What ran it: environment.json."""
+        path = self.path / "environment.json"
+        return read_json(path) if path.is_file() else None
+
     def overfit(self) -> dict[str, Any] | None:
         """The verdict of a run that was to memorise its scenes: {"passed", "text"}."""
         path = self.path / "overfit.json"

@@ -5,12 +5,38 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.record import RunFolder, read_json, read_lines, run_folder
+from bench.record import RunFolder, read_json, read_lines, runs_folder
 
 SEED = re.compile(r"(, )?\bseed \d+")
+
+
+class ReadOnce(RunFolder):
+    """A run's folder, whose large files are read once, however often a table or figure asks."""
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return self._metrics
+
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        return self._evaluations
+
+    def profiles(self) -> dict[str, dict[str, Any]]:
+        return self._profiles
+
+    @cached_property
+    def _metrics(self) -> list[dict[str, Any]]:
+        return super().metrics()
+
+    @cached_property
+    def _evaluations(self) -> dict[str, dict[str, Any]]:
+        return super().evaluations()
+
+    @cached_property
+    def _profiles(self) -> dict[str, dict[str, Any]]:
+        return super().profiles()
 
 
 @dataclass(frozen=True)
@@ -58,10 +84,10 @@ class SweepResults:
 
 def read_sweep(sweep_folder: Path, results: Path) -> SweepResults:
     """Raises BadInput for damaged files."""
-    environment = sweep_folder / "environment.json"
+    environment, runs = sweep_folder / "environment.json", runs_folder(results)
     lines = {line["id"]: line for line in read_lines(sweep_folder / "runs.jsonl")}
     return SweepResults(
         sweep=read_json(sweep_folder / "sweep.json"),
         environment=read_json(environment) if environment.is_file() else {},
-        entries=tuple(Entry(i, line["label"], line, run_folder(results, i)) for i, line in lines.items()),
+        entries=tuple(Entry(i, line["label"], line, ReadOnce(runs / i)) for i, line in lines.items()),
     )

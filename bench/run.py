@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -45,6 +46,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="auto", help="cpu, cuda or cuda:N; default: cuda if there is one")
     add("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
     add("--threads", type=int, metavar="N", help="CPU threads of a run (default: all cores / jobs)")
+    add("--no-report", dest="report", action="store_false", help="make no notebook and no HTML page at the end")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     return parser.parse_intermixed_args(argv)
 
@@ -235,15 +237,17 @@ class Session:
         import torch
 
         from bench.environment import describe
+        from bench.spec import bases_at_paper_scale
 
         lines = _lines(self.sweep, self.results)
         told = {"name": self.sweep.name, "scale": self.sweep.scale, "question": self.sweep.question,
-                "spec": str(self.sweep.path), "overrides": list(self.sweep.overrides)}  # fmt: skip
+                "spec": str(self.sweep.path), "overrides": list(self.sweep.overrides),
+                "bases": bases_at_paper_scale(self.sweep)}  # fmt: skip
         write_sweep(self.folder, told, lines, describe(torch.device(self.device), self.threads))
         return lines
 
     def _report(self) -> None:
-        """Tables and figures of the whole sweep; prints the first table."""
+        """Tables, figures and the report of the whole sweep; prints the first table."""
         from bench import figures, tables
 
         written = tables.write(self.folder, self.results)
@@ -252,6 +256,19 @@ class Session:
                 self._say(path.read_text(encoding="utf-8"))
         for path in (*written, *figures.write(self.folder, self.results)):
             self._say(str(path))
+        if self.options.report:
+            self._page()
+
+    def _page(self) -> None:
+        """The notebook and the HTML page; whatever goes wrong with them, the sweep's results stand."""
+        from bench import report
+
+        try:
+            for path in report.write(self.folder, self.results):
+                self._say(str(path))
+        except Exception as error:
+            last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            self._say(f"no report: {last} (python -m bench.report {shlex.quote(str(self.folder))} tells more)", "red")
 
     def _verdicts(self, tasks: Sequence[Task]) -> bool:
         """Of `--overfit`; whether all passed."""
@@ -268,12 +285,14 @@ def _lines(sweep: Sweep, results: Path) -> list[dict[str, Any]]:
     """One a run of the sweep, chosen or not: what it is and how it stands."""
     from bench.spec import describe
 
-    kept = ("id", "label", "scale", "settings", "parents", "parameters", "tokens_per_scene")
+    kept = ("id", "label", "scale", "settings", "parents", "parameters", "tokens_per_scene", "spec")
+    bases = {run.id: run.reference["base"] for run in sweep.runs}
     lines = []
     for row in describe(sweep):
         status, spec = run_folder(results, row["id"]).status(), row["spec"]
         lines.append({key: row[key] for key in kept} | {
             "model": {part: spec["model"][part]["name"] for part in ("encoder", "aggregator", "head", "output")},
+            "base": bases[row["id"]],
             "data": spec["data"]["name"], "steps": spec["train"]["steps"], "seed": spec["seed"],
             "status": status.state, "phase": status.phase, "message": status.message,
         })  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ SHOWN = {"reserved_peak_memory_gib": "GPU mem. [GiB]", "host_peak_memory_gib": "
 DECIMALS = {"ssim": 3, "lpips_vgg": 3, "lpips_alex": 3, "depth_error": 3, "point_error": 3, "step_time_ms": 0}
 ARROW = {"higher": " ↑", "lower": " ↓", "none": ""}
 MARK = "†"
+PARAMS = "Params."
 SYMBOLS = {"±": r"$\pm$", MARK: r"$^\dagger$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "--", "Δ": r"$\Delta$",
            "μ": r"$\mu$", "‖": r"$\|$"}  # fmt: skip
 TINY = (
@@ -45,21 +47,45 @@ def write(sweep_folder: Path, results: Path) -> list[Path]:
     return written
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A table as it is read: cells as text, what must be known beside them, and what each number means."""
+
+    title: str
+    cells: pd.DataFrame
+    remarks: Sequence[str]
+    definitions: Sequence[str]
+
+
+def shown(sweep: SweepResults, protocol: str) -> Shown:
+    """The table of one protocol's results."""
+    found, metrics = rows(sweep, protocol), metrics_of(sweep, protocol)
+    return Shown(caption(sweep, protocol), _formatted(found, metrics), _remarks(sweep, protocol, found),
+                 _definitions(sweep, metrics))  # fmt: skip
+
+
 def render(sweep: SweepResults, protocol: str) -> dict[str, str]:
     """{"csv", "md", "tex"}: the table's text in each format."""
-    found = rows(sweep, protocol)
-    metrics = _metrics(sweep, protocol)
-    shown, notes = _formatted(found, metrics), _notes(sweep, protocol, found, metrics)
-    title = caption(sweep, protocol)
-    markdown = shown.to_markdown(
-        index=False, disable_numparse=True, colalign=["left"] + ["right"] * (shown.shape[1] - 1)
+    table = shown(sweep, protocol)
+    notes = [*table.remarks, *table.definitions]
+    markdown = table.cells.to_markdown(
+        index=False, disable_numparse=True, colalign=["left"] + ["right"] * (table.cells.shape[1] - 1)
     )
     body = "\n".join(f"- {note}" for note in notes)
     return {
-        "csv": frame(found, metrics).to_csv(index=False),
-        "md": f"**{title}**\n\n{markdown}\n\n{body}\n",
-        "tex": _latex(shown, " ".join([title, *notes])),
+        "csv": frame(rows(sweep, protocol), metrics_of(sweep, protocol)).to_csv(index=False),
+        "md": f"**{table.title}**\n\n{markdown}\n\n{body}\n",
+        "tex": _latex(table.cells, " ".join([table.title, *notes])),
     }
+
+
+def read_markdown(text: str) -> Shown:
+    """What `render` wrote as "md"; for summaries whose runs are not here."""
+    lines = text.splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    notes = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    first = next((i for i, note in enumerate(notes) if note.startswith(PARAMS)), len(notes))
+    return Shown(lines[0].strip("*"), pd.DataFrame(cells[2:], columns=cells[0]), notes[:first], notes[first:])
 
 
 def frame(found: Sequence[Row], metrics: Sequence[Mapping[str, str]]) -> pd.DataFrame:
@@ -110,7 +136,7 @@ def caption(sweep: SweepResults, protocol: str) -> str:
     return "; ".join(parts) + "."
 
 
-def _metrics(sweep: SweepResults, protocol: str) -> list[dict[str, str]]:
+def metrics_of(sweep: SweepResults, protocol: str) -> list[dict[str, str]]:
     """As the protocol in the results defines them."""
     for entry in sweep.entries:
         if evaluation := entry.folder.evaluations().get(protocol):
@@ -124,7 +150,7 @@ def _formatted(found: Sequence[Row], metrics: Sequence[Mapping[str, str]]) -> pd
         line = {"": row.label + (f" {MARK}" if row.not_beaten else "")}
         for metric in metrics:
             line[metric["heading"] + ARROW[metric["better"]]] = _cell(row, metric["name"])
-        line["Params."] = millions((row.parameters or {}).get("total"))
+        line[PARAMS] = millions((row.parameters or {}).get("total"))
         line |= {heading: _cell(row, name) for name, heading in SHOWN.items()}
         line["Status"] = row.status if row.kind == "run" else row.kind
         lines.append(line)
@@ -139,14 +165,20 @@ def _cell(row: Row, name: str) -> str:
     return f"{mean:.{decimals}f}{spread}"
 
 
-def _notes(sweep: SweepResults, protocol: str, found: Sequence[Row], metrics: Sequence[Mapping[str, str]]) -> list[str]:
+def _remarks(sweep: SweepResults, protocol: str, found: Sequence[Row]) -> list[str]:
+    """What keeps the numbers from being taken at their face."""
     given = [entry for entry in sweep.entries if entry.line.get("steps") == 0]
     notes = [TINY] if sweep.scale == "tiny" and len(given) < len(sweep.entries) else []
     notes += [_untrained(given)] if given else []
     evaluations = [entry.folder.evaluations().get(protocol, {}) for entry in sweep.entries]
     if len(frames := {evaluation["frame"] for evaluation in evaluations if "frame" in evaluation}) > 1:
         notes.append(f"Depth and point errors of different frames ({', '.join(sorted(frames))}) do not compare.")
-    notes += [f"{MARK} {row.label} does not beat: {', '.join(row.not_beaten)}." for row in found if row.not_beaten]
+    beaten: dict[str, list[str]] = {}
+    for row in found:
+        beaten.setdefault(", ".join(row.not_beaten), []).append(row.label)
+    alone = len([what for what in beaten if what]) == 1  # one mark, one meaning: no need to name who bears it
+    notes += [f"{MARK} {'' if alone else '; '.join(labels) + ' '}does not beat: {what}."
+              for what, labels in beaten.items() if what]  # fmt: skip
     runs = [row for row in found if row.kind == "run"]
     if any(len(row.values.get("psnr", ())) > 1 for row in runs):
         notes.append("± is the standard deviation between seeds (n − 1).")
@@ -156,7 +188,11 @@ def _notes(sweep: SweepResults, protocol: str, found: Sequence[Row], metrics: Se
     notes += _data_notes(sweep, protocol, runs)
     if unfinished := [f"{row.label}: {row.status}" for row in runs if row.status != "done"]:
         notes.append(f"Not finished: {'; '.join(unfinished)}.")
-    notes.append("Params. are trained parameters, truncated to millions as in the paper.")
+    return notes
+
+
+def _definitions(sweep: SweepResults, metrics: Sequence[Mapping[str, str]]) -> list[str]:
+    notes = [f"{PARAMS} are trained parameters, truncated to millions as in the paper."]
     profile = next((p for entry in sweep.entries for p in entry.folder.profiles().values()), None)
     if profile:
         notes.append(

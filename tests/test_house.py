@@ -20,7 +20,7 @@ LAYERS = (
     ("bench.data", "bench.rendering", "bench.losses", "bench.protocols", "bench.spec", "bench.paper"),
     ("bench.scenes",),
     ("bench.train", "bench.evaluate", "bench.measure", "bench.tables", "bench.figures"),
-    ("bench.launch", "bench.work", "bench.overfit"),
+    ("bench.launch", "bench.work", "bench.overfit", "bench.report"),
     ("bench.run", "bench.benchmark", "bench.benchmarks", "bench.setup"),
 )
 

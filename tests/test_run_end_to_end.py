@@ -33,8 +33,9 @@ set:
 RUNS = ("patch 4", "patch 8")
 
 
-def start(spec: Path, results: Path, *options: str) -> subprocess.Popen[str]:
+def start(spec: Path, results: Path, *options: str, report: bool = False) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "bench.run", str(spec), "--results", str(results), "--threads", "1", *options]
+    command += [] if report else ["--no-report"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -79,8 +80,9 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     results = tmp_path_factory.mktemp("undisturbed")
-    code, output = run(spec, results)
+    code, output = end(start(spec, results, report=True))
     assert code == 0, output
+    assert (results / "sweep_tiny" / "report.html").is_file() and "report.ipynb" in output
     return results
 
 
@@ -114,6 +116,17 @@ def test_a_third_time_trains_nothing(spec: Path, undisturbed: Path) -> None:
     code, output = run(spec, undisturbed)
     assert code == 0 and "0 of 2 runs to do" in output and "table.md" in output
     assert {p: p.stat().st_mtime_ns for p in undisturbed.glob("runs/*/**/*") if p.is_file()} == before
+
+
+def test_a_report_that_fails_is_a_line_and_no_failure_of_the_sweep(
+    spec: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> list[Path]:
+        raise RuntimeError("first line\nthe kernel [died]")
+
+    monkeypatch.setattr("bench.report.write", fail)
+    assert bench.run.main([str(spec), "--results", str(undisturbed)]) == 0
+    assert "no report: the kernel [died]" in capsys.readouterr().out
 
 
 def test_what_is_recorded(undisturbed: Path) -> None:
@@ -163,7 +176,7 @@ def test_a_bad_end_is_told_in_a_line_and_the_sweep_goes_on(
     code, output = run(bad, tmp_path, "train.steps=12")
     (line,) = [line for line in output.splitlines() if ": nan in train: step " in line]
     assert code == 1 and "log.txt" in line and "done (1 of 2)" in output, output
-    assert bench.run.main([str(bad), "--results", str(tmp_path), "train.steps=12", "--json"]) == 1
+    assert bench.run.main([str(bad), "--results", str(tmp_path), "train.steps=12", "--json", "--no-report"]) == 1
     told = capsys.readouterr()
     assert [run["status"] for run in json.loads(told.out)] == ["nan", "done"]
     assert "0 of 2 runs to do" in told.err and "nan before; --retry nan" in told.err

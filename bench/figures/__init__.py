@@ -7,7 +7,7 @@ and draws what its runs hold: a run that lacks a stage is left out of the figure
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +20,24 @@ from bench.results import Entry, SweepResults, read_sweep
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+KINDS = ("loss_curves", "qualitative", "comparison", "model")
 MODELS = 6  # columns of the qualitative sheet, and diagrams: the first ones of a large sweep
 COMPARED = (("psnr", "PSNR [dB]"), ("psnr_foreground", "FG PSNR [dB]"), ("grid_ratio", "Grid ratio"))
 
 Drawn = Iterator[tuple[str, "Callable[[], Figure]"]]
 
 
-def write(sweep_folder: Path, results: Path) -> list[Path]:
-    """figures/: loss_curves, qualitative, comparison and model_<label>; returns what was written."""
+def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> list[Path]:
+    """figures/: loss_curves, qualitative, comparison and model_<label>; returns what was written.
+
+    Of all `kinds`, only `model` imports torch.
+    """
     from bench.figures import style
 
     sweep = read_sweep(sweep_folder, results)
+    drawn = {"loss_curves": _loss_curves, "qualitative": _qualitative, "comparison": _comparison, "model": _diagrams}
     written = []
-    for name, draw in (*_loss_curves(sweep), *_qualitative(sweep), *_comparison(sweep), *_diagrams(sweep)):
+    for name, draw in [figure for kind in kinds for figure in drawn[kind](sweep)]:
         with style.style():
             figure = draw()
             path = sweep_folder / "figures" / name
@@ -110,8 +115,12 @@ def _diagrams(sweep: SweepResults) -> Drawn:
         samples = _samples(entries[0])
         images = None if samples is None else samples["inputs"][0]
         parameters = entries[0].line.get("parameters") or _parameters(entries[0])
-        name = re.sub(r"[^A-Za-z0-9]+", "_", label).strip("_")
-        yield f"model_{name}.svg", _diagram(model_diagram.draw, spec.model, spec.views.inputs, parameters, images)
+        yield diagram_name(label), _diagram(model_diagram.draw, spec.model, spec.views.inputs, parameters, images)
+
+
+def diagram_name(label: str) -> str:
+    """The file of the drawing of a setting's model."""
+    return f"model_{re.sub(r'[^A-Za-z0-9]+', '_', label).strip('_')}.svg"
 
 
 def _diagram(draw: Callable[..., Figure], *arguments: Any) -> Callable[[], Figure]:

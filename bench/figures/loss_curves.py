@@ -34,7 +34,8 @@ def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
     )  # fmt: skip
     columns = max(len(terms), 1)
     figure, grid = plt.subplots(1, columns, figsize=(style.WIDTH, 2.5), squeeze=False, layout="constrained")
-    geometry_first = min(map(_geometry_first, (records for runs in curves.values() for records in runs)))
+    firsts = [_geometry_first(records) for runs in curves.values() for records in runs]
+    geometry_first = min((first for first in firsts if first is not None), default=0)
     colours, dashes = style.colours(list(curves)), style.dashes(list(curves))
     for axes, term in zip(grid[0], terms, strict=False):
         for label, runs in curves.items():
@@ -54,12 +55,13 @@ def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
     return figure
 
 
-def _geometry_first(records: Records) -> int:
-    """The step before the first with another term than L_3D."""
+def _geometry_first(records: Records) -> int | None:
+    """The step before the first with another term than L_3D; None for a run that did not come so far."""
     told = (
         r["step"] for r in records if any(k.startswith("loss/") and k != "loss/points" for k in r if r[k] is not None)
     )
-    return max(0, next(told, 1) - 1)
+    first = next(told, None)
+    return None if first is None else max(0, first - 1)
 
 
 def _curve(axes: Axes, label: str, runs: Sequence[Records], key: str, colour: str, dash: str) -> None:

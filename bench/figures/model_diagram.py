@@ -128,7 +128,8 @@ def _headings(axes: Axes, spec: EADSpec, inputs: int, parameters: Mapping[str, i
     axes.text(OUTPUT, foot, f"{size} × {size} × {channels}", ha="center", fontsize=7, color=EDGE["output"])
     for part, x in (("encoder", ENCODER), ("aggregator", AGGREGATOR), ("head", HEAD)):
         if part in parameters:
-            count = f"{parameters[part] / 1e6:,.1f}M parameters"
+            number = parameters[part]
+            count = f"{number / 1e6:,.1f}M parameters" if number >= 10**6 else f"{number / 1e3:,.1f}K parameters"
             axes.text(x, foot, count, ha="center", fontsize=7, color=EDGE[part])
 
 

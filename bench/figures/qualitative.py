@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Samples = Mapping[str, NDArray[np.generic]]  # samples/evaluation.npz of a run
 DEPTH = "viridis_r"  # near is light
+CHARACTER = 0.047  # inches that one takes in a heading, about
 TARGETS = 2  # target views a scene, one below the other
 
 
@@ -93,11 +94,13 @@ def _depth_key(figure: Figure, height: float) -> None:
 
 
 def _headings(figure: Figure, grid: GridSpec, labels: list[str]) -> None:
-    """Over the first row; long labels stand in two lines."""
+    """Over the first row; long labels stand in several lines."""
     start = 5 + len(labels)
     columns = {(0, 1): "inputs", (3, 3): "truth", (start, start): "true depth"}
-    columns |= {(4 + i, 4 + i): _wrap(label, 12) for i, label in enumerate(labels)}
-    columns |= {(start + 1 + i, start + 1 + i): _wrap(f"{label}: depth", 22) for i, label in enumerate(labels)}
+    box = grid[0, 4].get_position(figure)
+    room = round(box.width * figure.get_size_inches()[0] / CHARACTER)
+    columns |= {(4 + i, 4 + i): _wrap(label, room) for i, label in enumerate(labels)}
+    columns |= {(start + 1 + i, start + 1 + i): _wrap(f"{label}: depth", 2 * room) for i, label in enumerate(labels)}
     for (left, right), text in columns.items():
         box, end = grid[0, left].get_position(figure), grid[0, right].get_position(figure)
         figure.text(
@@ -108,4 +111,4 @@ def _headings(figure: Figure, grid: GridSpec, labels: list[str]) -> None:
 def _wrap(text: str, width: int) -> str:
     import textwrap
 
-    return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder="…"))
+    return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder="…", break_long_words=False))

@@ -6,7 +6,7 @@ folder keeps. Files: read (YAML with lines) → documents, layers (precedence), 
 """
 
 from bench.spec.build import from_dict, to_dict
-from bench.spec.describe import describe
+from bench.spec.describe import bases_at_paper_scale, describe
 from bench.spec.files import missing_files, verify_files
 from bench.spec.identity import canonical_json, run_id
 from bench.spec.layers import SCALES
@@ -14,6 +14,6 @@ from bench.spec.schema import RunSpec
 from bench.spec.sweep import Run, Sweep, load
 
 __all__ = [
-    "SCALES", "Run", "RunSpec", "Sweep", "canonical_json", "describe", "from_dict", "load", "missing_files", "run_id",
-    "to_dict", "verify_files",
+    "SCALES", "Run", "RunSpec", "Sweep", "bases_at_paper_scale", "canonical_json", "describe", "from_dict", "load",
+    "missing_files", "run_id", "to_dict", "verify_files",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.disk import price
 from bench.spec.build import to_dict
+from bench.spec.documents import BASES
 from bench.spec.files import missing_files
 
 if TYPE_CHECKING:
@@ -45,3 +46,14 @@ def describe(sweep: Sweep) -> list[dict[str, Any]]:
         }
         for run in sweep.runs
     ]
+
+
+def bases_at_paper_scale(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """base → its resolved spec at scale `paper`, as a report compares runs with it."""
+    from bench.spec.sweep import load
+
+    beside = sweep.path.parent
+    folders = (beside if beside.name == "base" else beside / "base", BASES)
+    names = dict.fromkeys(run.reference["base"] for run in sweep.runs)
+    paths = {name: next(p for f in folders if (p := f / f"{name}.yaml").is_file()) for name in names}
+    return {name: to_dict(load(path, scale="paper").runs[0].spec) for name, path in paths.items()}

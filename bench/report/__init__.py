@@ -1,0 +1,82 @@
+"""A sweep's report: an executed notebook and one HTML file, both made from the sweep's records. No torch here.
+
+`open` gives a sweep as pandas DataFrames; `write` makes report.ipynb and report.html in its folder. Files: sweep (the
+DataFrames), deviations (against the paper), sections + templates (what is shown), template + notebook (the cells and
+their execution), page (the HTML).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import figures, tables
+from bench.record import commit
+from bench.report.sweep import Sweep
+
+__all__ = ["Sweep", "open", "write"]
+
+
+def open(folder: Path | str, results: Path | str | None = None) -> Sweep:
+    """A sweep's folder, results/<spec>_<scale>; its runs lie in `results`, by default beside it. Raises BadInput."""
+    folder = Path(folder).resolve()
+    return Sweep(folder, Path(results).resolve() if results else folder.parent)
+
+
+def write(sweep_folder: Path, results: Path | None = None) -> list[Path]:
+    """report.ipynb and report.html of a sweep in whatever state: finished, failed, running, without runs.
+
+    Tables and figures that are missing or older than the runs' records are made first. Raises BadInput.
+    """
+    from bench.report.notebook import execute
+    from bench.report.page import page
+
+    sweep = open(sweep_folder, results)
+    refresh(sweep)
+    notebook = execute(sweep.folder, sweep.results)
+    protocols = ", ".join(sweep.protocols())
+    subtitle = " · ".join(filter(None, [f"scale {sweep.scale}", f"{len(sweep.read.entries)} runs", protocols]))
+    written = {"report.ipynb": _notebook_text(notebook), "report.html": page(notebook, sweep.name, subtitle)}
+    for name, text in written.items():
+        commit(sweep.folder / name, lambda path, text=text: _write_text(path, text))  # type: ignore[misc]
+    return [Path(sweep_folder) / name for name in written]
+
+
+def refresh(sweep: Sweep) -> None:
+    """Make what a report shows and is missing or out of date. Diagrams need torch: drawn by a process of its own."""
+    if sweep.summary_only:
+        return
+    newest = max(_record_times(sweep), default=0.0)
+    if _older(sweep.folder / "tables" / "table.md", newest):
+        tables.write(sweep.folder, sweep.results)
+    drawn = sweep.folder / "figures"
+    if kinds := [kind for kind in figures.KINDS if kind != "model" and _older(drawn / f"{kind}.png", newest)]:
+        figures.write(sweep.folder, sweep.results, kinds)
+    if not list(drawn.glob("model_*.svg")):
+        command = [sys.executable, "-m", "bench.figures", str(sweep.folder), "--results", str(sweep.results)]
+        root = Path(__file__).resolve().parents[2]
+        subprocess.run([*command, "--only", "model"], cwd=root, capture_output=True, check=False)
+
+
+def _record_times(sweep: Sweep) -> Iterator[float]:
+    """When each run last recorded something that is shown."""
+    for entry in sweep.read.entries:
+        for pattern in ("status.json", "metrics.jsonl", "evals/*.json", "profiles/*.json"):
+            yield from (path.stat().st_mtime for path in entry.folder.path.glob(pattern))
+
+
+def _older(path: Path, newest: float) -> bool:
+    return not path.is_file() or path.stat().st_mtime < newest
+
+
+def _notebook_text(notebook: object) -> str:
+    import nbformat
+
+    text: str = nbformat.writes(notebook)  # type: ignore[no-untyped-call]
+    return text + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

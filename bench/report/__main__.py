@@ -1,0 +1,25 @@
+"""`python -m bench.report DIR`: a sweep's notebook (report.ipynb) and page (report.html), made from its records."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.errors import run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser.add_argument("sweep", type=Path, metavar="DIR", help="results/<spec>_<scale>, or a published summary")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="where runs/ lies; default: beside the folder")
+    options = parser.parse_args(argv)
+    from bench import report
+
+    for path in report.write(options.sweep, options.results):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,98 @@
+# %% [markdown]
+# # Report of a sweep
+#
+# Everything below is read from the sweep's records by `bench.report`; run the cells again after more runs are done.
+
+# %%
+import bench.report
+
+sweep = bench.report.open(".")
+
+# %% [markdown]
+# ## Question
+
+# %%
+sweep.show("question")
+
+# %% [markdown]
+# ## Variants
+#
+# Each setting as it was resolved: an encoder E looks at each view alone, an aggregator A exchanges information across
+# views, a head D gives the dense output.
+
+# %%
+sweep.show("variants")
+
+# %%
+sweep.show("drawings")
+
+# %% [markdown]
+# ## Results
+#
+# Means over the evaluation scenes, none of which was trained on, under the protocol that the caption names.
+
+# %%
+sweep.show("results")
+
+# %%
+sweep.figure("comparison")
+
+# %% [markdown]
+# ## The paper
+
+# %%
+sweep.show("paper")
+
+# %% [markdown]
+# ## Loss curves
+
+# %%
+sweep.figure("loss_curves")
+
+# %% [markdown]
+# ## Pictures and depth
+
+# %%
+sweep.figure("qualitative")
+
+# %% [markdown]
+# ## Parameters, memory and time
+
+# %%
+sweep.show("costs")
+
+# %% [markdown]
+# ## Failures
+
+# %%
+sweep.show("failures")
+
+# %% [markdown]
+# ## Environment
+
+# %%
+sweep.show("environment")
+
+# %% [markdown]
+# ## Reproduce
+
+# %%
+sweep.show("reproduce")
+
+# %% [markdown] tags=["notebook"]
+# ## Go on from here
+#
+# The same numbers as pandas DataFrames. `sweep.scenes()` has a line a run and evaluation scene, for paired comparisons;
+# `sweep.paper()`, `sweep.deviations()` and `sweep.costs()` are the tables above.
+
+# %% tags=["notebook"]
+sweep.runs()
+
+# %% tags=["notebook"]
+sweep.table()
+
+# %% tags=["notebook"]
+sweep.scenes().head()
+
+# %% tags=["notebook"]
+sweep.metrics().tail()
