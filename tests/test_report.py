@@ -184,6 +184,18 @@ def test_deviations_are_those_of_the_resolved_specs(folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("init", "told"),
+    [({"init.encoder": "scratch"}, ["init.encoder", "from scratch"]), ({"init.encoder.weights": "mast3r.pth"}, []),
+     ({"init.encoder.run": "pretraining"}, ["init.encoder", "from pretraining"]),
+     ({"init.encoder": "scratch", "init.model.weights": "whole.pth"}, ["init.model", "from whole.pth"])],
+)  # fmt: skip
+def test_initialisation_is_told_where_it_is_not_the_papers(init: dict[str, str], told: list[str]) -> None:
+    fields = {"model.encoder.name": "croco", **init}
+    found = [[row[1], row[3]] for row in deviations._initialisation(fields, paper.TABLE_2[1])]
+    assert found == ([told] if told else [])
+
+
+@pytest.mark.parametrize(
     ("encoder", "aggregator", "head", "model"),
     [("conv", "self_attention", "linear", "FreeSplatter"), ("croco", "self_attention", "dpt", "Ours2"),
      ("conv", "self_attention", "dpt", None), ("croco", "cross_attention", "linear", None)],

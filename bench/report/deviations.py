@@ -145,7 +145,16 @@ def _differences(fields: Fields) -> Iterator[tuple[str, str, str, str]]:
     for key, value in (("model.aggregator.blocks", model.blocks), ("model.encoder.patch", model.patch)):
         if key in fields and fields[key] != value:
             yield "scale", key, f"{value} in {model.model} (Table 2)", text(fields[key])
-    if fields.get("model.encoder.name") in PRETRAINED and fields.get("init.encoder") == "scratch":
+    yield from _initialisation(fields, model)
+
+
+def _initialisation(fields: Fields, model: paper.ComparedModel) -> Iterator[tuple[str, str, str, str]]:
+    """A whole model that was given, or an encoder that is not what Table 2 starts from."""
+    given = {key: fields[key] for key in fields if key in ("init.model.weights", "init.model.run", "init.encoder.run")}
+    for key, source in given.items():
+        yield "initialisation", key.rpartition(".")[0], f"{model.encoder} (Table 2)", f"from {source}"
+    untrained = fields.get("model.encoder.name") in PRETRAINED and fields.get("init.encoder") == "scratch"
+    if untrained and not given:
         yield "initialisation", "init.encoder", f"{model.encoder} (Table 2)", "from scratch"
 
 

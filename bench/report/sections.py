@@ -58,9 +58,10 @@ def figure(sweep: Sweep, name: str) -> Html:
 
 def _question(sweep: Sweep) -> dict[str, Any]:
     states = Counter(sweep.status(entry).state for entry in sweep.read.entries)
+    tiny = sweep.scale == "tiny" and any(entry.line.get("steps") != 0 for entry in sweep.read.entries)
     return {
         "css": css("pieces"), "states": dict(states), "total": sum(states.values()), "told": sweep.read.sweep,
-        "command": _command(sweep), "evidence": tables.TINY if sweep.scale == "tiny" else "",
+        "command": _command(sweep), "evidence": tables.TINY if tiny else "",
     }  # fmt: skip
 
 
