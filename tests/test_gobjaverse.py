@@ -101,6 +101,14 @@ def test_what_is_missing_is_said() -> None:
         source(Path.cwd(), evaluation_root="/absent")
 
 
+def test_numbers_that_make_no_sense() -> None:
+    wrong = ["data=gobjaverse", "data.split_every=1", "data.validation_scenes=-1", "data.scene_views=0"]
+    with pytest.raises(BadInput) as caught:
+        spec.load(Path("ablations/base/freesplatter.yaml"), wrong, "tiny")
+    for name in ("split_every", "validation_scenes", "scene_views"):
+        assert f"data.{name}: " in str(caught.value)
+
+
 def test_paths_are_no_part_of_an_id_but_a_second_root_is() -> None:
     base = spec.load(Path("ablations/base/freesplatter.yaml"), ["data=gobjaverse"], "tiny").runs[0].spec
 

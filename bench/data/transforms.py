@@ -51,6 +51,8 @@ class TransformsSpec(PartSpec):
     root: str | None = field(default=None, metadata={"identity": False})
     split_every: int = 1
 
+    at_least = {"split_every": 1}
+
     def layouts(self) -> Sequence[Layout]:
         """Those that the data set comes in; a scene has the first whose picture it holds."""
         raise NotImplementedError

@@ -39,6 +39,7 @@ def problems(spec: RunSpec) -> Iterator[Problem]:
     yield from _numbers(spec)
     yield from _train(spec)
     yield from _losses(spec)
+    yield from _data(spec)
     yield from _views(spec)
     yield from _protocols(spec)
     yield from _init(spec)
@@ -97,6 +98,13 @@ def _losses(spec: RunSpec) -> Iterator[Problem]:
             yield Problem(f"losses.{name}.weight", "must not be negative")
     if not any(weight > 0 for weight in weights.values()):
         yield Problem("losses", "no term has a weight above 0: nothing would be learned")
+
+
+def _data(spec: RunSpec) -> Iterator[Problem]:
+    """Of data that count something; see the specs of bench/data/sources/."""
+    for name, least in getattr(spec.data, "at_least", {}).items():
+        if (value := getattr(spec.data, name)) < least:
+            yield Problem(f"data.{name}", f"{value} is too small: at least {least}")
 
 
 def _views(spec: RunSpec) -> Iterator[Problem]:

@@ -35,6 +35,8 @@ class Spec(PartSpec):
     validation_scenes: int = field(default=0, metadata={"legacy": 0})  # taken evenly from those for training
     scene_views: int = field(default=VIEWS, metadata={"legacy": VIEWS})  # of a whole raw scene
 
+    at_least = {"split_every": 2, "validation_scenes": 0, "scene_views": 2}
+
     def missing(self) -> list[str]:
         """What keeps the data from being read, one sentence each."""
         paths = {"root": self.root, "evaluation_root": self.evaluation_root, "scene_list": self.scene_list}
