@@ -1,7 +1,7 @@
 """Run folders and sweep folders: the one module that reads and writes them. Plain files; no torch.
 
 results/runs/<id>/        spec.json scenes.json status.json lease/ log.txt metrics.jsonl checkpoints/ best/ model.json
-                          weights.safetensors train.json evals/ samples/ profiles/ environment.json overfit.json
+                          weights.safetensors train.json evals/ samples/ profiles/ traces/ environment.json overfit.json
 results/archive/<id>.<n>/ what `--force` put aside
 results/<sweep>/          sweep.json runs.jsonl environment.json tables/ figures/
 """
@@ -225,6 +225,10 @@ class RunFolder:
     def profiles(self) -> dict[str, dict[str, Any]]:
         """{"<device>-<world>": profile}."""
         return {path.stem: read_json(path) for path in sorted((self.path / "profiles").glob("*.json"))}
+
+    def traces(self) -> dict[str, dict[str, Any]]:
+        """{"<device>-<world>": time by part}, of runs that were traced."""
+        return {path.stem: read_json(path) for path in sorted((self.path / "traces").glob("*.json"))}
 
     def overfit(self) -> dict[str, Any] | None:
         """The verdict of a run that was to memorise its scenes: {"passed", "text"}."""

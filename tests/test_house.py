@@ -20,6 +20,8 @@ LAYERS = (
     ("bench.data", "bench.rendering", "bench.losses", "bench.protocols", "bench.spec", "bench.paper"),
     ("bench.scenes",),
     ("bench.train", "bench.evaluate", "bench.measure", "bench.tables", "bench.figures"),
+    ("bench.step_parts",),
+    ("bench.trace",),
     ("bench.launch", "bench.work", "bench.overfit"),
     ("bench.run", "bench.benchmark", "bench.benchmarks", "bench.setup"),
 )

@@ -1,4 +1,4 @@
-"""Figures of a sweep: Fig. 1 (the model), Fig. 2 (pictures and depth), Fig. 3 (loss terms), and a comparison.
+"""Figures of a sweep: Fig. 1 (the model), Fig. 2 (pictures and depth), Fig. 3 (loss terms), a comparison, step time.
 
 `style` is their common look; each other file is one figure, drawn from plain numbers by `draw`. `write` reads a sweep
 and draws what its runs hold: a run that lacks a stage is left out of the figure that needs it.
@@ -7,14 +7,14 @@ and draws what its runs hold: a run that lacks a stage is left out of the figure
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.record import commit
+from bench.record import commit, write_json
 from bench.results import Entry, SweepResults, read_sweep
 
 if TYPE_CHECKING:
@@ -27,17 +27,23 @@ Drawn = Iterator[tuple[str, "Callable[[], Figure]"]]
 
 
 def write(sweep_folder: Path, results: Path) -> list[Path]:
-    """figures/: loss_curves, qualitative, comparison and model_<label>; returns what was written."""
+    """figures/: loss_curves, qualitative, comparison, model_<label>, and of traced runs time_by_part with its JSON;
+    returns what was written."""
     from bench.figures import style
 
     sweep = read_sweep(sweep_folder, results)
     written = []
-    for name, draw in (*_loss_curves(sweep), *_qualitative(sweep), *_comparison(sweep), *_diagrams(sweep)):
+    parts = _parts(sweep)
+    drawn = (*_loss_curves(sweep), *_qualitative(sweep), *_comparison(sweep), *_diagrams(sweep), *_time_by_part(parts))
+    for name, draw in drawn:
         with style.style():
             figure = draw()
             path = sweep_folder / "figures" / name
             commit(path, lambda made, figure=figure: _save(figure, made))  # type: ignore[misc]
         written.append(path)
+    if parts:
+        write_json(sweep_folder / "figures" / "time_by_part.json", {"runs": parts})
+        written.append(sweep_folder / "figures" / "time_by_part.json")
     return written
 
 
@@ -92,6 +98,27 @@ def _comparison(sweep: SweepResults) -> Drawn:
     if any(times.values()):  # not where nothing was trained
         panels.append(comparison.Panel("Step time [ms]", "lower", times, decimals=0))
     yield "comparison.png", lambda: comparison.draw(panels, [row.label for row in runs])
+
+
+def _parts(sweep: SweepResults) -> dict[str, Any]:
+    """label → the time by part of a setting's first traced seed."""
+    found: dict[str, Any] = {}
+    for label, entries in sweep.groups().items():
+        traces = [trace for entry in entries for trace in entry.folder.traces().values()]
+        found |= {label: traces[0]} if traces else {}
+    return found
+
+
+def _time_by_part(parts: Mapping[str, Any]) -> Drawn:
+    from bench.figures import time_by_part
+
+    if not parts:
+        return
+    places = dict.fromkeys(f"{p['device']}, {p['threads']} threads, batch {p['batch']}" for p in parts.values())
+    caption = f"ms of a training step ({'; '.join(places)})"
+    times = {label: part["parts_ms"] for label, part in parts.items()}
+    for suffix in ("png", "svg"):
+        yield f"time_by_part.{suffix}", lambda: time_by_part.draw(times, caption)
 
 
 def _diagrams(sweep: SweepResults) -> Drawn:
