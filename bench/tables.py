@@ -58,7 +58,7 @@ def render(sweep: SweepResults, protocol: str) -> dict[str, str]:
     return {
         "csv": frame(found, metrics).to_csv(index=False),
         "md": f"**{title}**\n\n{markdown}\n\n{body}\n",
-        "tex": _latex(shown, " ".join([title, *notes])),
+        "tex": latex(shown, " ".join([title, *notes])),
     }
 
 
@@ -206,7 +206,7 @@ def _data_notes(sweep: SweepResults, protocol: str, runs: Sequence[Row]) -> list
     return notes
 
 
-def _latex(shown: pd.DataFrame, text: str) -> str:
+def latex(shown: pd.DataFrame, text: str) -> str:
     """A table environment with booktabs' rules; the notes stand in the caption."""
     special = {ord(c): rf"\{c}" for c in "&%$#_{}"} | {ord("^"): r"\textasciicircum{}"}
     tabular = shown.to_latex(index=False, escape=True, column_format="l" + "r" * (shown.shape[1] - 1))

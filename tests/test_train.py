@@ -405,9 +405,10 @@ def test_checkpoints_hold_no_pickle(tmp_path: Path) -> None:
     assert json.loads((folder / "state.json").read_text())["step"] == 2
 
 
-def test_the_step_cut_into_parts_is_the_step() -> None:
-    """What `python -m bench.benchmark step` times by part does the same work."""
-    whole, parts = Trainer(spec(), CPU), Trainer(spec(), CPU)
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_the_step_cut_into_parts_is_the_step(micro_batch: int | None) -> None:
+    """What traces and `python -m bench.benchmark step` time by part does the same work."""
+    whole, parts = Trainer(spec(), CPU), Trainer(spec(micro_batch=micro_batch), CPU)
     names: list[str] = []
 
     @contextmanager
