@@ -92,8 +92,7 @@ class Controller:
         if obstacles := list(filter(None, (o.obstacle(device) for o in self.search.objectives))):
             raise BadInput("\n".join(obstacles))
         study = Study(self.folder / JOURNAL, self.search, self.options.jobs)
-        self._announce(study)
-        with SweepProgress(self.console, len(self.search.sweep.runs) + self.search.trials) as progress:
+        with SweepProgress(self.console, self._announce(study)) as progress:
             self._train(self.search.sweep.runs, progress)
             self._again(study, progress)
             self._search(study, progress)
@@ -106,7 +105,7 @@ class Controller:
         self._report(session, rows)
         if self.options.json:
             print(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False))
-        done = all(row.state == "done" for row in rows if row.kind in ("reference", "trial"))
+        done = all(row.values for row in rows if row.kind in ("reference", "trial"))
         return running.DONE if done else running.SOME_FAILED
 
     def rows(self, study: Study) -> list[Row]:
@@ -123,7 +122,8 @@ class Controller:
             if isinstance(run, BadSpec):
                 rows.append(Row(proposal.number, label, "invalid", "", "invalid", str(run), proposed=proposal.values))
                 continue
-            message = run_folder(self.results, run.id).status().message
+            lacks = "done, but without all objectives" if self._state(run) == "done" and not self._values(run) else ""
+            message = lacks or run_folder(self.results, run.id).status().message
             kind: Any = "repeat" if run.id in seen else "trial"
             seen.add(run.id)
             rows.append(Row(proposal.number, label, kind, run.id, self._state(run), message, run.settings,
@@ -206,7 +206,7 @@ class Controller:
         from bench.pareto import formatted
 
         told = [f"{o.heading} {formatted(o, values[o.name])}" for o in self.search.objectives if values]
-        self._say(f"proposal {proposal.number} ({run.id}): {', '.join(told) or self._state(run)}")
+        self._say(f"proposal {proposal.number} ({run.id}): {', '.join(told) or f'{self._state(run)}, no values'}")
 
     def _values(self, run: Run) -> dict[str, float]:
         """Objective by objective; empty unless the run is done and has them all."""
@@ -241,11 +241,14 @@ class Controller:
         sweep = replace(self.search.sweep, runs=list(runs))
         return running.Session(sweep, runs, self.options, self.retry, self.folder.name, self.console)
 
-    def _announce(self, study: Study) -> None:
-        told = sum(row.kind == "trial" and row.state == "done" for row in self.rows(study))
+    def _announce(self, study: Study) -> int:
+        """How many runs are left to do."""
+        done = [row.kind for row in self.rows(study) if row.state == "done"]
+        told = done.count("trial")
         sweep, search = self.search.sweep, self.search
         text = f"{sweep.name}, scale {sweep.scale}: {told} of {search.trials} trials done, sampler {search.sampler}"
         self._say(f"{text}; beside {len(sweep.runs)} runs of the spec's own")
+        return len(sweep.runs) - done.count("reference") + search.trials - told
 
     def _report(self, session: running.Session, rows: Sequence[Row]) -> None:
         from bench import pareto

@@ -65,9 +65,12 @@ def _panel(panel: Axes, points: Sequence[Point], across: Axis, up: Axis, line: b
         step = "steps-post" if across.better == "lower" else "steps-pre"
         panel.plot(*zip(*front, strict=True), color=FRONT, linewidth=1.0, drawstyle=step, zorder=1.5)
     if trials:
-        panel.plot(*zip(*trials, strict=True), "o", color=FRONT, markersize=5, linestyle="", label="Pareto front")
+        panel.plot(
+            *zip(*trials, strict=True), "o", color=FRONT, markersize=5, linestyle="", label="Pareto front, by trial"
+        )
     for i, point in enumerate(point for point in points if point.name):
-        panel.plot(*place(point), MARKERS[i % len(MARKERS)], color=style.PALETTE[1 + i % 7], markersize=7.5,
+        marker = MARKERS[i % len(MARKERS)]
+        panel.plot(*place(point), marker, color=style.PALETTE[1 + i % 7], markersize=11 if marker == "*" else 7,
                    markeredgecolor=FRONT if point.on_front else "white", markeredgewidth=1.1 if point.on_front else 0.5,
                    linestyle="", label=point.name, zorder=3)  # fmt: skip
     for point in points:
