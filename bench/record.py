@@ -4,6 +4,7 @@ results/runs/<id>/        spec.json scenes.json status.json lease/ log.txt metri
                           weights.safetensors train.json evals/ samples/ profiles/ traces/ environment.json overfit.json
 results/archive/<id>.<n>/ what `--force` put aside
 results/<sweep>/          sweep.json runs.jsonl environment.json tables/ figures/
+                          and of a search search.json trials.jsonl front/ optuna_journal.log
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from bench import protocols
 from bench.errors import BadInput
 from bench.launch import Task, prepare
 from bench.lease import Lease
+from bench.objectives import known
+from bench.pareto import Row, front
 from bench.record import RunFolder, Status, read_json, read_lines, write_json
 from bench.spec import load
 
@@ -185,6 +188,22 @@ def test_the_front_is_what_brute_force_finds_in_the_rows(found: Path) -> None:
     table = (folder / "tables" / "front.md").read_text()
     assert all(run_id in table for run_id in best) and "are no evidence for claims" in table
     assert (folder / "tables" / "front.tex").is_file() and (folder / "figures" / "front.svg").stat().st_size > 1000
+
+
+def test_the_front_of_three_objectives() -> None:
+    objectives = [known(protocols.get("per_image_white"))[name] for name in ("psnr", "parameters", "step_time_ms")]
+    draw = random.Random(0)
+    points = [(draw.randrange(30), -draw.randrange(30), -draw.randrange(30)) for _ in range(30)]
+    rows = [
+        Row(i, str(i), "trial", str(i), "done", values={"psnr": a, "parameters": -b, "step_time_ms": -c})
+        for i, (a, b, c) in enumerate(points)
+    ]
+    best = [
+        point for point in points
+        if not any(o != point and all(mine <= theirs for mine, theirs in zip(point, o, strict=True)) for o in points)
+    ]  # fmt: skip
+    assert sorted(points[row.number or 0] for row in front(rows, objectives)) == sorted(best)
+    assert 3 < len(best) < 30 and front([replace(row, kind="repeat") for row in rows], objectives) == []
 
 
 def test_each_front_member_is_a_spec_that_runs_at_any_scale(found: Path) -> None:
