@@ -45,7 +45,7 @@ class Task:
 
     def done(self) -> bool:
         """Whether nothing is missing of it."""
-        return self.folder.status().state == "done" and not missing_stages(self.folder)
+        return self.folder.status().state == "done" and not missing_stages(self.folder, self.spec)
 
 
 class Watcher(Protocol):

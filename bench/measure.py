@@ -52,12 +52,11 @@ def measure(
 ) -> dict[str, Any]:
     """The numbers, ready for JSON, with the trained weights of a run's `folder` where there are some.
 
-    Raises BadInput while shapes are being checked, which slows everything.
+    Raises BadInput while shapes are being checked or a profiler runs, which slow everything.
     """
-    if any(type(finder).__module__.startswith("jaxtyping") for finder in sys.meta_path):
-        raise BadInput("shape checking is on (jaxtyping's import hook): nothing measured now would be true")
+    refuse_disturbed()
     trainer = Trainer(spec, device, ranks, folder.parent if folder else None)
-    trained = _load_trained(trainer, folder)
+    trained = load_trained(trainer, folder)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     first = geometry_steps(spec.train)  # the first step with all losses
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
@@ -91,18 +90,26 @@ def _window(trainer: Trainer, first: int, batch: Batch, device: torch.device) ->
     """Milliseconds of each step of the window; peaks of memory count from its beginning."""
     for step in range(first, first + WARM_UP):
         trainer.step(step, batch)
-    _synchronise(device)
+    synchronise(device)
     _reset_peaks(device)
     times = []
     for step in range(first + WARM_UP, first + WARM_UP + WINDOW):
         started = time.perf_counter()
         trainer.step(step, batch)
-        _synchronise(device)
+        synchronise(device)
         times.append((time.perf_counter() - started) * 1000)
     return times
 
 
-def _load_trained(trainer: Trainer, folder: Path | None) -> bool:
+def refuse_disturbed() -> None:
+    """Raises BadInput under jaxtyping's import hook and inside a profiler."""
+    if any(type(finder).__module__.startswith("jaxtyping") for finder in sys.meta_path):
+        raise BadInput("shape checking is on (jaxtyping's import hook): nothing measured now would be true")
+    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+        raise BadInput("a profiler is on: nothing measured now would be true")
+
+
+def load_trained(trainer: Trainer, folder: Path | None) -> bool:
     """Where Gaussians lie decides what rendering costs: at initialisation they are piled in the centre."""
     if folder is None or not (path := folder / WEIGHTS_FILE).is_file():
         return False
@@ -132,7 +139,8 @@ def commit() -> str | None:
     return head + ("+" if changed else "")
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU; nothing to wait for on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

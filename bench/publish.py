@@ -10,6 +10,7 @@ from bench.errors import BadInput, run_command
 from bench.record import commit
 
 KEPT = ("sweep.json", "runs.jsonl", "environment.json", "tables", "figures")
+OF_A_SEARCH = ("search.json", "trials.jsonl", "front")
 
 
 def main() -> int:
@@ -23,7 +24,7 @@ def main() -> int:
 
     def write(folder: Path) -> None:
         folder.mkdir()
-        for name in KEPT:
+        for name in (*KEPT, *(name for name in OF_A_SEARCH if (options.sweep / name).exists())):
             source = options.sweep / name
             if source.is_dir():
                 shutil.copytree(source, folder / name)

@@ -1,9 +1,10 @@
 """Run folders and sweep folders: the one module that reads and writes them. Plain files; no torch.
 
 results/runs/<id>/        spec.json scenes.json status.json lease/ log.txt metrics.jsonl checkpoints/ best/ model.json
-                          weights.safetensors train.json evals/ samples/ profiles/ environment.json overfit.json
+                          weights.safetensors train.json evals/ samples/ profiles/ traces/ environment.json overfit.json
 results/archive/<id>.<n>/ what `--force` put aside
 results/<sweep>/          sweep.json runs.jsonl environment.json tables/ figures/
+                          and of a search search.json trials.jsonl front/ optuna_journal.log
 """
 
 from __future__ import annotations
@@ -230,6 +231,10 @@ class RunFolder:
         """What ran it: environment.json."""
         path = self.path / "environment.json"
         return read_json(path) if path.is_file() else None
+
+    def traces(self) -> dict[str, dict[str, Any]]:
+        """{"<device>-<world>": time by part}, of runs that were traced."""
+        return {path.stem: read_json(path) for path in sorted((self.path / "traces").glob("*.json"))}
 
     def overfit(self) -> dict[str, Any] | None:
         """The verdict of a run that was to memorise its scenes: {"passed", "text"}."""

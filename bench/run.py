@@ -53,7 +53,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    retry = _retry(options.retry)
+    retry = retried(options.retry)
     if options.jobs < 1 or (options.threads or 1) < 1 or (options.overfit or 1) < 1:
         raise BadInput("--jobs, --threads and --overfit are at least 1")
     sweep, folder = _load(options)
@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return Session(sweep, chosen, options, retry, folder, console).run()
 
 
-def _retry(text: str) -> Sequence[str]:
+def retried(text: str) -> Sequence[str]:
+    """The states that `--retry` names. Raises BadInput."""
     words = [word for word in text.split(",") if word]
     if wrong := [word for word in words if word not in (*ENDED_BADLY, "all")]:
         raise BadInput(f"--retry {wrong[0]}: it may be {', '.join(ENDED_BADLY)}, several with commas, or all")
@@ -84,6 +85,8 @@ def _load(options: argparse.Namespace) -> tuple[Sweep, str]:
 
         before = overrides(options.overfit)
     sweep = spec.load(options.spec, [*before, *options.overrides], options.scale)
+    if sweep.search:
+        raise BadInput(f"{sweep.search}: this spec is a search: python -m bench.search {options.spec}")
     told = [f"overfit={options.overfit}"] if before else []
     return sweep, folder_name(sweep.name, sweep.scale, [*told, *options.overrides])
 
@@ -146,32 +149,27 @@ class Session:
         self.results: Path = options.results
         self.folder = self.results / folder
         self.threads: int = options.threads or max(1, cores() // options.jobs)
-        self.device = _device(options.device)
+        self.device = device_named(options.device)
 
     def run(self) -> int:
-        tasks = [self._task(run) for run in self.chosen]
+        tasks = [task_of(run, self.results) for run in self.chosen]
         if self.options.force:
             for moved in filter(None, [archive(task) for task in tasks]):
                 self._say(f"put aside: {moved}")
         left = [task for task in tasks if due(task, self.retry)]
         self._announce(tasks, left)
-        self._same_data(tasks)
-        self._prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
+        self.same_data(tasks)
+        self.prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
         states, stopped = self._launch(tasks, len(left))
-        lines = self._record()
+        lines = self.record()
         if stopped:
             self._say("stopped; run the same command again to go on")
             return STOPPED
-        self._report()
+        self.report()
         passed = self._verdicts(tasks) if self.options.overfit else True
         if self.options.json:
             print(json.dumps(lines, indent=1, ensure_ascii=False))
         return DONE if passed and all(status.state == "done" for status in states.values()) else SOME_FAILED
-
-    def _task(self, run: Run) -> Task:
-        from bench.spec import to_dict
-
-        return Task(run_folder(self.results, run.id), run.label, to_dict(run.spec), run.parents)
 
     def _announce(self, tasks: Sequence[Task], left: Sequence[Task]) -> None:
         from bench.spec.code import changed
@@ -189,7 +187,7 @@ class Session:
                     f"{task.label}: {status.state} before; --retry {status.state} tries again (log: {log})", "red"
                 )
 
-    def _same_data(self, tasks: Sequence[Task]) -> None:
+    def same_data(self, tasks: Sequence[Task]) -> None:
         """Of runs that are trained and now asked for with other paths to their data. Raises BadInput."""
         from bench.data.sampler import open_source
         from bench.scenes import compare, used
@@ -199,7 +197,7 @@ class Session:
                 source = open_source(run.spec, progress=self.console.is_terminal)
                 compare(used(run.spec, source), task.folder)
 
-    def _prepare(self, runs: Sequence[Run]) -> None:
+    def prepare(self, runs: Sequence[Run]) -> None:
         """All that can be found wrong before training starts; scenes are generated here, once, with progress."""
         from bench import initialise
         from bench.data.sampler import open_source
@@ -232,7 +230,7 @@ class Session:
             launcher = Launcher(tasks, progress, self.options.jobs, self.threads, self.device, self.retry)
             return launcher.run(), bool(launcher.asked)
 
-    def _record(self) -> list[dict[str, Any]]:
+    def record(self) -> list[dict[str, Any]]:
         """sweep.json, runs.jsonl and environment.json; the lines of the second."""
         import torch
 
@@ -246,7 +244,7 @@ class Session:
         write_sweep(self.folder, told, lines, describe(torch.device(self.device), self.threads))
         return lines
 
-    def _report(self) -> None:
+    def report(self) -> None:
         """Tables, figures and the report of the whole sweep; prints the first table."""
         from bench import figures, tables
 
@@ -281,6 +279,13 @@ class Session:
         self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
 
 
+def task_of(run: Run, results: Path) -> Task:
+    """A run as the launcher takes it."""
+    from bench.spec import to_dict
+
+    return Task(run_folder(results, run.id), run.label, to_dict(run.spec), run.parents)
+
+
 def _lines(sweep: Sweep, results: Path) -> list[dict[str, Any]]:
     """One a run of the sweep, chosen or not: what it is and how it stands."""
     from bench.spec import describe
@@ -299,7 +304,7 @@ def _lines(sweep: Sweep, results: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _device(name: str) -> str:
+def device_named(name: str) -> str:
     """Raises BadInput for one that is not there."""
     import torch
 

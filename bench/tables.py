@@ -75,7 +75,7 @@ def render(sweep: SweepResults, protocol: str) -> dict[str, str]:
     return {
         "csv": frame(rows(sweep, protocol), metrics_of(sweep, protocol)).to_csv(index=False),
         "md": f"**{table.title}**\n\n{markdown}\n\n{body}\n",
-        "tex": _latex(table.cells, " ".join([table.title, *notes])),
+        "tex": latex(table.cells, " ".join([table.title, *notes])),
     }
 
 
@@ -242,7 +242,7 @@ def _data_notes(sweep: SweepResults, protocol: str, runs: Sequence[Row]) -> list
     return notes
 
 
-def _latex(shown: pd.DataFrame, text: str) -> str:
+def latex(shown: pd.DataFrame, text: str) -> str:
     """A table environment with booktabs' rules; the notes stand in the caption."""
     special = {ord(c): rf"\{c}" for c in "&%$#_{}"} | {ord("^"): r"\textasciicircum{}"}
     tabular = shown.to_latex(index=False, escape=True, column_format="l" + "r" * (shown.shape[1] - 1))

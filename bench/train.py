@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.profiler import record_function
 
 from bench import checkpoint, health, initialise, optimiser, scenes
 from bench.data.batch import Batch
@@ -116,8 +117,9 @@ class Trainer:
         self.ranks.reduce_gradients(self.model)
         norms = health.gradient_norms(self.model)
         norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
-        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.spec.train.gradient_clip, norm)
-        self.optimiser.update(norm)
+        with record_function("optimizer"):
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.spec.train.gradient_clip, norm)
+            self.optimiser.update(norm)
         return values | norms
 
     def accumulate(self, step: int, batch: Batch) -> dict[str, Tensor]:
@@ -134,13 +136,15 @@ class Trainer:
         """Eq. 6 for some of the step's scenes: the sum of their values, divided by the scenes of the whole step."""
         scenes = self.spec.train.batch
         prediction = self.predict(step, batch)
-        losses = {
-            name: term(prediction, batch).sum() / scenes
-            for name, term in self.terms.items()
-            if prediction.rendering is not None or not self.losses[name].needs_rendering
-        }
-        total = torch.stack([self.losses[name].weight * value for name, value in losses.items()]).sum()
-        torch.autograd.backward(total)
+        with record_function("losses"):
+            losses = {
+                name: term(prediction, batch).sum() / scenes
+                for name, term in self.terms.items()
+                if prediction.rendering is not None or not self.losses[name].needs_rendering
+            }
+            total = torch.stack([self.losses[name].weight * value for name, value in losses.items()]).sum()
+        with record_function("backward"):
+            torch.autograd.backward(total)
         values = {"loss": total.detach()} | {f"loss/{name}": value.detach() for name, value in losses.items()}
         if step % health.EVERY == 0:
             found = health.look(prediction.gaussians, batch, self.scale_max)
@@ -152,7 +156,9 @@ class Trainer:
         gaussians = self.forward(batch.inputs)
         if step < optimiser.geometry_steps(self.spec.train):
             return Prediction(gaussians, None)
-        return Prediction(gaussians, render(gaussians, batch.target_cameras, batch.background))
+        with record_function("rasterise"):
+            rendering = render(gaussians, batch.target_cameras, batch.background)
+        return Prediction(gaussians, rendering)
 
 
 def adopt(spec: RunSpec, writer: Writer, source: DataSource) -> None:

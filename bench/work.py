@@ -1,7 +1,7 @@
 """`python -m bench.work RUN_FOLDER`: one run's missing stages, in a process of their own, under the run's lease.
 
-train → evaluate → profile, each skipped when its file is there. How it ended stands in status.json and the exit code:
-0 done, 75 somebody else holds the run, 130 stopped on request (a checkpoint is written), 1 anything else.
+train → evaluate → profile → trace, each skipped when its file is there. How it ended stands in status.json and the exit
+code: 0 done, 75 somebody else holds the run, 130 stopped on request (a checkpoint is written), 1 anything else.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import logging
 import os
 import signal
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import disk, environment, protocols
 from bench.errors import BadInput, run_command
@@ -32,22 +32,29 @@ if TYPE_CHECKING:
 
 HELD, STOPPED = 75, 130  # exit codes
 TRACE_LINES = 12
-STAGES = ("train", "evaluate", "profile", "overfit")
+STAGES = ("train", "evaluate", "profile", "trace", "overfit")
 
 log = logging.getLogger(__name__)
 
 
-def missing_stages(folder: RunFolder) -> list[str]:
-    """What a run still lacks, in order. One profile is enough, on whatever device; it times training steps."""
-    spec = folder.spec()
+def missing_stages(folder: RunFolder, spec: Mapping[str, Any] | None = None) -> list[str]:
+    """What a run still lacks of its spec, in order; `spec` may ask for more than the folder's own does (a trace). One
+    profile and one trace are enough, on whatever device; both are of training steps."""
+    spec = spec or folder.spec()
     evaluated = folder.evaluations()
     lacks = {
         "train": folder.training() is None,
         "evaluate": any(protocols.get(name).key not in evaluated for name in spec["evaluation"]["protocols"]),
         "profile": spec["train"]["steps"] > 0 and not folder.profiles(),
+        "trace": spec["train"]["steps"] > 0 and traced(spec) and not folder.traces(),
         "overfit": bool(spec["views"]["overfit"]) and folder.overfit() is None,
     }
     return [stage for stage in STAGES if lacks[stage]]
+
+
+def traced(spec: Mapping[str, Any]) -> bool:
+    """Whether a resolved spec asks for a trace."""
+    return bool(spec.get("profile", {}).get("trace"))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -132,7 +139,8 @@ class Work:
         recorded = environment.describe(device, self.threads) | {"deterministic": device.type == "cpu"}
         self.writer.commit("environment.json", lambda path: write_json(path, recorded))
         source = open_source(spec)
-        stages = {"train": self._train, "evaluate": self._evaluate, "profile": self._profile, "overfit": self._overfit}
+        stages = {"train": self._train, "evaluate": self._evaluate, "profile": self._profile, "trace": self._trace,
+                  "overfit": self._overfit}  # fmt: skip
         for stage in missing:
             if self.asked:
                 raise KeyboardInterrupt
@@ -161,6 +169,11 @@ class Work:
         from bench.measure import profile
 
         profile(spec, self.writer, device=device, source=source, ranks=self.ranks)
+
+    def _trace(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
+        from bench.trace import trace
+
+        trace(spec, self.writer, device=device, source=source, ranks=self.ranks)
 
     def _overfit(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.overfit import check

@@ -138,19 +138,34 @@ class EAD(nn.Module):
     def forward(self, views: Views) -> Gaussians:
         """N images a scene → Gaussians of shape (batch, view, height, width), in the frame of the training cameras."""
         self._check_images(views)
-        device, precision = views.images.device.type, self.spec.precision
-        if self.spec.poses == "unknown":
-            views = Views(views.images)
-        with record_function("encoder"), _cast(device, precision.encoder):
-            tokens = self.encoder(views)
+        tokens = self.encode(views)
         self._check_tokens(views, tokens)
-        with record_function("aggregator"), _cast(device, precision.aggregator):
-            taps = self.aggregator(tokens, self.levels)
-        with record_function("head"), _cast(device, precision.head):
+        return self.decode(self.aggregate(tokens), views)
+
+    def encode(self, views: Views) -> Tokens:
+        """T = E(I), in E's precision."""
+        with record_function("encoder"), _cast(views.images.device.type, self.spec.precision.encoder):
+            tokens: Tokens = self.encoder(self._told(views))
+        return tokens
+
+    def aggregate(self, tokens: Tokens) -> list[Tokens]:
+        """T' = A(T) at the levels that D reads, in A's precision."""
+        with record_function("aggregator"), _cast(tokens.grid.device.type, self.spec.precision.aggregator):
+            taps: list[Tokens] = self.aggregator(tokens, self.levels)
+        return taps
+
+    def decode(self, taps: list[Tokens], views: Views) -> Gaussians:
+        """G = O(D(T')): D in its precision, the meaning of its channels in fp32."""
+        views, device = self._told(views), views.images.device.type
+        with record_function("head"), _cast(device, self.spec.precision.head):
             dense = self.head(taps, views)
-        with _cast(device, "fp32"):
+        with record_function("head"), _cast(device, "fp32"):
             gaussians: Gaussians = self.output(dense, views)
         return gaussians
+
+    def _told(self, views: Views) -> Views:
+        """What the parts may see: no cameras where poses are unknown."""
+        return Views(views.images) if self.spec.poses == "unknown" else views
 
     def _check_images(self, views: object) -> None:
         """Raises TypeError, ValueError."""

@@ -18,11 +18,15 @@ LAYERS = (
     ("models.weights", "models"),
     ("bench.errors", "bench.paths"),
     ("bench.lpips_weights", "bench.record"),
-    ("bench.data", "bench.rendering", "bench.losses", "bench.protocols", "bench.spec", "bench.paper"),
+    ("bench.data", "bench.rendering", "bench.losses", "bench.protocols", "bench.paper"),
+    ("bench.objectives", "bench.spec"),
     ("bench.scenes",),
     ("bench.train", "bench.evaluate", "bench.measure", "bench.tables", "bench.figures"),
+    ("bench.step_parts", "bench.pareto", "bench.study"),
+    ("bench.trace",),
     ("bench.launch", "bench.work", "bench.overfit", "bench.report"),
     ("bench.run", "bench.benchmark", "bench.benchmarks", "bench.setup"),
+    ("bench.search", "bench.search_plan"),
 )
 
 

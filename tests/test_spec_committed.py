@@ -29,7 +29,7 @@ def test_loads_and_survives_json(path: Path, scale: str) -> None:
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_header_counts_its_runs(path: Path) -> None:
-    commands = [line for line in path.read_text().splitlines() if line.startswith("# python -m bench.run")]
+    commands = [line for line in path.read_text().splitlines() if re.match("# python -m bench.(run|search) ", line)]
     assert len(commands) == 2, f"{path.name} has two comment lines `# python -m bench.run ablations/… N runs, …`"
     for command in commands:
         scale = (re.findall(r"--scale (\w+)", command) or ["tiny"])[0]

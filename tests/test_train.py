@@ -19,7 +19,7 @@ import torch
 from balls import Balls
 from torch import Tensor
 
-from bench import checkpoint, initialise, optimiser, protocols
+from bench import checkpoint, initialise, optimiser, protocols, step_parts
 from bench.benchmarks import step as step_benchmark
 from bench.data.choices import rig
 from bench.data.sampler import Sampler
@@ -405,9 +405,10 @@ def test_checkpoints_hold_no_pickle(tmp_path: Path) -> None:
     assert json.loads((folder / "state.json").read_text())["step"] == 2
 
 
-def test_the_step_cut_into_parts_is_the_step() -> None:
-    """What `python -m bench.benchmark step` times by part does the same work."""
-    whole, parts = Trainer(spec(), CPU), Trainer(spec(), CPU)
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_the_step_cut_into_parts_is_the_step(micro_batch: int | None) -> None:
+    """What traces and `python -m bench.benchmark step` time by part does the same work."""
+    whole, parts = Trainer(spec(), CPU), Trainer(spec(micro_batch=micro_batch), CPU)
     names: list[str] = []
 
     @contextmanager
@@ -420,16 +421,16 @@ def test_the_step_cut_into_parts_is_the_step() -> None:
         whole.step(step, batch)
         for group in parts.optimiser.param_groups:
             group["lr"] = optimiser.learning_rate(step, TRAIN)
-        step_benchmark.parted_step(parts, batch, timed)
-    assert set(names) == set(step_benchmark.PARTS) - {"data"}
+        step_parts.parted_step(parts, batch, timed)
+    assert set(names) == set(step_parts.PARTS) - {"data"}
     torch.testing.assert_close(parts.model.state_dict(), whole.model.state_dict(), rtol=0, atol=2e-5)
 
 
 def test_step_benchmark_measures() -> None:
     harness, plain = step_benchmark.overhead(spec(), Balls(SIZE), rounds=1, steps=8)
     assert 0 < plain < 1000 and 0 < harness < 1000
-    times = step_benchmark.by_part(spec(), Balls(SIZE), steps=1)
-    assert set(times) == set(step_benchmark.PARTS) and min(times.values()) > 0
+    times = step_parts.by_part(Trainer(spec(), CPU), Balls(SIZE), steps=1)
+    assert set(times) == set(step_parts.PARTS) and min(times.values()) > 0
 
 
 def test_the_best_weights_are_kept(tmp_path: Path) -> None:

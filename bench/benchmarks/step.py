@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,25 +12,20 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from bench import spec as specs
-from bench.data.batch import Batch
 from bench.data.sampler import Sampler, batches, open_source
 from bench.losses import Prediction
-from bench.optimiser import geometry_steps, learning_rate
+from bench.optimiser import learning_rate
 from bench.record import PlainWriter
-from bench.rendering import render
+from bench.step_parts import PARTS, by_part
 from bench.train import Trainer, train
-from models.tensors import Gaussians
 
 if TYPE_CHECKING:
     from bench.data.scene import DataSource
     from bench.spec.schema import RunSpec
 
 CPU = torch.device("cpu")
-PARTS = ("data", "encoder", "aggregator", "head", "rasterise", "losses", "losses backward", "rasterise backward",
-         "model backward", "optimiser")  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"{options.threads} threads; times are medians")
     totals = {}
     for run in runs:
-        times = by_part(run.spec, source, options.steps)
+        times = by_part(Trainer(run.spec, CPU), source, options.steps)
         totals[run.label] = total = sum(times.values())
         print(f"\n{run.label}: {total:.1f} ms a step of {run.spec.train.batch} scenes")
         for name in PARTS:
@@ -62,58 +54,6 @@ def main(argv: Sequence[str]) -> int:
         f"  plain {plain:.2f} ms, harness {harness:.2f} ms a step: {harness - plain:+.2f} ms, × {harness / plain:.3f}"
     )
     return 0
-
-
-def by_part(spec: RunSpec, source: DataSource, steps: int) -> dict[str, float]:
-    """Milliseconds of each part of a step with all losses: medians, clocks between the parts and no profiler."""
-    trainer = Trainer(spec, CPU)
-    sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
-    times: dict[str, list[float]] = defaultdict(list)
-
-    @contextmanager
-    def timed(name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        times[name].append((time.perf_counter() - started) * 1000)
-
-    first = geometry_steps(spec.train)
-    for step in range(first, first + 3 + steps):
-        with timed("data"):
-            batch = sampler.training(step, range(spec.train.batch))
-        parted_step(trainer, batch, timed)
-    return {name: statistics.median(values[3:]) for name, values in times.items()}
-
-
-def parted_step(trainer: Trainer, batch: Batch, timed: Callable[[str], AbstractContextManager[None]]) -> None:
-    """One step, cut at its borders: tensors are detached there, and gradients handed over by hand."""
-    model = trainer.model
-    trainer.optimiser.zero_grad(set_to_none=True)
-    with timed("encoder"):
-        tokens = model.encoder(batch.inputs)
-    with timed("aggregator"):
-        taps = model.aggregator(tokens, model.levels)
-    with timed("head"):
-        made = fields(model.output(model.head(taps, batch.inputs), batch.inputs))
-    leaves = [value.detach().requires_grad_() for value in made]
-    with timed("rasterise"):
-        rendering = render(Gaussians(*leaves), batch.target_cameras, batch.background)
-    image = rendering.rgb.detach().requires_grad_()
-    prediction = Prediction(Gaussians(*leaves), replace(rendering, rgb=image))
-    with timed("losses"):
-        values = [trainer.losses[name].weight * term(prediction, batch).mean() for name, term in trainer.terms.items()]
-    with timed("losses backward"):
-        torch.autograd.backward(torch.stack(values).sum())
-    with timed("rasterise backward"):
-        torch.autograd.backward(rendering.rgb, image.grad)
-    with timed("model backward"):
-        torch.autograd.backward(made, [leaf.grad for leaf in leaves])
-    with timed("optimiser"):
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.spec.train.gradient_clip)
-        trainer.optimiser.update(norm)
-
-
-def fields(gaussians: Gaussians) -> list[Tensor]:
-    return [gaussians.means, gaussians.rotations, gaussians.scales, gaussians.opacities, gaussians.harmonics]
 
 
 def overhead(spec: RunSpec, source: DataSource, rounds: int, steps: int = 30) -> tuple[float, float]:

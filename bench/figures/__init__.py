@@ -1,4 +1,4 @@
-"""Figures of a sweep: Fig. 1 (the model), Fig. 2 (pictures and depth), Fig. 3 (loss terms), and a comparison.
+"""Figures of a sweep: Fig. 1 (the model), Fig. 2 (pictures and depth), Fig. 3 (loss terms), a comparison, step time.
 
 `style` is their common look; each other file is one figure, drawn from plain numbers by `draw`. `write` reads a sweep
 and draws what its runs hold: a run that lacks a stage is left out of the figure that needs it.
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.record import commit
+from bench.record import commit, write_json
 from bench.results import Entry, SweepResults, read_sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = ("loss_curves", "qualitative", "comparison", "model")
+KINDS = ("loss_curves", "qualitative", "comparison", "model", "time_by_part")
 MODELS = 6  # columns of the qualitative sheet, and diagrams: the first ones of a large sweep
 COMPARED = (("psnr", "PSNR [dB]"), ("psnr_foreground", "FG PSNR [dB]"), ("grid_ratio", "Grid ratio"))
 
@@ -28,14 +28,16 @@ Drawn = Iterator[tuple[str, "Callable[[], Figure]"]]
 
 
 def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> list[Path]:
-    """figures/: loss_curves, qualitative, comparison and model_<label>; returns what was written.
+    """figures/: loss_curves, qualitative, comparison, model_<label>, and of traced runs time_by_part with its JSON;
+    returns what was written.
 
     Of all `kinds`, only `model` imports torch.
     """
     from bench.figures import style
 
     sweep = read_sweep(sweep_folder, results)
-    drawn = {"loss_curves": _loss_curves, "qualitative": _qualitative, "comparison": _comparison, "model": _diagrams}
+    drawn = {"loss_curves": _loss_curves, "qualitative": _qualitative, "comparison": _comparison, "model": _diagrams,
+             "time_by_part": _time_by_part}  # fmt: skip
     written = []
     for name, draw in [figure for kind in kinds for figure in drawn[kind](sweep)]:
         with style.style():
@@ -43,6 +45,9 @@ def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> 
             path = sweep_folder / "figures" / name
             commit(path, lambda made, figure=figure: _save(figure, made))  # type: ignore[misc]
         written.append(path)
+    if "time_by_part" in kinds and (parts := _parts(sweep)):
+        written.append(sweep_folder / "figures" / "time_by_part.json")
+        write_json(written[-1], {"runs": parts})
     return written
 
 
@@ -97,6 +102,27 @@ def _comparison(sweep: SweepResults) -> Drawn:
     if any(times.values()):  # not where nothing was trained
         panels.append(comparison.Panel("Step time [ms]", "lower", times, decimals=0))
     yield "comparison.png", lambda: comparison.draw(panels, [row.label for row in runs])
+
+
+def _parts(sweep: SweepResults) -> dict[str, Any]:
+    """label → the time by part of a setting's first traced seed."""
+    found: dict[str, Any] = {}
+    for label, entries in sweep.groups().items():
+        traces = [trace for entry in entries for trace in entry.folder.traces().values()]
+        found |= {label: traces[0]} if traces else {}
+    return found
+
+
+def _time_by_part(sweep: SweepResults) -> Drawn:
+    from bench.figures import time_by_part
+
+    if not (parts := _parts(sweep)):
+        return
+    places = dict.fromkeys(f"{p['device']}, {p['threads']} threads, batch {p['batch']}" for p in parts.values())
+    caption = f"ms of a training step ({'; '.join(places)})"
+    times = {label: part["parts_ms"] for label, part in parts.items()}
+    for suffix in ("png", "svg"):
+        yield f"time_by_part.{suffix}", lambda: time_by_part.draw(times, caption)
 
 
 def _diagrams(sweep: SweepResults) -> Drawn:

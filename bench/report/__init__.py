@@ -52,7 +52,8 @@ def refresh(sweep: Sweep) -> None:
     if _older(sweep.folder / "tables" / "table.md", newest):
         tables.write(sweep.folder, sweep.results)
     drawn = sweep.folder / "figures"
-    if kinds := [kind for kind in figures.KINDS if kind != "model" and _older(drawn / f"{kind}.png", newest)]:
+    wanted = [kind for kind in figures.KINDS if kind != "model" and (kind != "time_by_part" or _traced(sweep))]
+    if kinds := [kind for kind in wanted if _older(drawn / f"{kind}.png", newest)]:
         figures.write(sweep.folder, sweep.results, kinds)
     if not list(drawn.glob("model_*.svg")):
         command = [sys.executable, "-m", "bench.figures", str(sweep.folder), "--results", str(sweep.results)]
@@ -60,10 +61,14 @@ def refresh(sweep: Sweep) -> None:
         subprocess.run([*command, "--only", "model"], cwd=root, capture_output=True, check=False)
 
 
+def _traced(sweep: Sweep) -> bool:
+    return any(entry.folder.traces() for entry in sweep.read.entries)
+
+
 def _record_times(sweep: Sweep) -> Iterator[float]:
     """When each run last recorded something that is shown."""
     for entry in sweep.read.entries:
-        for pattern in ("status.json", "metrics.jsonl", "evals/*.json", "profiles/*.json"):
+        for pattern in ("status.json", "metrics.jsonl", "evals/*.json", "profiles/*.json", "traces/*.json"):
             yield from (path.stat().st_mtime for path in entry.folder.path.glob(pattern))
 
 

@@ -27,11 +27,13 @@ CAPTIONS = {
     "qualitative": "Inputs, true and rendered target views; right, the depth of the first input view's Gaussians "
     "inside the true mask, as the paper's Fig. 2, beside the true depth. One depth scale a scene.",
     "comparison": "Quality and step time at a glance; lines are the baselines of the same scenes and views.",
+    "time_by_part": "Where a training step's time goes, part by part, by the clock and apart from the step time above.",
 }
 EMPTY = {
     "loss_curves": "No run has recorded a training step yet.",
     "qualitative": "No run has been evaluated yet, so there are no pictures.",
     "comparison": "No run has been evaluated yet.",
+    "time_by_part": "No run was traced: profile.trace=true does it, for finished runs too.",
 }
 HEADINGS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "lpips_vgg": "LPIPS (VGG) ↓",
             "lpips_alex": "LPIPS (Alex) ↓", "parameters_millions": "Params.", "parameters_total": "Params.",
@@ -50,10 +52,14 @@ def figure(sweep: Sweep, name: str) -> Html:
     """Raises BadInput naming the figures."""
     if name not in CAPTIONS:
         raise BadInput(f"no figure {name!r} in a report: choose from {', '.join(CAPTIONS)}")
-    paths = [sweep.folder / "figures" / f"{name}.{suffix}" for suffix in ("svg", "png")]
-    path = next((path for path in paths if path.is_file()), None)
-    values = {"figures": [(path, CAPTIONS[name])] if path else [], "empty": EMPTY[name], "folded": []}
+    values = {"figures": _drawn(sweep, name), "empty": EMPTY[name], "folded": []}
     return Html(render("figures", values), f"<{name} of {sweep!r}>")
+
+
+def _drawn(sweep: Sweep, name: str) -> list[tuple[Path, str]]:
+    """The figure with its caption, where there is one."""
+    paths = [sweep.folder / "figures" / f"{name}.{suffix}" for suffix in ("svg", "png")]
+    return [(path, CAPTIONS[name]) for path in paths if path.is_file()][:1]
 
 
 def _question(sweep: Sweep) -> dict[str, Any]:
@@ -152,7 +158,8 @@ def _costs(sweep: Sweep) -> dict[str, Any]:
     cells = pd.DataFrame([_cost(row, first) for row in rows], columns=COSTS)
     cells = cells.loc[:, (cells != "").any()]
     measured = {row["label"]: told for row in rows if (told := _measured_on(row))}
-    return {"costs": grid(cells, {"run"}), "definitions": notes, "measured": together(measured, list(measured))}
+    return {"costs": grid(cells, {"run"}), "definitions": notes, "measured": together(measured, list(measured)),
+            "by_part": _drawn(sweep, "time_by_part")}  # fmt: skip
 
 
 COSTS = ["run", "E", "A", "D", "Params.", "tokens a scene", "step [ms]", "10–90 %", "of the first", "host mem. [GiB]",

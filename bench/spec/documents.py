@@ -13,7 +13,7 @@ from bench.spec.read import Document, Node, Problems, did_you_mean, read
 from bench.spec.schema import RunSpec
 
 BASES = Path(__file__).resolve().parents[2] / "ablations" / "base"
-SWEEP = (*AXES, "where")
+SWEEP = (*AXES, "where", "search")  # what a scale may replace as a whole, grid key by key
 KEYS = ("base", "set", *SWEEP, "scales", "include")
 
 
@@ -97,7 +97,9 @@ def prefix(base: Base, spec: Spec, scale: str, problems: Problems) -> State:
     return state
 
 
-def refuse_scaled(swept: Layer, base: Base, spec: Spec, scale: str, problems: Problems) -> None:
+def refuse_scaled(
+    swept: Layer, base: Base, spec: Spec, scale: str, problems: Problems, under: str = "grid: {{{}: […]}}"
+) -> None:
     """A scale may not touch a field that the spec sweeps, unless the values swept are the scale's own."""
     touched = base.scales.get(scale, Layer()).keys() | spec.scales.get(scale, Layer()).keys()
     for key, at in swept.keys().items():
@@ -105,7 +107,7 @@ def refuse_scaled(swept: Layer, base: Base, spec: Spec, scale: str, problems: Pr
             problems.add(
                 at,
                 f"{key} is swept here, but the scale {scale} sets it ({touched[key]}): "
-                f"give this scale values of its own, `scales: {{{scale}: {{grid: {{{key}: […]}}}}}}`",
+                f"give this scale values of its own, `scales: {{{scale}: {{{under.format(key)}}}}}`",
             )
 
 

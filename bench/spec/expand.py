@@ -76,13 +76,19 @@ def _grid(node: Node, problems: Problems) -> Iterator[list[Point]]:
 
 
 def _zip(node: Node, problems: Problems) -> Iterator[list[Point]]:
+    for rows in zipped(node, problems):
+        yield [_point(row, problems) for row in rows]
+
+
+def zipped(node: Node, problems: Problems) -> Iterator[list[dict[str, Node]]]:
+    """The rows of each group of lists in step."""
     for group in node.value if isinstance(node.value, list) else [node]:
         columns = dict(_lists(group, "zip", problems))
         lengths = {key: len(values.value) for key, values in columns.items()}
         if len(set(lengths.values())) > 1:
             problems.add(group.where, f"zip pairs lists of one length, not {_words(lengths)}")
-        yield [_point(dict(zip(columns, row, strict=True)), problems)
-               for row in zip(*(values.value for values in columns.values()), strict=False)]  # fmt: skip
+        rows = zip(*(values.value for values in columns.values()), strict=False)
+        yield [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _lists(node: Node, what: str, problems: Problems) -> Iterator[tuple[str, Node]]:

@@ -111,6 +111,13 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """What is looked at beside the numbers of every profile; no part of what a run is."""
+
+    trace: bool = False  # a torch.profiler trace and time by part (bench/trace.py)
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """One run, resolved. Its canonical JSON's hash is the run's id (bench/spec/identity.py)."""
 
@@ -122,3 +129,4 @@ class RunSpec:
     init: Init = Init()
     evaluation: Evaluation = Evaluation()
     seed: int = 0
+    profile: Profile = field(default=Profile(), metadata=NOT_IDENTITY)

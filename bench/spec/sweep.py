@@ -44,6 +44,7 @@ class Sweep:
     path: Path
     overrides: tuple[str, ...]
     runs: list[Run]
+    search: str | None = None  # where its `search` section stands (bench/spec/search.py)
 
     @property
     def folder(self) -> str:
@@ -51,12 +52,15 @@ class Sweep:
         return folder_name(self.name, self.scale, self.overrides)
 
 
-def load(path: Path | str, overrides: Sequence[str] = (), scale: str = "tiny") -> Sweep:
-    """Resolve a spec at a scale. Raises BadSpec with every problem, each with its file and line."""
+def load(path: Path | str, overrides: Sequence[str] = (), scale: str = "tiny", proposal: Point | None = None) -> Sweep:
+    """Resolve a spec at a scale; with a search's `proposal`, that one run on the spec's base in place of its own.
+
+    Raises BadSpec with every problem, each with its file and line.
+    """
     path = Path(path)
     if scale not in SCALES:
         raise BadSpec([f"--scale {scale}: no such scale{did_you_mean(scale, SCALES)}; it may be {', '.join(SCALES)}"])
-    loader = _Loader(scale, overrides)
+    loader = _Loader(scale, overrides, proposal)
     spec, drafts = loader.file(path, ())
     runs = loader.finish(drafts)
     if loader.problems:
@@ -64,14 +68,15 @@ def load(path: Path | str, overrides: Sequence[str] = (), scale: str = "tiny") -
     question = " ".join(line for line in spec.document.header if line and not line.startswith("python -m"))
     if overrides:
         question += f" (Changed on the command line: {' '.join(overrides)})"
-    return Sweep(path.stem, scale, question, path, tuple(overrides), runs)
+    search = spec.sweep.get("search") or next((at["search"] for at in spec.sweep_at.values() if "search" in at), None)
+    return Sweep(path.stem, scale, question, path, tuple(overrides), runs, search.where if search else None)
 
 
 class _Loader:
     """What the files of one sweep share: the scale, the command line, the problems found."""
 
-    def __init__(self, scale: str, overrides: Sequence[str]) -> None:
-        self.scale, self.problems = scale, Problems()
+    def __init__(self, scale: str, overrides: Sequence[str], proposal: Point | None = None) -> None:
+        self.scale, self.problems, self.proposal = scale, Problems(), proposal
         self.command, self.seeds = Layer(), dict[str, Node]()
         for key, node in filter(None, (parse_override(text, self.problems) for text in overrides)):
             if key == "seeds":
@@ -88,7 +93,7 @@ class _Loader:
         self.read.add(path)
         own = spec.base is not None or bool(spec.sweep) or not spec.include
         drafts = self._expand(path, spec) if own else []
-        for name in spec.include:
+        for name in [] if self.proposal else spec.include:
             other = path.parent / f"{name.value.removesuffix('.yaml')}.yaml"
             if other in (path, *including):
                 self.problems.add(name.where, f"{name.value} includes itself")
@@ -124,7 +129,8 @@ class _Loader:
         keep = Keep(alternatives if len(self.problems) == before else [])
         starts: dict[Any, tuple[Base, State] | None] = {}
         kept: list[tuple[Point, Draft]] = []
-        for point in points(sweep, list(self.command.keys()), self.problems):
+        found = [self.proposal] if self.proposal else points(sweep, list(self.command.keys()), self.problems)
+        for point in found:
             base = point.base or spec.base
             if base is None:
                 if spec.document.root.value or not self.problems:  # else the file could not be read at all
@@ -135,7 +141,8 @@ class _Loader:
             if base.value not in starts:
                 starts[base.value] = self._start(base, spec)
             if start := starts[base.value]:
-                refuse_scaled(point.layer, start[0], spec, self.scale, self.problems)
+                if not self.proposal:
+                    refuse_scaled(point.layer, start[0], spec, self.scale, self.problems)
                 draft = self._draft(point, base, start[1], keep, spec)
                 kept += [(point, draft)] if draft else []
         keep.report(self.problems)
@@ -153,7 +160,10 @@ class _Loader:
     def _draft(self, point: Point, base: Node, start: State, keep: Keep, spec: Spec) -> Draft | None:
         """One run, built and checked; None where `where` drops it or it cannot be built."""
         state, problems = dict(start), Problems()
-        apply(state, point.layer, self.scale, problems)
+        if self.proposal:
+            apply_where_present(state, point.layer, self.scale, problems)
+        else:
+            apply(state, point.layer, self.scale, problems)
         absent = apply_where_present(state, self.command, self.scale, problems)
         if not keep(state):
             return None

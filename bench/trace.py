@@ -1,0 +1,95 @@
+"""The trace stage, for runs whose spec says `profile.trace: true`: where a step's time goes, told twice.
+
+traces/<device>-<world>.json                  time by part from clocks (bench/step_parts.py); the figure shows it
+traces/<device>-<world>/NAME.pt.trace.json.gz  a torch.profiler trace, for TensorBoard's profiler plugin or Perfetto
+
+Both are made after the profile stage and apart from it: a profiler slows small steps several times.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.profiler import ProfilerActivity, schedule
+from torch.profiler import profile as profiler
+
+from bench.data.batch import Batch
+from bench.data.sampler import Sampler
+from bench.measure import commit, device_name, load_trained, refuse_disturbed, synchronise
+from bench.optimiser import geometry_steps
+from bench.ranks import ALONE, Ranks
+from bench.record import Writer, write_json
+from bench.step_parts import DEFINITION, by_part
+from bench.train import Trainer
+
+if TYPE_CHECKING:
+    from bench.data.scene import DataSource
+    from bench.spec.schema import RunSpec
+
+TIMED, WARM_UP, TRACED = 10, 2, 3  # steps
+RANGES = ("encoder", "aggregator", "head", "rasterise", "losses", "backward", "optimizer")  # named in every trace
+
+
+def trace(spec: RunSpec, writer: Writer, *, device: torch.device, source: DataSource, ranks: Ranks = ALONE) -> None:
+    """Commits the trace, then the JSON which says that both are there. Raises BadInput like `bench.measure`."""
+    refuse_disturbed()
+    trainer = Trainer(spec, device, ranks, writer.folder.parent)
+    trained = load_trained(trainer, writer.folder)
+    parts = by_part(trainer, source, TIMED)
+    sampler, first = Sampler(source, spec.views, spec.seed, spec.model.poses), geometry_steps(spec.train)
+    batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
+    name = f"{device.type}-{ranks.world}"
+    content = {
+        "parts_ms": parts,
+        "step_ms": sum(parts.values()) - parts["data"],
+        "steps": TIMED,
+        "definition": DEFINITION,
+        "traced_steps": TRACED,
+        "ranges": RANGES,
+        "batch": spec.train.batch,
+        "micro_batch": spec.train.micro_batch,
+        "weights": "trained" if trained else "initial",
+        "threads": torch.get_num_threads(),
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "commit": commit(),
+    }
+    record = _record(trainer, batch, first, device)
+    if ranks.first:
+        writer.commit(f"traces/{name}", lambda folder: _export(record, folder, name))
+        writer.commit(f"traces/{name}.json", lambda path: write_json(path, content))
+
+
+def _record(trainer: Trainer, batch: Batch, first: int, device: torch.device) -> profiler:
+    """Whole training steps with all losses under the profiler, after some that only warm it up."""
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    plan = schedule(wait=0, warmup=WARM_UP, active=TRACED, repeat=1)
+    record = profiler(activities=activities, schedule=plan, record_shapes=True)
+    with record:
+        for step in range(first, first + WARM_UP + TRACED):
+            trainer.step(step, batch)
+            synchronise(device)
+            record.step()
+    return record
+
+
+def _export(record: profiler, folder: Path, worker: str) -> None:
+    """Under the name that the plugin looks for, a folder with one such file being a run of TensorBoard's.
+
+    The plugin's operator view leaves out what `record_function` marks (category user_annotation, torch-tb-profiler
+    0.4.3, node.py), so RANGES are filed as operators, cpu_op: then it sums their time and what lies below.
+    """
+    folder.mkdir()
+    plain = folder / "trace.json"
+    record.export_chrome_trace(str(plain))
+    content = json.loads(plain.read_text(encoding="utf-8"))
+    for event in content["traceEvents"]:
+        if event.get("cat") == "user_annotation" and event["name"] in RANGES:
+            event["cat"] = "cpu_op"
+    with gzip.open(folder / f"{worker}.pt.trace.json.gz", "wt", encoding="utf-8") as file:
+        json.dump(content, file)
+    plain.unlink()
