@@ -428,7 +428,7 @@ def test_the_step_cut_into_parts_is_the_step(micro_batch: int | None) -> None:
 
 def test_step_benchmark_measures() -> None:
     harness, plain = step_benchmark.overhead(spec(), Balls(SIZE), rounds=1, steps=8)
-    assert 0 < plain < 1000 and 0 < harness < 1000
+    assert plain > 0 and harness > 0
     times = step_parts.by_part(Trainer(spec(), CPU), Balls(SIZE), steps=1)
     assert set(times) == set(step_parts.PARTS) and min(times.values()) > 0
 
