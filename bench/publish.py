@@ -1,4 +1,7 @@
-"""`python -m bench.publish SWEEP_FOLDER`: keep a sweep's summary (tables, figures, records) in results/published/."""
+"""`python -m bench.publish SWEEP_FOLDER`: keep a sweep's summary (tables, figures, records) in results/published/.
+
+Pictures of other people's models must not travel without their names: the data's ATTRIBUTION.md goes with them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from bench.errors import BadInput, run_command
-from bench.record import commit
+from bench.record import commit, read_lines
 
 KEPT = ("sweep.json", "runs.jsonl", "environment.json", "tables", "figures")
 OF_A_SEARCH = ("search.json", "trials.jsonl", "front")
@@ -30,10 +33,19 @@ def main() -> int:
                 shutil.copytree(source, folder / name)
             else:
                 shutil.copyfile(source, folder / name)
+        for root in roots(options.sweep):
+            if (attribution := root / "ATTRIBUTION.md").is_file():
+                shutil.copyfile(attribution, folder / f"ATTRIBUTION-{root.name}.md")
 
     commit(target, write)
     print(target)
     return 0
+
+
+def roots(sweep: Path) -> list[Path]:
+    """The folders that the runs' data was read from."""
+    data = [line.get("spec", {}).get("data", {}) for line in read_lines(sweep / "runs.jsonl")]
+    return [Path(root) for root in dict.fromkeys(d[k] for d in data for k in ("root", "evaluation_root") if d.get(k))]
 
 
 if __name__ == "__main__":
