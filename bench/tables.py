@@ -177,7 +177,7 @@ def _remarks(sweep: SweepResults, protocol: str, found: Sequence[Row]) -> list[s
     for row in found:
         beaten.setdefault(", ".join(row.not_beaten), []).append(row.label)
     alone = len([what for what in beaten if what]) == 1  # one mark, one meaning: no need to name who bears it
-    notes += [f"{MARK} {'' if alone else '; '.join(labels) + ' '}does not beat: {what}."
+    notes += [f"{MARK} {'' if alone else '; '.join(labels) + ': '}not above {what}."
               for what, labels in beaten.items() if what]  # fmt: skip
     runs = [row for row in found if row.kind == "run"]
     if any(len(row.values.get("psnr", ())) > 1 for row in runs):
