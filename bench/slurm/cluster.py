@@ -184,28 +184,27 @@ def _sbatch(node: Node, problems: Problems) -> dict[str, str | bool]:
     return found
 
 
+LOWEST = {"nodes": 1, "gpus": 0, "tasks": 1, "cpus": 1, "array_parallelism": 1, "warning_s": 10, "max_timeouts": 0,
+          "max_losses": 0}  # fmt: skip
+
+
 def _check(values: dict[str, Any], nodes: Mapping[str, Node], problems: Problems) -> None:
     """What types do not say."""
 
     def wrong(key: str, text: str) -> None:
         problems.add(nodes[key].where, f"{key}: {text}")
 
-    for key, lowest in {"nodes": 1, "gpus": 0, "tasks": 1, "cpus": 1, "array_parallelism": 1, "warning_s": 10,
-                        "max_timeouts": 0, "max_losses": 0}.items():  # fmt: skip
-        if values.get(key) is not None and values[key] < lowest:
-            wrong(key, f"{values[key]} is less than {lowest}")
-    for owner, place in (("", values), ("collect.", nodes["collect"].value if "collect" in values else {})):
-        found = {key: node.value if isinstance(node, Node) else node for key, node in place.items()}
-        where = nodes if not owner else nodes["collect"].value
-        _check_time(found, where, owner, problems)
-        if isinstance(found.get("memory"), str) and not MEMORY.match(found["memory"]):
-            text = f"{owner}memory: {found['memory']!r} is no amount such as 480G or 64000M"
-            problems.add(where["memory"].where, text)
+    _check_amounts(nodes, "", problems)
+    if "collect" in values:
+        _check_amounts(nodes["collect"].value, "collect.", problems)
     tasks, gpus = values.get("tasks"), values.get("gpus") or 0
     if tasks and gpus and tasks != gpus:
         wrong("tasks", f"{tasks} tasks for {gpus} GPUs a node: one task drives one GPU; leave tasks out")
     if values.get("gpu_type") and "gpus" not in values:
         wrong("gpu_type", "say how many with gpus")
+    warning = values.get("warning_s", Cluster.warning_s)
+    if "time" in values and 0 < (_minutes(values["time"]) or 0) * 60 <= warning:
+        wrong("time", f"{values['time']} is not longer than warning_s, {warning} s")
     for line in values.get("environment", ()):
         if line.lstrip().startswith("#SBATCH"):
             wrong("environment", f"{line!r} is an option, not a line of shell: put it under sbatch")
@@ -215,17 +214,21 @@ def _check(values: dict[str, Any], nodes: Mapping[str, Node], problems: Problems
                 wrong(key, "means nothing to executor: local")
 
 
-def _check_time(found: Mapping[str, Any], where: Mapping[str, Node], owner: str, problems: Problems) -> None:
-    time = found.get("time")
-    if isinstance(time, str | int) and not isinstance(time, bool):
-        try:
-            made = minutes(time)
-        except ValueError:
-            text = f"{owner}time: {time!r} is no time such as 2-00:00:00 (days-hours:minutes:seconds), 24:00:00 or 90"
-            problems.add(where["time"].where, text)
-            return
-        warning = found.get("warning_s", Cluster.warning_s)
-        if made < 1:
-            problems.add(where["time"].where, f"{owner}time: at least a minute")
-        elif not owner and made * 60 <= warning:
-            problems.add(where["time"].where, f"time: {time!r} is not longer than warning_s, {warning} s")
+def _check_amounts(nodes: Mapping[str, Node], owner: str, problems: Problems) -> None:
+    """Numbers, times and memory, of the cluster or of its section `collect`."""
+    for key, node in nodes.items():
+        value = node.value
+        if key in LOWEST and isinstance(value, int) and value < LOWEST[key]:
+            problems.add(node.where, f"{owner}{key}: {value} is less than {LOWEST[key]}")
+        if key == "time" and isinstance(value, str | int) and not _minutes(value):
+            hint = "2-00:00:00 (days-hours:minutes:seconds), 24:00:00 or 90"
+            problems.add(node.where, f"{owner}time: {value!r} is no time such as {hint}")
+        if key == "memory" and isinstance(value, str) and not MEMORY.match(value):
+            problems.add(node.where, f"{owner}memory: {value!r} is no amount such as 480G or 64000M")
+
+
+def _minutes(time: str | int) -> int | None:
+    try:
+        return minutes(time)
+    except ValueError:
+        return None

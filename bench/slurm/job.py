@@ -38,10 +38,6 @@ BAD: tuple[str, ...] = ("failed", "oom", "nan", "timeout", "cancelled", "lost", 
 log = logging.getLogger(__name__)
 
 
-class RunEnded(Exception):
-    """A run's bad end, so that the cluster's records do not call its job completed."""
-
-
 @dataclass(frozen=True)
 class RunJob:
     """One run. Everything in it is plain: what it names is read from the run's folder when the job starts."""
@@ -62,23 +58,28 @@ class RunJob:
         job = JobEnvironment()
         if self.slots:
             _pose_as_step(job)
-        for number in work.STOP_SIGNALS:  # until the run's own take their place
+        for number in (signal.SIGTERM, signal.SIGINT):  # until the run's own; SIGUSR2 is submitit's until then
             signal.signal(number, _quit)
         here = ends.Cluster(self.minutes, self.warning_s, began, job.paths.stderr)
         folder, rank = RunFolder(Path(self.run)), place()[0]
         if rank == 0:
             _log_to(folder.path / "log.txt")
+            logging.getLogger("submitit").propagate = False  # it has a handler of its own
             for torn in job.paths.folder.glob(f"{job.job_id}_*.save_tmp"):  # submitit refuses to write beside one
                 torn.unlink(missing_ok=True)
         if waits_for := self._untrained(folder):
             if rank == 0:
                 _set(folder, Status("planned", message=f"it starts from {waits_for}"))
-            raise RunEnded(f"{self.label} starts from {waits_for}")
+            sys.exit(f"{self.label} starts from {waits_for}")
         with self._place(job, rank):
             code = self._work(folder, here) if rank == 0 else _follow(folder, self._options(), job)
-        if rank or code == 0:
-            return "done" if rank == 0 else "stopped"
-        return self._end(folder, code, put_back, job.paths.stderr)
+        if rank == 0 and code == work.STOPPED and (status := folder.status()).state in ("timeout", "preempted"):
+            self._requeue(folder, status, put_back, job.paths.stderr)
+        if code:
+            sys.exit(code)  # so that the cluster does not call a bad end completed
+        for number in work.STOP_SIGNALS:  # too late
+            signal.signal(number, signal.SIG_IGN)
+        return "done"
 
     def checkpoint(self) -> DelayedSubmission:
         """For submitit; what there is to keep stands in the run's folder already."""
@@ -114,15 +115,6 @@ class RunJob:
             if self.scratch:
                 stack.enter_context(_scratch(Path(os.path.expandvars(self.scratch)).expanduser()))
             yield
-
-    def _end(self, folder: RunFolder, code: int, put_back: Any, messages: Path) -> NoReturn:
-        """Of a run that is not done: back into the queue, or a bad end."""
-        status = folder.status()
-        if code == work.STOPPED and status.state in ("timeout", "preempted"):
-            self._requeue(folder, status, put_back, messages)
-        if code == work.HELD:
-            raise RunEnded(f"{self.label}: somebody else works on it")
-        raise RunEnded(f"{self.label}: {status.state} in {status.phase}: {status.message}")
 
     def _requeue(self, folder: RunFolder, status: Status, put_back: Callable[..., None], messages: Path) -> None:
         """Through submitit, which counts; again and again while the controller is down."""
