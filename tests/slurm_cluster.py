@@ -1,4 +1,4 @@
-"""A real SLURM of several nodes on this one machine, for tests: `python tests/slurm_cluster.py up DIR`, then `down DIR`.
+"""A real SLURM of several nodes on this one machine: `python tests/slurm_cluster.py up DIR`, later `down DIR`.
 
 Needs root, and Debian's packages slurmctld, slurmd, slurm-client and munge, which it does not install. No systemd, no
 cgroups; everything listens on the loopback alone. Every node poses as one with 64 cores and 4 A100, so that many small
@@ -8,6 +8,7 @@ jobs share a small machine. Only what `up` started is stopped by `down`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -63,7 +64,9 @@ PartitionName=preempt Nodes={nodes} MaxTime=7-0 DefaultTime=10 PriorityTier=1 Gr
 def missing() -> str:
     """Why no cluster can be started here; empty if one can."""
     if lacks := [name for name in PROGRAMS if not shutil.which(name)]:
-        return f"no SLURM is installed ({', '.join(lacks)} missing): apt-get install slurmctld slurmd slurm-client munge"
+        return (
+            f"no SLURM is installed ({', '.join(lacks)} missing): apt-get install slurmctld slurmd slurm-client munge"
+        )
     return "" if os.geteuid() == 0 else "the test cluster's daemons need root"
 
 
@@ -92,6 +95,8 @@ class Cluster:
     def down(self) -> None:
         subprocess.run(["scancel", "--user=root"], env=os.environ | self.environment, capture_output=True)
         time.sleep(1)
+        for pid in [pid for node in self.nodes for pid in self.processes(node)]:
+            kill(pid, signal.SIGKILL)
         for name in (*self.nodes, "slurmctld", "munged"):
             self.stop(name)
 
@@ -191,10 +196,8 @@ def wait(until: object, what: str, seconds: float) -> None:
 
 
 def kill(pid: int, how: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, how)
-    except ProcessLookupError:
-        pass
 
 
 def alive(pid: int) -> bool:
@@ -219,7 +222,7 @@ def command(pid: int) -> str:
 def _spool(pid: int, node: str) -> bool:
     """Whether the process has files of that node's slurmd open."""
     try:
-        return any(f"/log/{node}.log" in os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())
+        return any(f"/log/{node}.log" in str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return False
 

@@ -76,7 +76,7 @@ def test_all_mistakes_at_once_and_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(BadSpec) as raised:
         load(path, "tiny")
     assert [problem.split(":")[1] for problem in raised.value.problems] == ["2", "4"]
-    with pytest.raises(BadSpec, match="cluster.yml: cannot be read"):
+    with pytest.raises(BadSpec, match=r"cluster\.yml: cannot be read"):
         load(tmp_path / "cluster.yml", "tiny")
 
 

@@ -54,7 +54,7 @@ CLUSTER = """partition: a100
 time: 2
 warning_s: 60
 cpus: 1
-memory: 750M
+memory: 650M
 array_parallelism: 4
 sbatch: {exclusive: true}
 collect: {time: 10, memory: 2G}
@@ -107,7 +107,6 @@ class Lab:
         state = self.cluster.client("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
         assert state not in ("FAILED", "CANCELLED", "TIMEOUT"), f"job {job} is {state}"
         return state == "COMPLETED"
-
 
 
 def quiet(lab: Lab) -> subprocess.Popen[bytes]:
@@ -235,7 +234,7 @@ def test_everything_happens_to_a_sweep_and_every_end_is_told(lab: Lab, local: su
 def test_what_failed_is_tried_again_while_the_controller_dies(lab: Lab, local: subprocess.Popen[bytes]) -> None:
     cluster, before = lab.cluster, {label: lab.run(label).training() for label in ("times out", "is left alone")}
     (lab.run("raises").path / "metrics.jsonl").rmdir()
-    _, collect = lab.submit(CLUSTER.replace("750M", "4G").replace("time: 2\n", "time: 10\n"), "--retry", "all")
+    _, collect = lab.submit(CLUSTER.replace("650M", "4G").replace("time: 2\n", "time: 10\n"), "--retry", "all")
     time.sleep(8)  # SLURM writes its own state down every few seconds, and forgets the rest
     wait(lambda: any(run["state"] == "running" for run in lab.status().values()), "a run at work", 60)
     cluster.stop("slurmctld", signal.SIGKILL)
@@ -261,7 +260,7 @@ def test_two_nodes_with_two_ranks_each_give_the_run_of_one(cluster: Cluster, tmp
     cluster.wait_idle()
     lab = Lab(tmp_path, cluster, RANKS, "ranks")
     local = quiet(lab)
-    wanted = CLUSTER.replace("time: 2\n", "time: 10\nnodes: 2\ntasks: 2\n").replace("memory: 750M", "memory: 4G")
+    wanted = CLUSTER.replace("time: 2\n", "time: 10\nnodes: 2\ntasks: 2\n").replace("memory: 650M", "memory: 4G")
     _, collect = lab.submit(wanted)
     folder = lab.run("ranks")
     wait(lambda: len(folder.metrics()) >= 15, "the fifteenth step", 120)

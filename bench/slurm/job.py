@@ -16,10 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from submitit import JobEnvironment
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
@@ -116,7 +116,7 @@ class RunJob:
                 stack.enter_context(_scratch(Path(os.path.expandvars(self.scratch)).expanduser()))
             yield
 
-    def _requeue(self, folder: RunFolder, status: Status, put_back: Callable[..., None], messages: Path) -> None:
+    def _requeue(self, folder: RunFolder, status: Status, put_back: Any, messages: Path) -> None:
         """Through submitit, which counts; again and again while the controller is down."""
         while (ends.read(messages) or ("timeout",))[0] == "timeout":  # else SLURM does so itself
             try:

@@ -14,6 +14,7 @@ from typing import Any
 from bench.slurm.cluster import Cluster
 from bench.slurm.ends import BEGINS
 
+YEAR = 60 * 24 * 365  # minutes
 JOBS = "jobs"  # submitit's files of a submission
 KEPT = ("EAD_BENCH_CACHE",)  # of the submitter's environment, which sbatch may be told not to pass on
 
@@ -85,8 +86,7 @@ class Script:
 
     def local(self) -> dict[str, Any]:
         """submitit's parameters on a workstation: no time limit, and GPUs are given out by bench.slurm.slots."""
-        cluster = self.cluster
-        return {"tasks_per_node": cluster.tasks_per_node, "gpus_per_node": cluster.gpus, "timeout_min": 60 * 24 * 365}
+        return {"tasks_per_node": self.cluster.tasks_per_node, "timeout_min": YEAR}
 
     def text(self, parameters: Mapping[str, Any], count: int = 1) -> str:
         """The batch script as submitit writes it, with or without SLURM here."""

@@ -25,7 +25,7 @@ from bench.slurm import queue, snapshot
 from bench.slurm.cluster import Cluster, load
 from bench.slurm.groups import Group, grouped
 from bench.slurm.job import CollectJob, RunJob, alive
-from bench.slurm.script import Script
+from bench.slurm.script import YEAR, Script
 from bench.slurm.standing import JOB, job_of
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Submission(Session):
         script = Script(self.cluster, self.sweep.name, self._stamp(), code, self.threads)
         executor = _executor(script)
         groups = [group for group in grouped(self._ready(left), tasks) if group.tasks]
-        script.jobs.mkdir(parents=True)
+        script.jobs.mkdir(parents=True, exist_ok=True)
         plan = {
             "runs": str(runs_folder(self.results).resolve()),
             "groups": [[task.id for task in group.tasks] for group in groups],
@@ -187,7 +187,7 @@ class Submission(Session):
         # A fresh executor: submitit keeps what an earlier submission wanted.
         executor = _executor(script)
         executor.update_parameters(
-            **({"timeout_min": 60 * 24 * 365} if local else script.collect(f"afterany:{':'.join(arrays)}"))
+            **({"timeout_min": YEAR} if local else script.collect(f"afterany:{':'.join(arrays)}"))
         )
         function = CollectJob(str(self.folder.resolve()), str(self.results.resolve()), wait_for)
         return str(submitted(lambda: executor.submit_array([function]))[0].job_id)
@@ -257,11 +257,13 @@ def clean_environment() -> Iterator[None]:
 
 
 def _executor(script: Script) -> Any:
-    from submitit import LocalExecutor, SlurmExecutor
+    from submitit import SlurmExecutor
+
+    from bench.slurm.detached import DetachedExecutor
 
     if script.cluster.executor == "local":
         os.environ |= {"PYTHONPATH": str(script.code), "PYTHONSAFEPATH": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        return LocalExecutor(script.jobs, max_num_timeout=script.cluster.max_timeouts)
+        return DetachedExecutor(script.jobs, max_num_timeout=script.cluster.max_timeouts)
     if not shutil.which("sbatch") or not shutil.which("srun"):
         raise BadInput("no SLURM here (sbatch and srun are not on PATH); --dry-run prints the scripts without it")
     return SlurmExecutor(script.jobs, max_num_timeout=script.cluster.max_timeouts, python=script.cluster.python)
