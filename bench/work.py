@@ -19,9 +19,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from bench import attempts, disk, environment, protocols
+from bench.endings import Surroundings, ending
 from bench.errors import BadInput, run_command
 from bench.lease import Held, Lease, LeasedWriter, Stale
-from bench.record import RunFolder, SilentWriter, State, Status, remove_leftovers, write_json
+from bench.record import RunFolder, SilentWriter, Status, remove_leftovers, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -31,26 +32,10 @@ if TYPE_CHECKING:
     from bench.spec.schema import RunSpec
 
 HELD, STOPPED = 75, 130  # exit codes
-TRACE_LINES = 12
 STAGES = ("train", "evaluate", "profile", "trace", "overfit")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)  # the last: a cluster's warning
-LOST_COMPANY = ("Connection closed by peer", "Connection reset", "Socket Timeout", "NCCL", "gloo")  # of an exchange
 
 log = logging.getLogger(__name__)
-
-
-class Surroundings:
-    """What a run's end means where it runs; bench.slurm knows more than that about a cluster."""
-
-    patient = False  # whether a second signal is no more urgent than the first
-
-    def stopped(self, asked: str) -> tuple[State, str]:
-        """The state of a run that was asked to stop, and by whom."""
-        return "cancelled", asked or "interrupted"
-
-    def vanished(self, host: str) -> tuple[State, str]:
-        """How an earlier attempt ended that left no word."""
-        return "lost", f"ended without a word on {host}: killed, or its machine failed"
 
 
 def missing_stages(folder: RunFolder, spec: Mapping[str, Any] | None = None) -> list[str]:
@@ -276,26 +261,6 @@ def use(device_name: str, threads: int) -> torch.device:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
-
-
-def ending(error: BaseException, phase: str) -> Status:
-    """What an exception says about a run that nobody asked to stop."""
-    import torch
-
-    from bench.health import NonFinite
-
-    text = str(error) or type(error).__name__
-    trace = "".join(traceback.format_exception(error)).splitlines()[-TRACE_LINES:]
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
-    if disk.full(error):
-        return Status("failed", phase, f"the disk is full ({text}); make room, then --retry failed goes on")
-    if isinstance(error, NonFinite):
-        return Status("nan", phase, text)
-    if isinstance(error, BadInput):
-        return Status("failed", phase, text)
-    if torch.distributed.is_initialized() and not memory and any(sign in text for sign in LOST_COMPANY):
-        return Status("lost", phase, f"another process of the run is gone: {text}", "\n".join(trace))
-    return Status("oom" if memory else "failed", phase, f"{type(error).__name__}: {text}", "\n".join(trace))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ LAYERS = (
     ("models.ead",),
     ("models.weights", "models"),
     ("bench.errors", "bench.paths"),
-    ("bench.lpips_weights", "bench.record"),
+    ("bench.lpips_weights", "bench.record", "bench.endings"),
     ("bench.data", "bench.rendering", "bench.losses", "bench.protocols", "bench.paper"),
     ("bench.objectives", "bench.spec"),
     ("bench.scenes",),

@@ -8,10 +8,10 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from bench.endings import Surroundings
 from bench.environment import place
 from bench.record import State
 from bench.slurm import queue
-from bench.work import Surroundings
 
 EARLY_S = 75.0  # SLURM may warn a minute early
 BEGINS = "EAD-Bench: job"  # what a batch script says first, each time it is started

@@ -25,6 +25,7 @@ from submitit import JobEnvironment
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
 from bench import work
+from bench.endings import Surroundings, ending
 from bench.environment import local_rank, place
 from bench.lease import EXPIRED_S, Lease
 from bench.paths import cache_dir
@@ -88,7 +89,7 @@ class RunJob:
     def _options(self) -> list[str]:
         return [self.run, "--device", self.device, "--threads", str(self.threads)]
 
-    def _work(self, folder: RunFolder, here: work.Surroundings) -> int:
+    def _work(self, folder: RunFolder, here: Surroundings) -> int:
         """An exit code of bench.work. A holder that has just died elsewhere keeps its lease for a while."""
         deadline = time.monotonic() + EXPIRED_S + 6 * RETRY_S
         while (code := work.main(self._options(), here)) == work.HELD and time.monotonic() < deadline:
@@ -169,7 +170,7 @@ def _follow(folder: RunFolder, options: list[str], job: JobEnvironment) -> int:
     try:
         return work.main(options)
     except Exception as error:
-        told = asdict(work.ending(error, "train"))
+        told = asdict(ending(error, "train"))
         told["message"] = f"rank {job.global_rank} on {job.hostname}: {told['message']}"
         failure(job.paths.folder, str(job.job_id), job.global_rank).write_text(json.dumps(told), encoding="utf-8")
         raise

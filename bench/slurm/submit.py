@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +17,12 @@ from bench.launch import Task, archive, due, prepare
 from bench.lease import Held
 from bench.paths import SOURCE
 from bench.record import runs_folder, write_json
-from bench.run import DONE, Session, dry_run
+from bench.run import DONE, Session, dry_run, task_of
 from bench.slurm import queue, snapshot
 from bench.slurm.cluster import Cluster, load
 from bench.slurm.groups import Group, grouped
 from bench.slurm.job import CollectJob, RunJob, alive
+from bench.slurm.sbatch import ask_scheduler, executor_of, submitted
 from bench.slurm.script import YEAR, Script
 from bench.slurm.standing import JOB, job_of
 
@@ -51,7 +49,7 @@ class Submission(Session):
         options.jobs = self.cluster.array_parallelism  # at once, which room on the disk is wanted for
 
     def run(self) -> int:
-        tasks = [self._task(run) for run in self.chosen]
+        tasks = [task_of(run, self.results) for run in self.chosen]
         _refuse_small_batches(tasks, self.cluster)
         if self.options.dry_run or self.options.test_only:
             return self._show(tasks)
@@ -68,10 +66,11 @@ class Submission(Session):
                 self._say(f"{task.label}: in the queue already, job {queued[task.id]}")
         left = [task for task in left if task.id not in queued and not self._orphaned(task, tasks, queued)]
         if not left:
-            self._record()
+            self.record()
             self._say("nothing to submit")
             return DONE
-        self._prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
+        self.same_data(tasks)
+        self.prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
         self._submit(left, tasks, queued)
         return DONE
 
@@ -98,7 +97,7 @@ class Submission(Session):
                  for i, group in enumerate(grouped(left, tasks))]  # fmt: skip
         texts.append(script.text(script.collect("afterany:ARRAY")))
         if self.options.test_only:
-            return _test_only(texts, self._say)
+            return ask_scheduler(texts, self._say)
         self.console.stderr = True
         dry_run(self.sweep, self.chosen, False, self.console, self.results)
         self._say(f"code: {frozen.label}")
@@ -120,7 +119,7 @@ class Submission(Session):
     def _submit(self, left: Sequence[Task], tasks: Sequence[Task], queued: Mapping[str, str]) -> None:
         frozen, code = snapshot.take(self.results)
         script = Script(self.cluster, self.sweep.name, self._stamp(), code, self.threads)
-        executor = _executor(script)
+        executor = executor_of(script)
         groups = [group for group in grouped(self._ready(left), tasks) if group.tasks]
         script.jobs.mkdir(parents=True, exist_ok=True)
         plan = {
@@ -134,7 +133,7 @@ class Submission(Session):
             "folder": str(Path.cwd()),
         }
         write_json(script.folder / "plan.json", plan)
-        self._record()
+        self.record()
         jobs: dict[str, str] = {}
         for number, group in enumerate(groups):
             made = self._hand_over(executor, script, number, group, {**queued, **jobs})
@@ -185,7 +184,7 @@ class Submission(Session):
         wait_for = tuple(jobs.values()) if local else ()
         arrays = dict.fromkeys(job.split("_")[0] for job in jobs.values())
         # A fresh executor: submitit keeps what an earlier submission wanted.
-        executor = _executor(script)
+        executor = executor_of(script)
         executor.update_parameters(
             **({"timeout_min": YEAR} if local else script.collect(f"afterany:{':'.join(arrays)}"))
         )
@@ -232,43 +231,6 @@ class Submission(Session):
             self._say(f"  {command}")
 
 
-def submitted(submit: Any) -> list[Any]:
-    """submitit's jobs. Raises BadInput with the cluster's own words."""
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    with clean_environment():
-        try:
-            return list(submit())
-        except (FailedJobError, FailedSubmissionError, OSError) as error:
-            lines = [line for line in str(error).splitlines() if "sbatch:" in line] or str(error).splitlines()[-1:]
-            raise BadInput(f"the cluster refused: {' '.join(lines)}") from error
-
-
-@contextmanager
-def clean_environment() -> Iterator[None]:
-    """Without the variables of a job that this runs in, which sbatch would obey; SLURM's address stays."""
-    from submitit.helpers import clean_env
-
-    address = os.environ.get("SLURM_CONF")
-    with clean_env():
-        if address:
-            os.environ["SLURM_CONF"] = address
-        yield
-
-
-def _executor(script: Script) -> Any:
-    from submitit import SlurmExecutor
-
-    from bench.slurm.detached import DetachedExecutor
-
-    if script.cluster.executor == "local":
-        os.environ |= {"PYTHONPATH": str(script.code), "PYTHONSAFEPATH": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        return DetachedExecutor(script.jobs, max_num_timeout=script.cluster.max_timeouts)
-    if not shutil.which("sbatch") or not shutil.which("srun"):
-        raise BadInput("no SLURM here (sbatch and srun are not on PATH); --dry-run prints the scripts without it")
-    return SlurmExecutor(script.jobs, max_num_timeout=script.cluster.max_timeouts, python=script.cluster.python)
-
-
 def _refuse_small_batches(tasks: Sequence[Task], cluster: Cluster) -> None:
     for task in tasks:
         if (batch := task.spec["train"]["batch"]) < cluster.ranks:
@@ -280,22 +242,6 @@ def _refuse_small_batches(tasks: Sequence[Task], cluster: Cluster) -> None:
 
 def _named(group: Group) -> str | None:
     return f"afterany:{':'.join(f'JOB_OF_{need}' for need in group.needs)}" if group.needs else None
-
-
-def _test_only(texts: Sequence[str], say: Any) -> int:
-    """`sbatch --test-only` of each array; the last script, which waits for them, has no jobs yet to wait for."""
-    if not shutil.which("sbatch"):
-        raise BadInput("--test-only asks the scheduler, and there is no SLURM here (sbatch is not on PATH)")
-    for text in texts:
-        lines = [line for line in text.splitlines() if not line.startswith("#SBATCH --dependency")]
-        with tempfile.NamedTemporaryFile("w", suffix=".sh") as file, clean_environment():
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            done = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True)
-        if done.returncode:
-            raise BadInput(f"the cluster would refuse: {done.stderr.strip()}")
-        say(done.stderr.strip().replace(file.name, ""))
-    return DONE
 
 
 def _file_name(label: str) -> str:
