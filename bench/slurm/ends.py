@@ -13,6 +13,7 @@ from bench.environment import place
 from bench.record import State
 from bench.slurm import queue
 
+JOBS = "jobs"  # submitit's files of a submission, SLURM's messages among them
 EARLY_S = 75.0  # SLURM may warn a minute early
 BEGINS = "EAD-Bench: job"  # what a batch script says first, each time it is started
 SIGNS: tuple[tuple[str, State, str], ...] = (

@@ -15,7 +15,7 @@ from bench import attempts
 from bench.lease import Held, Lease, LeasedWriter, Stale
 from bench.record import RunFolder, Status, read_json
 from bench.slurm import ends, queue
-from bench.slurm.script import JOBS
+from bench.slurm.ends import JOBS
 
 TAIL = 12  # lines
 
@@ -61,11 +61,12 @@ def _cause(folder: RunFolder, jobs: Path, job: str, code: int, before: Status) -
             return told
     if found := ends.read(messages):
         return Status(found[0], before.phase, found[1])
-    if killed := ends.killed(messages):
-        return Status("lost", before.phase, f"killed ({killed})")
-    if before.state == "planned":
+    killed = ends.killed(messages)
+    if before.state == "planned" and (not killed or "exit code" in killed):
         lines = ends.since_start(messages).splitlines()[-TAIL:]
         return Status("failed", "start", f"the job ended with exit code {code} before the run began", "\n".join(lines))
+    if killed:
+        return Status("lost", before.phase, f"killed ({killed})")
     return Status("lost", before.phase, before.message or f"the step ended with exit code {code}")
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.slurm.cluster import Cluster
-from bench.slurm.ends import BEGINS
+from bench.slurm.ends import BEGINS, JOBS
 
 YEAR = 60 * 24 * 365  # minutes
-JOBS = "jobs"  # submitit's files of a submission
 KEPT = ("EAD_BENCH_CACHE",)  # of the submitter's environment, which sbatch may be told not to pass on
 
 
