@@ -50,11 +50,17 @@ runs:
 RANKS = f"""# Do ranks of two nodes add up, when one dies?
 base: freesplatter
 {COMMON}"""
+CHAIN = f"""# Does a run wait for the one that it starts from, even if that is preempted?
+base: freesplatter
+runs:
+  - {{name: first}}
+  - {{name: second, seed: 2, init.encoder: {{run: first}}}}
+{COMMON}"""
 CLUSTER = """partition: a100
 time: 2
 warning_s: 60
 cpus: 1
-memory: 650M
+memory: 600M
 array_parallelism: 4
 sbatch: {exclusive: true}
 collect: {time: 10, memory: 2G}
@@ -234,7 +240,7 @@ def test_everything_happens_to_a_sweep_and_every_end_is_told(lab: Lab, local: su
 def test_what_failed_is_tried_again_while_the_controller_dies(lab: Lab, local: subprocess.Popen[bytes]) -> None:
     cluster, before = lab.cluster, {label: lab.run(label).training() for label in ("times out", "is left alone")}
     (lab.run("raises").path / "metrics.jsonl").rmdir()
-    _, collect = lab.submit(CLUSTER.replace("650M", "4G").replace("time: 2\n", "time: 10\n"), "--retry", "all")
+    _, collect = lab.submit(CLUSTER.replace("600M", "4G").replace("time: 2\n", "time: 10\n"), "--retry", "all")
     time.sleep(8)  # SLURM writes its own state down every few seconds, and forgets the rest
     wait(lambda: any(run["state"] == "running" for run in lab.status().values()), "a run at work", 60)
     cluster.stop("slurmctld", signal.SIGKILL)
@@ -260,7 +266,7 @@ def test_two_nodes_with_two_ranks_each_give_the_run_of_one(cluster: Cluster, tmp
     cluster.wait_idle()
     lab = Lab(tmp_path, cluster, RANKS, "ranks")
     local = quiet(lab)
-    wanted = CLUSTER.replace("time: 2\n", "time: 10\nnodes: 2\ntasks: 2\n").replace("memory: 650M", "memory: 4G")
+    wanted = CLUSTER.replace("time: 2\n", "time: 10\nnodes: 2\ntasks: 2\n").replace("memory: 600M", "memory: 4G")
     _, collect = lab.submit(wanted)
     folder = lab.run("ranks")
     wait(lambda: len(folder.metrics()) >= 15, "the fifteenth step", 120)
@@ -276,3 +282,28 @@ def test_two_nodes_with_two_ranks_each_give_the_run_of_one(cluster: Cluster, tmp
     alone = RunFolder(tmp_path / "quiet" / "runs" / folder.id)
     losses, expected = (torch.tensor([r["loss"] for r in f.metrics()]) for f in (folder, alone))
     torch.testing.assert_close(losses, expected, rtol=5e-3, atol=1e-4)
+
+
+def test_a_preempted_run_goes_on_and_its_child_waits(cluster: Cluster, tmp_path: Path) -> None:
+    for node in cluster.nodes:
+        if cluster.pid(node) is None:
+            cluster.start_node(node)
+    cluster.wait_idle()
+    lab = Lab(tmp_path, cluster, CHAIN, "chain")
+    wanted = CLUSTER.replace("partition: a100", "partition: preempt").replace("time: 2", "time: 10")
+    said, collect = lab.submit(wanted.replace("600M", "4G"))
+    first, second = lab.run("first"), lab.run("second")
+    assert re.search(r"job \d+: second, after \d+", said), said
+    wait(lambda: len(first.metrics()) >= 3, "the first run at work", 120)
+    assert lab.status()["second"]["state"] == "queued"
+    claim = current(first.path)
+    assert claim is not None
+    urgent = ["sbatch", "--partition=a100", "--exclusive", f"--nodelist={claim.holder.host}", "--output=/dev/null"]
+    cluster.client(*urgent, "--wrap=sleep 5")
+    wait(lambda: lab.ended(collect), "both runs", 200)
+    assert [end["state"] for end in attempts(first)] == ["preempted", "done"], attempts(first)
+    assert "preempted: stopped after step" in attempts(first)[0]["message"]
+    assert [end["state"] for end in attempts(second)] == ["done"]
+    assert attempts(second)[0]["started"] >= attempts(first)[1]["ended"]
+    steps = [record["step"] for record in read_lines(first.path / "metrics.jsonl")]
+    assert steps == list(range(1, 61)), "the checkpoint is of the step at which it stopped"
