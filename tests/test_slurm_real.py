@@ -1,6 +1,6 @@
 """A real SLURM, started here: everything that can happen to a sweep happens, and the table is that of a quiet one.
 
-Skipped, with the reason, where no SLURM is installed; with REQUIRE=slurm in the environment that is a failure.
+Minutes long: run with REQUIRE=slurm in the environment, and a failure then where no SLURM is installed; else skipped.
 """
 
 from __future__ import annotations
@@ -69,8 +69,11 @@ collect: {time: 10, memory: 2G}
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if reason := slurm_cluster.missing():
-        pytest.fail(reason) if os.environ.get("REQUIRE") == "slurm" else pytest.skip(reason)
+    reason, required = slurm_cluster.missing(), os.environ.get("REQUIRE") == "slurm"
+    if not required:
+        pytest.skip(reason or "takes minutes; REQUIRE=slurm in the environment runs it")
+    if reason:
+        pytest.fail(reason)
     made = Cluster(tmp_path_factory.mktemp("cluster"), nodes=4)
     try:
         made.up()

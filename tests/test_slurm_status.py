@@ -323,6 +323,13 @@ def test_a_job_that_never_began_is_a_failure_with_its_last_lines(aftermath: Afte
     assert (found.state, found.phase) == ("failed", "start") and "module: command not found" in found.trace
 
 
+def test_a_submission_that_was_cut_short_leaves_the_run_to_the_next(aftermath: Aftermath) -> None:
+    aftermath.said(
+        "RuntimeError: Waited for 60 seconds but could not find submitted jobs in path:", "5_0_submitted.pkl"
+    )
+    assert aftermath.after(1) == Status()
+
+
 @pytest.mark.parametrize("state", ["done", "failed", "cancelled", "timeout", "preempted"])
 def test_an_end_that_was_told_stays(aftermath: Aftermath, state: State) -> None:
     aftermath.killed(state, "as told")

@@ -18,6 +18,7 @@ from bench.slurm import ends, queue
 from bench.slurm.ends import JOBS
 
 TAIL = 12  # lines
+CUT_SHORT = "could not find submitted jobs"  # submitit's words when the submitting command died half-way
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,8 +39,8 @@ def judge(folder: RunFolder, jobs: Path, code: int) -> Status | None:
     mine = os.environ.get("SLURM_JOB_ID", "")
     if before.state not in ("running", "planned", "lost") or (last and last["job"].partition(".")[0] != mine):
         return None
-    if before.state == "planned" and before.message:  # it waits for another run
-        return None
+    if before.state == "planned" and (before.message or CUT_SHORT in ends.since_start(jobs / f"{job}_0_log.err")):
+        return None  # it waits for another run, or will be submitted again
     status = _cause(folder, jobs, job, code, before)
     try:
         with Lease(folder.path) as lease:
