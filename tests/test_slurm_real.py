@@ -99,7 +99,7 @@ class Lab:
         """What it said, and the id of the job that collects."""
         (self.folder / "cluster.yaml").write_text(wanted)
         path = self.folder / "cluster.yaml"
-        done = self.python("bench.run", self.spec, "--slurm", path, "--results", self.results, *options)
+        done = self.python("bench.run", self.spec, "--slurm", path, "--results", self.results, "--no-report", *options)
         assert done.returncode == 0, done.stdout + done.stderr
         newest = max((self.sweep / "slurm").iterdir(), key=lambda path: path.name)
         return done.stdout, str(read_json(newest / "submission.json")["collect"])
@@ -120,7 +120,17 @@ class Lab:
 
 def quiet(lab: Lab) -> subprocess.Popen[bytes]:
     """The same sweep on this machine, undisturbed, beside the cluster's."""
-    words = ["bench.run", lab.spec, "--results", lab.folder / "quiet", "--threads", "1", "--device", "cpu"]
+    words = [
+        "bench.run",
+        lab.spec,
+        "--results",
+        lab.folder / "quiet",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--no-report",
+    ]
     command = ["nice", sys.executable, "-m", *map(str, words)]
     with (lab.folder / "quiet.txt").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
@@ -269,14 +279,15 @@ def test_two_nodes_with_two_ranks_each_give_the_run_of_one(cluster: Cluster, tmp
     cluster.wait_idle()
     lab = Lab(tmp_path, cluster, RANKS, "ranks")
     local = quiet(lab)
-    wanted = CLUSTER.replace("time: 2\n", "time: 10\nnodes: 2\ntasks: 2\n").replace("memory: 600M", "memory: 4G")
-    _, collect = lab.submit(wanted)
+    wanted = CLUSTER.replace("time: 2\n", "time: 10\nnodes: 2\ngpus: 2\ngpu_type: a100\n").replace("600M", "4G")
+    _, collect = lab.submit(wanted, "--device", "cpu")  # the GPUs are make-believe
     folder = lab.run("ranks")
     wait(lambda: len(folder.metrics()) >= 15, "the fifteenth step", 120)
     claim = current(folder.path)
     assert claim is not None
     others = [pid for pid in cluster.workers(claim.holder.job.split(".")[0]) if pid != claim.holder.pid]
     assert len(others) == 3
+    assert {slurm_cluster.environment(pid)["CUDA_VISIBLE_DEVICES"] for pid in others} == {"0,1"}
     kill(others[-1], signal.SIGKILL)  # one rank dies, and takes the step with it
     wait(lambda: lab.ended(collect), "the job and its successor", 200)
     assert [end["state"] for end in attempts(folder)] == ["lost", "done"], attempts(folder)

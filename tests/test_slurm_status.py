@@ -324,9 +324,7 @@ def test_a_job_that_never_began_is_a_failure_with_its_last_lines(aftermath: Afte
 
 
 def test_a_submission_that_was_cut_short_leaves_the_run_to_the_next(aftermath: Aftermath) -> None:
-    aftermath.said(
-        "RuntimeError: Waited for 60 seconds but could not find submitted jobs in path:", "5_0_submitted.pkl"
-    )
+    aftermath.said("RuntimeError: Waited for 60 seconds but could not find submitted jobs in path:")
     assert aftermath.after(1) == Status()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from bench import attempts
@@ -16,7 +14,7 @@ from bench.slurm.standing import Standing, look
 log = logging.getLogger(__name__)
 
 
-def collect(sweep: Path, results: Path) -> list[Path]:
+def collect(sweep: Path, results: Path, report: bool = True) -> list[Path]:
     """Everything that a finished sweep shows; what is missing of it stays empty."""
     from bench import figures, tables
 
@@ -24,9 +22,11 @@ def collect(sweep: Path, results: Path) -> list[Path]:
         settle(standing, results)
     refresh(sweep, results)
     written = [*tables.write(sweep, results), *figures.write(sweep, results)]
-    if find_spec("bench.report"):
+    if report:
+        from bench import report as made
+
         try:
-            written += import_module("bench.report").write(sweep, results)
+            written += made.write(sweep, results)
         except Exception:  # tables and figures stand, whatever the report lacks
             log.exception("no report")
     return written

@@ -133,10 +133,11 @@ class RunJob:
 
 @dataclass(frozen=True)
 class CollectJob:
-    """Tables and figures of a sweep, once its runs have ended."""
+    """Tables, figures and the report of a sweep, once its runs have ended."""
 
     sweep: str
     results: str
+    report: bool = True
     wait_for: tuple[str, ...] = ()  # processes, on a workstation; a cluster's scheduler waits by itself
 
     def __call__(self) -> list[str]:
@@ -144,7 +145,7 @@ class CollectJob:
 
         while any(alive(job) for job in self.wait_for):
             time.sleep(RETRY_S)
-        return [str(path) for path in collect(Path(self.sweep), Path(self.results))]
+        return [str(path) for path in collect(Path(self.sweep), Path(self.results), self.report)]
 
     def checkpoint(self) -> DelayedSubmission:
         """For submitit: a collection that is cut short begins anew."""

@@ -188,7 +188,7 @@ class Submission(Session):
         executor.update_parameters(
             **({"timeout_min": YEAR} if local else script.collect(f"afterany:{':'.join(arrays)}"))
         )
-        function = CollectJob(str(self.folder.resolve()), str(self.results.resolve()), wait_for)
+        function = CollectJob(str(self.folder.resolve()), str(self.results.resolve()), self.options.report, wait_for)
         return str(submitted(lambda: executor.submit_array([function]))[0].job_id)
 
     def _note(self, task: Task, job: str, script: Script) -> None:
