@@ -46,11 +46,17 @@ class Holder:
 
     @classmethod
     def me(cls) -> Self:
-        job = ".".join(filter(None, (os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT"))))
-        return cls(socket.gethostname(), _space(), os.getpid(), _started(os.getpid()) or "", job)
+        host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        return cls(host, _space(), os.getpid(), _started(os.getpid()) or "", _job())
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}" + (f" (job {self.job})" if self.job else "")
+
+    @property
+    def superseded(self) -> bool:
+        """Whether SLURM started this process's job again after giving that holder up, which may live on, cut off."""
+        (job, _, restart), (mine, _, count) = (who.partition(".") for who in (self.job, _job()))
+        return bool(job) and job == mine and int(restart or 0) < int(count or 0)
 
     @property
     def visible(self) -> bool:
@@ -73,12 +79,12 @@ class Claim:
 
     @property
     def free(self) -> bool:
-        """Whether the next number may be claimed: given back, or its holder is dead or silent."""
-        if self.holder.released:
+        """Whether the next number may be claimed: given back, or its holder is dead, silent or superseded."""
+        if self.holder.released or self.holder.superseded:
             return True
         if self.holder.visible:
             return not self.holder.alive
-        return _silent_s(self.path) > EXPIRED_S
+        return silent_s(self.path) > EXPIRED_S
 
 
 def current(folder: Path) -> Claim | None:
@@ -171,6 +177,11 @@ class LeasedWriter(PlainWriter):
         self.lease.check()
 
 
+def _job() -> str:
+    """SLURM's job id and, once it was started again, the restart count: "123.1"."""
+    return ".".join(filter(None, (os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT"))))
+
+
 @cache
 def _space() -> str:
     """Of this process; empty where there is no /proc."""
@@ -190,7 +201,7 @@ def _started(pid: int) -> str | None:
     return None if words[0] in "ZX" else words[19]
 
 
-def _silent_s(path: Path) -> float:
+def silent_s(path: Path) -> float:
     """Since a claim was last touched, by the file server's clock: hosts' clocks may differ."""
     probe = path.with_name(f".now-{uuid.uuid4().hex}")
     try:

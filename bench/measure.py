@@ -18,8 +18,9 @@ from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.errors import BadInput
 from bench.optimiser import geometry_steps
+from bench.paths import SNAPSHOT, SOURCE
 from bench.ranks import ALONE, Ranks
-from bench.record import Writer, write_json
+from bench.record import Writer, read_json, write_json
 from bench.train import Trainer
 from models.weights import WEIGHTS_FILE, fill
 
@@ -128,6 +129,9 @@ def device_name(device: torch.device) -> str:
 
 def commit() -> str | None:
     """The source's git commit, with "+" when files differ from it; None outside a repository."""
+    if (SOURCE / SNAPSHOT).is_file():
+        kept = read_json(SOURCE / SNAPSHOT)
+        return f"{kept['commit']}{'+' * bool(kept['changed'])}" if kept["commit"] else None
     here = Path(__file__).resolve().parent
     try:
         head, changed = (

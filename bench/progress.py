@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -45,9 +45,15 @@ def now(task: Task) -> Now:
     """From its status and the end of its metrics."""
     records, steps = last_records(task.folder.path / "metrics.jsonl"), int(task.spec["train"]["steps"])
     step = int(records[-1]["step"]) if records else 0
-    times = [record["step_time_ms"] for record in records if "step_time_ms" in record]
-    left = statistics.median(times) / 1000 * (steps - step) if times else None
+    per_step = median_step_ms(records)
+    left = per_step / 1000 * (steps - step) if per_step else None
     return Now(step, steps, records[-1].get("loss") if records else None, left, task.folder.status().phase)
+
+
+def median_step_ms(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """None if no record tells."""
+    times = [record["step_time_ms"] for record in records if "step_time_ms" in record]
+    return statistics.median(times) if times else None
 
 
 def last_records(path: Path) -> list[dict[str, Any]]:

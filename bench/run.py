@@ -47,6 +47,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
     add("--threads", type=int, metavar="N", help="CPU threads of a run (default: all cores / jobs)")
     add("--no-report", dest="report", action="store_false", help="make no notebook and no HTML page at the end")
+    add("--slurm", type=Path, metavar="FILE", help="hand the runs to a cluster, e.g. slurm/a100.yaml, and return")
+    add("--test-only", action="store_true", help="with --slurm: ask the scheduler what it would say")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     return parser.parse_intermixed_args(argv)
 
@@ -59,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep, folder = _load(options)
     chosen = _chosen(sweep, options.only)
     console = Console(stderr=options.json)
+    if options.slurm:
+        from bench.slurm.submit import Submission
+
+        return Submission(sweep, chosen, options, retry, folder, console).run()
+    if options.test_only:
+        raise BadInput("--test-only goes with --slurm FILE")
     if options.dry_run:
         return dry_run(sweep, chosen, options.json, console, options.results)
     return Session(sweep, chosen, options, retry, folder, console).run()

@@ -18,7 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from bench import disk, environment, protocols
+from bench import attempts, disk, environment, protocols
+from bench.endings import Surroundings, ending
 from bench.errors import BadInput, run_command
 from bench.lease import Held, Lease, LeasedWriter, Stale
 from bench.record import RunFolder, SilentWriter, Status, remove_leftovers, write_json
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from bench.spec.schema import RunSpec
 
 HELD, STOPPED = 75, 130  # exit codes
-TRACE_LINES = 12
 STAGES = ("train", "evaluate", "profile", "trace", "overfit")
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)  # the last: a cluster's warning
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def traced(spec: Mapping[str, Any]) -> bool:
     return bool(spec.get("profile", {}).get("trace"))
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, surroundings: Surroundings | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.work", description="Do what one run still lacks.")
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="with spec.json, as `bench.run` makes it")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
@@ -79,7 +80,9 @@ def main(argv: list[str] | None = None) -> int:
         with Lease(folder.path) as lease:
             if args.claims is not None and lease.number > args.claims + 1:
                 raise Held("others in the meantime")
-            return Work(folder, LeasedWriter(folder.path, lease), args.device, args.threads, args.controller).run()
+            writer = LeasedWriter(folder.path, lease)
+            here = surroundings or Surroundings()
+            return Work(folder, writer, args.device, args.threads, args.controller, here).run()
     except Held as held:
         log.info("run %s was taken by %s", folder.id, held)
         return HELD
@@ -94,25 +97,28 @@ class Work:
     device_name: str
     threads: int
     controller: int | None  # the process without which this one stops
+    surroundings: Surroundings = field(default_factory=Surroundings)
     phase: str = ""
     asked: str = ""  # why to stop, once somebody asked
     ranks: Ranks = field(init=False)  # once they have found each other
 
     def run(self) -> int:
         """The stages that are missing, to a status and an exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
         try:
             status = self._outcome()
             self.folder.set_status(status, self.writer.check)
+            attempts.finish(self.writer, status)
         except Stale as stale:
             log.error("%s; this process stops without writing", stale)
             return 1
         log.info("run %s: %s", self.folder.id, status.state)
-        return {"done": 0, "cancelled": STOPPED}.get(status.state, 1)
+        return {"done": 0, "cancelled": STOPPED, "timeout": STOPPED, "preempted": STOPPED}.get(status.state, 1)
 
     def _outcome(self) -> Status:
         try:
+            attempts.begin(self.writer, self.surroundings.vanished)
             remove_leftovers(self.folder.path)
             missing = missing_stages(self.folder)
             if missing or environment.place()[1] > 1:
@@ -121,7 +127,7 @@ class Work:
         except Stale:
             raise
         except BaseException as error:
-            status = _end(error, self.phase, self.asked)
+            status = self._end(error)
             log.error("%s: %s\n%s", status.state, status.message, traceback.format_exc() if status.trace else "")
             return status
 
@@ -190,9 +196,20 @@ class Work:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Training writes a checkpoint first, unless asked twice; what else there is can be done again."""
-        again, self.asked = self.asked, signal.Signals(number).name
-        if again or self.phase != "train":
+        again, self.asked = self.asked, ", ".join(filter(None, (self.asked, signal.Signals(number).name)))
+        if (not again and self.phase != "train") or (again and not self.surroundings.patient):
             raise KeyboardInterrupt
+
+    def _end(self, error: BaseException) -> Status:
+        """What an exception says about the run; of several ranks another may have been asked to stop."""
+        from bench.train import Stopped
+
+        if (isinstance(error, Stopped | KeyboardInterrupt) or self.asked) and not disk.full(error):
+            for number in STOP_SIGNALS:  # the end is being written
+                signal.signal(number, signal.SIG_IGN)
+            state, reason = self.surroundings.stopped(self.asked)
+            return Status(state, self.phase, f"{reason}: {error}" if str(error) else reason)
+        return ending(error, self.phase)
 
 
 def follow(folder: RunFolder, device_name: str, threads: int) -> int:
@@ -207,7 +224,7 @@ def follow(folder: RunFolder, device_name: str, threads: int) -> int:
     from bench.train import Stopped, train
 
     asked: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda number, _: asked.append(number))
     device = use(device_name, threads)
     ranks = rendezvous.join(folder.path, device)
@@ -244,27 +261,6 @@ def use(device_name: str, threads: int) -> torch.device:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
-
-
-def _end(error: BaseException, phase: str, asked: str) -> Status:
-    """What an exception says about a run."""
-    import torch
-
-    from bench.health import NonFinite
-    from bench.train import Stopped
-
-    text = str(error) or type(error).__name__
-    trace = "".join(traceback.format_exception(error)).splitlines()[-TRACE_LINES:]
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
-    if isinstance(error, Stopped | KeyboardInterrupt) or asked:
-        return Status("cancelled", phase, f"{asked or 'interrupted'}: {text}")
-    if disk.full(error):
-        return Status("failed", phase, f"the disk is full ({text}); make room, then --retry failed goes on")
-    if isinstance(error, NonFinite):
-        return Status("nan", phase, text)
-    if isinstance(error, BadInput):
-        return Status("failed", phase, text)
-    return Status("oom" if memory else "failed", phase, f"{type(error).__name__}: {text}", "\n".join(trace))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from test_train import run, spec, stop_after
 
 from bench import checkpoint, disk, launch
 from bench import run as command
+from bench.endings import ending
 from bench.errors import run_command
 from bench.launch import Launcher, Task
 from bench.record import RunFolder
 from bench.train import Stopped
-from bench.work import _end
 from models import weights
 from models.ead import count_parameters
 
@@ -57,7 +57,7 @@ def test_the_paper_s_checkpoints() -> None:
 )
 def test_a_full_disk_is_known_as_one(error: Exception, is_full: bool) -> None:
     assert disk.full(error) is is_full
-    assert ("disk is full" in _end(error, "train", "").message) is is_full
+    assert ("disk is full" in ending(error, "train").message) is is_full
 
 
 def test_training_goes_on_from_before_the_disk_was_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ LAYERS = (
     ("models.ead",),
     ("models.weights", "models"),
     ("bench.errors", "bench.paths"),
-    ("bench.lpips_weights", "bench.record"),
+    ("bench.lpips_weights", "bench.record", "bench.endings"),
     ("bench.data", "bench.rendering", "bench.losses", "bench.protocols", "bench.paper"),
     ("bench.objectives", "bench.spec"),
     ("bench.scenes",),
@@ -25,7 +25,7 @@ LAYERS = (
     ("bench.step_parts", "bench.pareto", "bench.study"),
     ("bench.trace",),
     ("bench.launch", "bench.work", "bench.overfit", "bench.report"),
-    ("bench.run", "bench.benchmark", "bench.benchmarks", "bench.setup"),
+    ("bench.run", "bench.slurm", "bench.status", "bench.cancel", "bench.benchmark", "bench.benchmarks", "bench.setup"),
     ("bench.search", "bench.search_plan"),
 )
 

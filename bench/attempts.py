@@ -1,0 +1,47 @@
+"""attempts.jsonl of a run folder: who worked on the run, from when to when, and how each attempt ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from bench.lease import LeasedWriter
+from bench.record import RunFolder, State, Status, read_lines
+
+FILE = "attempts.jsonl"
+
+
+def attempts(folder: RunFolder) -> list[dict[str, Any]]:
+    """One an attempt, in order: number, host, job, started; and state, phase, message, ended once that is known."""
+    found: dict[int, dict[str, Any]] = {}
+    for record in read_lines(folder.path / FILE):
+        found.setdefault(record["number"], {}).update(record)
+    return [found[number] for number in sorted(found)]
+
+
+def begin(writer: LeasedWriter, vanished: Callable[[str], tuple[State, str]]) -> None:
+    """Note this one; the one before, if it ended without a word, gets the end that `vanished` tells of its host."""
+    before = attempts(RunFolder(writer.folder))[-1:]
+    for last in before:
+        if "ended" not in last:
+            state, message = vanished(last.get("host", ""))
+            status = Status(state, RunFolder(writer.folder).status().phase, message)
+            writer.append(FILE, {"number": last["number"], **_ending(status)})
+    holder = writer.lease.holder
+    told = {"host": holder.host, "pid": holder.pid, "job": holder.job}
+    writer.append(FILE, {"number": writer.lease.number, **told, "started": _now()})
+
+
+def finish(writer: LeasedWriter, status: Status, number: int | None = None) -> None:
+    """How this attempt, or an earlier one, ended."""
+    writer.append(FILE, {"number": number or writer.lease.number, **_ending(status)})
+
+
+def _ending(status: Status) -> dict[str, Any]:
+    return {"ended": _now()} | {key: value for key, value in asdict(status).items() if key != "trace"}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,46 @@
+"""What the end of a run means: an exception, or a request to stop, as a state with its reason."""
+
+from __future__ import annotations
+
+import traceback
+
+from bench import disk
+from bench.errors import BadInput
+from bench.record import State, Status
+
+TRACE_LINES = 12
+LOST_COMPANY = ("Connection closed by peer", "Connection reset", "Socket Timeout", "NCCL", "gloo")  # of an exchange
+
+
+class Surroundings:
+    """What a run's end means where it runs; bench.slurm knows more than that about a cluster."""
+
+    patient = False  # whether a second signal is no more urgent than the first
+
+    def stopped(self, asked: str) -> tuple[State, str]:
+        """The state of a run that was asked to stop, and by whom."""
+        return "cancelled", asked or "interrupted"
+
+    def vanished(self, host: str) -> tuple[State, str]:
+        """How an earlier attempt ended that left no word."""
+        return "lost", f"ended without a word on {host}: killed, or its machine failed"
+
+
+def ending(error: BaseException, phase: str) -> Status:
+    """What an exception says about a run that nobody asked to stop."""
+    import torch
+
+    from bench.health import NonFinite
+
+    text = str(error) or type(error).__name__
+    trace = "".join(traceback.format_exception(error)).splitlines()[-TRACE_LINES:]
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
+    if disk.full(error):
+        return Status("failed", phase, f"the disk is full ({text}); make room, then --retry failed goes on")
+    if isinstance(error, NonFinite):
+        return Status("nan", phase, text)
+    if isinstance(error, BadInput):
+        return Status("failed", phase, text)
+    if torch.distributed.is_initialized() and not memory and any(sign in text for sign in LOST_COMPANY):
+        return Status("lost", phase, f"another process of the run is gone: {text}", "\n".join(trace))
+    return Status("oom" if memory else "failed", phase, f"{type(error).__name__}: {text}", "\n".join(trace))

@@ -1,0 +1,103 @@
+"""Why a run was asked to stop, or vanished, on a cluster: SLURM's own words in the job's log, then scontrol's."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from datetime import datetime
+from pathlib import Path
+
+from bench.endings import Surroundings
+from bench.environment import place
+from bench.record import State
+from bench.slurm import queue
+
+JOBS = "jobs"  # submitit's files of a submission, SLURM's messages among them
+EARLY_S = 75.0  # SLURM may warn a minute early
+BEGINS = "EAD-Bench: job"  # what a batch script says first, each time it is started
+SIGNS: tuple[tuple[str, State, str], ...] = (
+    (
+        r"[Ee]xceeded (?:step |job )?memory limit|oom[-_]kill|Out [Oo]f [Mm]emory|OOM Killed",
+        "oom",
+        "host memory used up",
+    ),
+    ("DUE TO TIME LIMIT", "timeout", "killed at the time limit"),
+    ("DUE TO PREEMPTION", "preempted", "preempted"),
+    ("DUE TO NODE FAILURE", "node_fail", "a node failed"),
+    ("DUE TO JOB REQUEUE", "preempted", "put back into the queue"),
+)
+
+
+class Cluster(Surroundings):
+    """Of a job: its time limit, how long before it SLURM warns, when it began, and where SLURM's messages go."""
+
+    patient = True  # a preempted job gets two signals at once
+
+    def __init__(self, minutes: int, warning_s: int, began: float, log: Path) -> None:
+        self.minutes, self.limit_s, self.warning_s, self.began, self.log = (
+            minutes,
+            60.0 * minutes,
+            warning_s,
+            began,
+            log,
+        )
+
+    def stopped(self, asked: str) -> tuple[State, str]:
+        """The state of a run that got a signal, and the reason in words."""
+        if found := read(self.log):
+            return found
+        job = queue.show(os.environ.get("SLURM_JOB_ID", "")) or {}
+        word = job.get("JobState", "")
+        if word == "PREEMPTED" or _seconds(job.get("PreemptTime")):
+            return "preempted", "preempted"
+        if "SIGUSR2" in asked:
+            if self._limit_near(job):
+                return "timeout", f"time limit of {self.minutes} min"
+            return "preempted", "asked to leave before the time limit (SIGUSR2)"
+        if word == "RUNNING" and place()[1] > 1:
+            return "lost", "another process of the run is gone"
+        return "cancelled", "cancelled by scancel" if word in ("COMPLETING", "CANCELLED") else asked or "asked to stop"
+
+    def vanished(self, host: str) -> tuple[State, str]:
+        """node_fail if the node of the earlier attempt is down now."""
+        state = queue.node_state(host) if host else ""
+        if state.startswith(("down", "fail", "drain", "drng", "unk", "boot")) or "*" in state:
+            return "node_fail", f"node {host} failed (now {state})"
+        return "lost", f"ended without a word on {host}: killed, or its node failed"
+
+    def _limit_near(self, job: dict[str, str]) -> bool:
+        end = _seconds(job.get("EndTime")) or self.began + self.limit_s
+        return time.time() >= end - self.warning_s - EARLY_S
+
+
+def _seconds(text: str | None) -> float | None:
+    """SLURM's local time as seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:  # Unknown, None, N/A
+        return None
+
+
+def read(log: Path) -> tuple[State, str] | None:
+    """What SLURM's messages since the job was last started say of its end."""
+    text = since_start(log)
+    for pattern, state, message in SIGNS:
+        if found := re.search(f".*(?:{pattern}).*", text):
+            return state, f"{message} ({found[0].strip()[:200]})"
+    return None
+
+
+def killed(log: Path) -> str:
+    """srun's own word on the first process that ended badly: "gpu01: task 1: Killed"; empty without one."""
+    found = re.search(r"srun: error: (\S+: tasks? [\d,-]+: .*)", since_start(log))
+    return found[1].strip() if found else ""
+
+
+def since_start(log: Path) -> str:
+    """A job's log is appended to each time it is started; only the last time counts."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text[max(0, text.rfind(BEGINS)) :]

@@ -1,0 +1,97 @@
+"""`python -m bench.slurm.postmortem SUBMISSION GROUP INDEX CODE`: by the batch script, once a step has ended badly.
+
+A killed process cannot write how it ended, and the first rank may only know that others are gone. A run that was
+killed without a reason goes back into the queue, a few times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from bench import attempts
+from bench.lease import Held, Lease, LeasedWriter, Stale
+from bench.record import RunFolder, Status, read_json
+from bench.slurm import ends, queue
+from bench.slurm.ends import JOBS
+
+TAIL = 12  # lines
+CUT_SHORT = "could not find submitted jobs"  # submitit's words when the submitting command died half-way
+
+
+def main(argv: list[str] | None = None) -> int:
+    submission, group, index, code = argv or sys.argv[1:]
+    plan = read_json(Path(submission) / "plan.json")
+    folder = RunFolder(Path(plan["runs"]) / plan["groups"][int(group)][int(index)])
+    jobs = Path(submission) / JOBS
+    status = judge(folder, jobs, int(code))
+    if status and status.state == "lost":
+        return requeue(folder, status, plan["max_losses"])
+    return 0
+
+
+def judge(folder: RunFolder, jobs: Path, code: int) -> Status | None:
+    """How the run ended, written down if it could not do so itself; None if that is known, or somebody works on it."""
+    before, job = folder.status(), name()
+    last = (attempts.attempts(folder) or [{}])[-1]
+    mine = os.environ.get("SLURM_JOB_ID", "")
+    if before.state not in ("running", "planned", "lost") or (last and last["job"].partition(".")[0] != mine):
+        return None
+    if before.state == "planned" and (before.message or CUT_SHORT in ends.since_start(jobs / f"{job}_0_log.err")):
+        return None  # it waits for another run, or will be submitted again
+    status = _cause(folder, jobs, job, code, before)
+    try:
+        with Lease(folder.path) as lease:
+            writer = LeasedWriter(folder.path, lease)
+            folder.set_status(status, writer.check)
+            if last:
+                attempts.finish(writer, status, last["number"])
+    except (Held, Stale):
+        return None
+    return status
+
+
+def _cause(folder: RunFolder, jobs: Path, job: str, code: int, before: Status) -> Status:
+    messages = jobs / f"{job}_0_log.err"
+    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    for path in sorted(jobs.glob(f"{job}_*_failure_{restart}.json")):
+        told = Status(**json.loads(path.read_text(encoding="utf-8")))
+        if told.state != "lost":  # else it only missed the others
+            return told
+    if found := ends.read(messages):
+        return Status(found[0], before.phase, found[1])
+    killed = ends.killed(messages)
+    if before.state == "planned" and (not killed or "exit code" in killed):
+        lines = ends.since_start(messages).splitlines()[-TAIL:]
+        return Status("failed", "start", f"the job ended with exit code {code} before the run began", "\n".join(lines))
+    if killed:
+        return Status("lost", before.phase, f"killed ({killed})")
+    return Status("lost", before.phase, before.message or f"the step ended with exit code {code}")
+
+
+def requeue(folder: RunFolder, status: Status, most: int) -> int:
+    """A killed run goes on from its checkpoint, if this has not happened too often already."""
+    losses = [a for a in attempts.attempts(folder) if a.get("state") == "lost" and _same_job(a)]
+    if len(losses) > most:
+        print(
+            f"{folder.id}: {status.message}; killed {len(losses)} times: not put back into the queue", file=sys.stderr
+        )
+        return 1
+    print(f"{folder.id}: {status.message}; back into the queue ({len(losses)} of {most})", file=sys.stderr)
+    return 0 if queue.ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"]) is not None else 1
+
+
+def name() -> str:
+    """This job as submitit names its files."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def _same_job(attempt: dict[str, str]) -> bool:
+    return attempt.get("job", "").partition(".")[0] == os.environ["SLURM_JOB_ID"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""How the runs of a sweep stand: from their files first, then as SLURM knows. No torch.
+
+A run at its end is known by its files alone. One at work is known by its lease, which is touched every few seconds:
+right without accounting and while the controller is down. Only for the others is SLURM asked.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.attempts import attempts
+from bench.lease import EXPIRED_S, Claim, current, silent_s
+from bench.progress import last_records, median_step_ms
+from bench.record import RunFolder, State, read_json, read_lines, run_folder
+from bench.slurm import queue
+from bench.slurm.queue import Job, Queue
+
+JOB = "job.json"  # of a run folder: the job it was last handed to
+ENDS: tuple[State, ...] = ("done", "failed", "oom", "nan")  # that no queue changes
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One run. `state` is a record's State, or queued, starting."""
+
+    id: str
+    label: str
+    state: str
+    phase: str = ""
+    message: str = ""
+    trace: str = ""
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    steps_per_s: float | None = None
+    left_s: float | None = None  # of training
+    node: str = ""
+    job: str = ""  # as scancel wants it
+    restarts: int = 0
+    log: str = ""
+    unrecorded: State | None = None  # an end that SLURM tells of and the files do not
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self.state not in ("running", "queued", "starting")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs in the sweep's order, and whether SLURM answered where it was asked."""
+
+    runs: list[Standing]
+    answered: bool = True
+
+
+def look(sweep: Path, results: Path) -> Sweep:
+    """Raises BadInput for damaged files."""
+    lines = read_lines(sweep / "runs.jsonl")
+    folders = {line["id"]: run_folder(results, line["id"]) for line in lines}
+    jobs = {run: job_of(folder) for run, folder in folders.items()}
+    asked = [jobs[run].get("job", "") for run, folder in folders.items() if _unclear(folder, jobs[run])]
+    queued = queue.look(asked)
+    runs = [stand(line, folders[line["id"]], jobs[line["id"]], queued) for line in lines]
+    return Sweep(runs, queued.answered)
+
+
+def job_of(folder: RunFolder) -> dict[str, Any]:
+    """The job that a run was last handed to: {"job", "executor", "submission"}; empty if it never was."""
+    path = folder.path / JOB
+    return read_json(path) if path.is_file() else {}
+
+
+def at_work(folder: RunFolder) -> Claim | None:
+    """The claim of a process that has shown itself lately."""
+    claim = current(folder.path)
+    if claim is None or claim.free or (not claim.holder.visible and silent_s(claim.path) > EXPIRED_S):
+        return None
+    return claim
+
+
+def stand(line: dict[str, Any], folder: RunFolder, job: dict[str, Any], queued: Queue) -> Standing:
+    """One run, from its line of runs.jsonl, its folder, its job and what SLURM said."""
+    status, claim = folder.status(), at_work(folder)
+    there = queued.jobs.get(job.get("job", ""))
+    state, message, unrecorded = _state(folder, job, claim is not None, there, queued.answered)
+    tried = attempts(folder)
+    last = tried[-1] if tried else {}
+    records = last_records(folder.path / "metrics.jsonl")
+    step, steps = int(records[-1]["step"]) if records else 0, int(line["steps"])
+    per_step = median_step_ms(records)
+    training = state == "running" and status.phase == "train"
+    return Standing(
+        id=line["id"], label=line["label"], state=state, phase=status.phase, message=message,
+        trace=status.trace if state == status.state else "",
+        step=step, steps=steps, loss=records[-1].get("loss") if records else None,
+        steps_per_s=1000 / per_step if per_step else None,
+        left_s=per_step / 1000 * (steps - step) if training and per_step else None,
+        node=(there.node if there and there.runs else "") or last.get("host", ""),
+        job=job.get("job", ""),
+        restarts=max(0, sum(a.get("job", "").partition(".")[0] == last.get("job", "").partition(".")[0]
+                            for a in tried) - 1),
+        log=str(folder.path / "log.txt") if (folder.path / "log.txt").is_file() else "",
+        unrecorded=unrecorded,
+    )  # fmt: skip
+
+
+def _unclear(folder: RunFolder, job: dict[str, Any]) -> bool:
+    """Whether SLURM can tell more than the files."""
+    return job.get("executor") == "slurm" and folder.status().state not in ENDS and at_work(folder) is None
+
+
+def _state(
+    folder: RunFolder, job: dict[str, Any], working: bool, there: Job | None, answered: bool
+) -> tuple[str, str, State | None]:
+    """State, message, and the end that only SLURM knows of."""
+    status = folder.status()
+    if status.state in ENDS or (working and status.state == "running"):
+        return status.state, status.message, None
+    if working:
+        return "starting", status.message, None
+    before = f"{status.state}: {status.message}; " if status.state not in ("planned", "running") else ""
+    if job.get("executor") == "local" and _process(job["job"]):
+        return ("queued", f"{before}waits for its turn", None) if status.state != "running" else ("starting", "", None)
+    if there and there.waits:
+        return "queued", f"{before}{there.reason or there.word}", None
+    if there and there.runs:
+        return "starting", f"{before}SLURM: {there.word.lower()}", None
+    return _over(status.state, status.message, there, job, answered)
+
+
+def _over(
+    state: State, message: str, there: Job | None, job: dict[str, Any], answered: bool
+) -> tuple[str, str, State | None]:
+    """Of a run on which nobody works and whose job is not in the queue."""
+    if there and there.ended and state in ("planned", "running", "preempted"):
+        if state == "planned" and message:  # it waited for a run that failed
+            return state, message, None
+        end: State = "lost" if there.ended in ("done", "failed") else there.ended
+        return end, f"SLURM: {there.word.lower()}{f' ({there.reason})' if there.reason else ''}", end
+    if state == "running":
+        if not answered:
+            return "lost", "nobody has worked on it lately, and SLURM does not answer", None
+        return "lost", "nobody works on it any more", "lost"
+    if state == "planned" and job and not message:
+        return state, "SLURM does not answer" if not answered else f"job {job['job']} is gone", None
+    return state, message, None
+
+
+def _process(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,248 @@
+"""`python -m bench.run SPEC --slurm slurm/NAME.yaml`: hand a sweep's runs to the cluster, and return."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BadInput
+from bench.launch import Task, archive, due, prepare
+from bench.lease import Held
+from bench.paths import SOURCE
+from bench.record import runs_folder, write_json
+from bench.run import DONE, Session, dry_run, task_of
+from bench.slurm import queue, snapshot
+from bench.slurm.cluster import Cluster, load
+from bench.slurm.groups import Group, grouped
+from bench.slurm.job import CollectJob, RunJob, alive
+from bench.slurm.sbatch import ask_scheduler, executor_of, submitted
+from bench.slurm.script import YEAR, Script
+from bench.slurm.standing import JOB, job_of
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rich.console import Console
+
+    from bench.spec import Run, Sweep
+
+
+class Submission(Session):
+    """One call of the command that submits instead of running."""
+
+    def __init__(self, sweep: Sweep, chosen: Sequence[Run], options: argparse.Namespace, retry: Sequence[str],
+                 folder: str, console: Console) -> None:  # fmt: skip
+        self.sweep, self.chosen, self.options, self.retry, self.console = sweep, chosen, options, retry, console
+        self.cluster: Cluster = load(options.slurm, sweep.scale)
+        self.results = options.results
+        self.folder = self.results / folder
+        self.threads = options.threads or self.cluster.cpus
+        self.device = "cpu"  # of this process; the jobs' is:
+        self.job_device = options.device if options.device != "auto" else "cuda" if self.cluster.gpus else "cpu"
+        options.jobs = self.cluster.array_parallelism  # at once, which room on the disk is wanted for
+
+    def run(self) -> int:
+        tasks = [task_of(run, self.results) for run in self.chosen]
+        _refuse_small_batches(tasks, self.cluster)
+        if self.options.dry_run or self.options.test_only:
+            return self._show(tasks)
+        queued = self._queued(tasks)
+        if self.options.force:
+            if queued:
+                raise BadInput(f"--force: {', '.join(sorted(queued.values()))} in the queue; cancel first")
+            for moved in filter(None, [archive(task) for task in tasks]):
+                self._say(f"put aside: {moved}")
+        left = [task for task in tasks if due(task, self.retry)]
+        self._announce(tasks, left)
+        for task in left:
+            if task.id in queued:
+                self._say(f"{task.label}: in the queue already, job {queued[task.id]}")
+        left = [task for task in left if task.id not in queued and not self._orphaned(task, tasks, queued)]
+        if not left:
+            self.record()
+            self._say("nothing to submit")
+            return DONE
+        self.same_data(tasks)
+        self.prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
+        self._submit(left, tasks, queued)
+        return DONE
+
+    def _orphaned(self, task: Task, tasks: Sequence[Task], queued: Mapping[str, str]) -> bool:
+        """Whether it starts from a run that has no weights and will not get any."""
+        for parent in (other for other in tasks if other.id in task.parents and other.id not in queued):
+            if not due(parent, self.retry) and parent.folder.training() is None:
+                self._say(f"{task.label}: it starts from {parent.label}, which is {parent.folder.status().state}")
+                return True
+        return False
+
+    def _show(self, tasks: Sequence[Task]) -> int:
+        """The batch scripts on stdout, all else on stderr; or what the scheduler says of them."""
+        left = [task for task in tasks if due(task, self.retry)] or list(tasks)
+        frozen = snapshot.look(SOURCE)
+        code = (self.results / "code" / frozen.digest).resolve()
+        script = Script(self.cluster, self.sweep.name, self._stamp(), code, self.threads)
+        if self.cluster.executor == "local":
+            self.console.stderr = True
+            dry_run(self.sweep, self.chosen, False, self.console, self.results)
+            self._say("executor: local starts processes on this machine: there is no batch script")
+            return DONE
+        texts = [script.text(script.runs(i, _named(group)), len(group.tasks))
+                 for i, group in enumerate(grouped(left, tasks))]  # fmt: skip
+        texts.append(script.text(script.collect("afterany:ARRAY")))
+        if self.options.test_only:
+            return ask_scheduler(texts, self._say)
+        self.console.stderr = True
+        dry_run(self.sweep, self.chosen, False, self.console, self.results)
+        self._say(f"code: {frozen.label}")
+        self._say(self._price(len(left)))
+        print("\n\n".join(text.rstrip("\n") for text in texts))
+        return DONE
+
+    def _queued(self, tasks: Sequence[Task]) -> dict[str, str]:
+        """Run → its job that waits or runs. Raises BadInput while nobody can tell."""
+        jobs = {task.id: job_of(task.folder) for task in tasks}
+        there = queue.look(job["job"] for job in jobs.values() if job.get("executor") == "slurm")
+        if not there.answered and shutil.which("squeue"):
+            raise BadInput("SLURM's controller does not answer (squeue): nothing is submitted; try again later")
+        slurm = {run: job["job"] for run, job in jobs.items() if job.get("job") in there.jobs}
+        told = {run: job for run, job in slurm.items() if not there.jobs[job].ended}
+        return told | {run: job["job"] for run, job in jobs.items()
+                       if job.get("executor") == "local" and alive(job["job"])}  # fmt: skip
+
+    def _submit(self, left: Sequence[Task], tasks: Sequence[Task], queued: Mapping[str, str]) -> None:
+        frozen, code = snapshot.take(self.results)
+        script = Script(self.cluster, self.sweep.name, self._stamp(), code, self.threads)
+        executor = executor_of(script)
+        groups = [group for group in grouped(self._ready(left), tasks) if group.tasks]
+        script.jobs.mkdir(parents=True, exist_ok=True)
+        plan = {
+            "runs": str(runs_folder(self.results).resolve()),
+            "groups": [[task.id for task in group.tasks] for group in groups],
+            "max_losses": self.cluster.max_losses,
+            "snapshot": str(code),
+            "code": asdict(frozen),
+            "cluster": str(self.cluster.path),
+            "command": shlex.join(sys.argv),
+            "folder": str(Path.cwd()),
+        }
+        write_json(script.folder / "plan.json", plan)
+        self.record()
+        jobs: dict[str, str] = {}
+        for number, group in enumerate(groups):
+            made = self._hand_over(executor, script, number, group, {**queued, **jobs})
+            jobs |= made
+            for task in group.tasks:
+                self._note(task, made[task.id], script)
+        collect = self._collect(executor, script, jobs)
+        write_json(script.folder / "submission.json", plan | {"jobs": jobs, "collect": collect})
+        self._tell(groups, jobs, collect, frozen)
+
+    def _ready(self, left: Sequence[Task]) -> list[Task]:
+        """With their folders and links to their logs; who is being worked on here and now is left out."""
+        ready = []
+        for task in left:
+            try:
+                prepare(task)
+            except Held as held:
+                self._say(f"{task.label}: {held} works on it")
+                continue
+            link = self.folder / "logs" / f"{_file_name(task.label)}.txt"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(task.folder.path / "log.txt", link.parent))
+            ready.append(task)
+        if not ready:
+            raise BadInput("nothing left to submit")
+        return ready
+
+    def _hand_over(
+        self, executor: Any, script: Script, number: int, group: Group, jobs: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Run → job, of one array."""
+        local = self.cluster.executor == "local"
+        needs = [jobs[parent] for parent in group.needs if parent in jobs]
+        dependency = f"afterany:{':'.join(needs)}" if needs else None
+        functions = [
+            RunJob(str(task.folder.path.resolve()), task.label, self.job_device, self.threads, task.parents,
+                   self.cluster.minutes, self.cluster.warning_s, self.cluster.scratch,
+                   self.cluster.array_parallelism if local else 0, self.cluster.gpus)
+            for task in group.tasks
+        ]  # fmt: skip
+        executor.update_parameters(**(script.local() if local else script.runs(number, dependency)))
+        made = submitted(lambda: executor.submit_array(functions))
+        return {task.id: str(job.job_id) for task, job in zip(group.tasks, made, strict=True)}
+
+    def _collect(self, executor: Any, script: Script, jobs: Mapping[str, str]) -> str:
+        local = self.cluster.executor == "local"
+        wait_for = tuple(jobs.values()) if local else ()
+        arrays = dict.fromkeys(job.split("_")[0] for job in jobs.values())
+        # A fresh executor: submitit keeps what an earlier submission wanted.
+        executor = executor_of(script)
+        executor.update_parameters(
+            **({"timeout_min": YEAR} if local else script.collect(f"afterany:{':'.join(arrays)}"))
+        )
+        function = CollectJob(str(self.folder.resolve()), str(self.results.resolve()), self.options.report, wait_for)
+        return str(submitted(lambda: executor.submit_array([function]))[0].job_id)
+
+    def _note(self, task: Task, job: str, script: Script) -> None:
+        content = {"job": job, "executor": self.cluster.executor, "submission": str(script.folder)}
+        write_json(task.folder.path / JOB, content)
+
+    def _stamp(self) -> Path:
+        """A folder of its own for each submission."""
+        parent: Path = self.folder.resolve() / "slurm"
+        name = time.strftime("%Y%m%d-%H%M%S")
+        taken = len(list(parent.glob(f"{name}*")))
+        return parent / (f"{name}.{taken}" if taken else name)
+
+    def _price(self, runs: int) -> str:
+        cluster = self.cluster
+        if cluster.executor == "local":
+            return f"{runs} runs, {min(runs, cluster.array_parallelism)} at once, {cluster.gpus} GPUs each"
+        hours = cluster.minutes / 60
+        unit, each = ("GPU", cluster.nodes * cluster.gpus) if cluster.gpus else ("core", cluster.ranks * cluster.cpus)
+        return (
+            f"requested: {runs} run{'s' * (runs != 1)} × {each} {unit}{'s' * (each != 1)} × {hours:.3g} h = "
+            f"{runs * each * hours:,.3g} {unit}-hours; a run that reaches the limit goes on, "
+            f"at most {cluster.max_timeouts} times"
+        )
+
+    def _tell(self, groups: Sequence[Group], jobs: Mapping[str, str], collect: str, frozen: snapshot.Snapshot) -> None:
+        for group in groups:
+            first = jobs[group.tasks[0].id].split("_")[0]
+            after = f", after {', '.join(jobs.get(p, p) for p in group.needs)}" if group.needs else ""
+            what = "array" if len(group.tasks) > 1 else "job"
+            if self.cluster.executor == "local":
+                what, first = "processes", ", ".join(jobs[task.id] for task in group.tasks)
+            self._say(f"{what} {first}: {', '.join(task.label for task in group.tasks)}{after}")
+        self._say(f"then {collect} collects: tables and figures in {self.folder}")
+        self._say(self._price(sum(len(group.tasks) for group in groups)))
+        self._say(f"code: {frozen.label} ({self.results / 'code' / frozen.digest})")
+        folder = shlex.quote(str(self.folder))
+        for command in (f"python -m bench.status {folder} --follow", f"python -m bench.cancel {folder}",
+                        f"tail -F {folder}/logs/*.txt"):  # fmt: skip
+            self._say(f"  {command}")
+
+
+def _refuse_small_batches(tasks: Sequence[Task], cluster: Cluster) -> None:
+    for task in tasks:
+        if (batch := task.spec["train"]["batch"]) < cluster.ranks:
+            raise BadInput(
+                f"{task.label}: train.batch {batch} is less than the {cluster.ranks} processes of a run "
+                f"({cluster.path}: nodes × {'gpus' if cluster.gpus else 'tasks'})"
+            )
+
+
+def _named(group: Group) -> str | None:
+    return f"afterany:{':'.join(f'JOB_OF_{need}' for need in group.needs)}" if group.needs else None
+
+
+def _file_name(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-=+" else "_" for c in label)
