@@ -139,13 +139,13 @@ class EAD(nn.Module):
         """N images a scene → Gaussians of shape (batch, view, height, width), in the frame of the training cameras."""
         self._check_images(views)
         tokens = self.encode(views)
-        self._check_tokens(views, tokens)
         return self.decode(self.aggregate(tokens), views)
 
     def encode(self, views: Views) -> Tokens:
         """T = E(I), in E's precision."""
         with record_function("encoder"), _cast(views.images.device.type, self.spec.precision.encoder):
             tokens: Tokens = self.encoder(self._told(views))
+        self._check_tokens(views, tokens)
         return tokens
 
     def aggregate(self, tokens: Tokens) -> list[Tokens]:

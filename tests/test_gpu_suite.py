@@ -22,6 +22,7 @@ def run(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_every_part_writes_its_json(tmp_path: Path) -> None:
     done = run(tmp_path, "--minutes", "5")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -85,7 +85,7 @@ def alone(task: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run
     return folder
 
 
-@pytest.mark.parametrize(("world", "how"), [(2, "torchrun"), (4, "srun")])
+@pytest.mark.parametrize(("world", "how"), [(2, "srun"), pytest.param(4, "torchrun", marks=pytest.mark.long)])
 def test_ranks_give_the_run_of_one(
     world: int, how: str, task: dict[str, Any], alone: RunFolder, tmp_path: Path
 ) -> None:
@@ -103,6 +103,7 @@ def test_ranks_give_the_run_of_one(
     assert means["psnr"] == pytest.approx(others["psnr"], abs=0.05)
 
 
+@pytest.mark.long
 def test_a_stop_of_one_rank_stops_all_at_one_step_and_resumes(
     task: dict[str, Any], alone: RunFolder, tmp_path: Path
 ) -> None:
