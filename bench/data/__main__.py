@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.data.scene import SPLITS
+from bench.data.scene import SPLITS, VIEWS
 from bench.errors import BadInput, run_command
 
 
@@ -22,6 +22,11 @@ def main() -> int:
         from bench.data.furniture import furniture
 
         return furniture(options.out, options.size, options.package, console, options.limit)
+    if options.verb == "pack":
+        from bench.data.pack import pack
+
+        pack(options.root, options.out, options.size, console, views=options.views)
+        return 0
     return procedural(options)
 
 
@@ -46,7 +51,15 @@ def parse() -> argparse.Namespace:
     _made(sub)
     sub.add_argument("--package", type=Path, default=Path("/usr/share/sweethome3d/furniture"), help="its .sh3f files")
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N models")
+    sub = verbs.add_parser("pack", help="scenes → the packed form, for training at full speed")
+    _root(sub)
+    _made(sub)
     return parser.parse_args()
+
+
+def _root(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("root", type=Path, metavar="DIR", help="a data set in G-Objaverse's format, raw or packed")
+    sub.add_argument("--views", type=int, default=VIEWS, help=f"of a whole raw scene (default {VIEWS})")
 
 
 def _made(sub: argparse.ArgumentParser) -> None:
