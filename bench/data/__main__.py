@@ -27,6 +27,10 @@ def main() -> int:
 
         pack(options.root, options.out, options.size, console, views=options.views)
         return 0
+    if options.verb == "check":
+        from bench.data.check import check
+
+        return check(options.root, console, views=options.views)
     return procedural(options)
 
 
@@ -51,6 +55,8 @@ def parse() -> argparse.Namespace:
     _made(sub)
     sub.add_argument("--package", type=Path, default=Path("/usr/share/sweethome3d/furniture"), help="its .sh3f files")
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N models")
+    sub = verbs.add_parser("check", help="verify files, cameras and pictures; exit code 1 for defects")
+    _root(sub)
     sub = verbs.add_parser("pack", help="scenes → the packed form, for training at full speed")
     _root(sub)
     _made(sub)

@@ -44,7 +44,7 @@ class Raw:
     def read(self, scene: str, views: Sequence[int], size: int | None = None) -> SceneData:
         """These views, resized by the rule of `bench.data.pixels.surface`. Raises Broken, BadInput."""
         poses, field_of_view = self.cameras(scene)
-        files = self._files(scene)
+        files = self.files(scene)
         read = [self._view(files, view, size) for view in views]
         return join(read, poses[list(views)], field_of_view[list(views)], str(files.path))
 
@@ -54,7 +54,7 @@ class Raw:
 
     def _cameras(self, scene: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Camera-to-world (view, 4, 4) and fields of view (view,) of all views. Raises Broken."""
-        files = self._files(scene)
+        files = self.files(scene)
         cameras = [decode_camera(files.read(view, ".json"), files.name(view, ".json")) for view in range(self.views)]
         return np.stack([pose for pose, _ in cameras]), np.array([angle for _, angle in cameras])
 
@@ -64,7 +64,8 @@ class Raw:
         refuse_larger(rgba, size, png)
         return surface(rgba, decode_exr(files.read(view, "_nd.exr"), exr), exr, size)
 
-    def _files(self, scene: str) -> Files:
+    def files(self, scene: str) -> Files:
+        """Raises Broken."""
         place = self.places[scene]
         if place.broken:
             raise Broken(*place.broken)

@@ -1,0 +1,152 @@
+"""One view: do its colour, depth, normals and mask fit together? For `python -m bench.data check`.
+
+What is asked for cannot fail in whole data whatever the object: shares and medians of many pixels, so that edges, thin
+parts and half floats do not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+STRAY = 0.01  # share of a silhouette's pixels: picture and depth disagree on what is there
+FEW = 12  # pixels, of which nothing is said
+EDGE = 0.5  # exponent of alpha in the depth of edges: 0 when right, 1 after a division or product too many
+NORMAL = 0.5  # cosine, in the median, to the normal that depth shows
+LENGTH = 0.1  # of a normal, off 1
+POINTS = 3000  # of a view
+STEEP = 6.0  # pixels' widths
+
+
+@dataclass(frozen=True)
+class View:
+    """One view as it is stored. `stray`: pixels whose file holds a depth where the picture shows nothing."""
+
+    number: int
+    rgba: NDArray[np.uint8]  # (height, width, 4)
+    depth: NDArray[np.float32]  # (height, width), 0 where nothing is
+    normals: NDArray[np.float32]  # (height, width, 3), in the world
+    camera_to_world: Floats  # (4, 4)
+    field_of_view: float  # radians
+    stray: int = 0
+
+    @cached_property
+    def focal(self) -> float:
+        return float(self.rgba.shape[1] / 2 / np.tan(self.field_of_view / 2))
+
+    @cached_property
+    def solid(self) -> NDArray[np.bool_]:
+        """(height, width): opaque, with depth, like all eight neighbours."""
+        opaque = (self.rgba[..., 3] == 255) & (self.depth > 0)
+        return _lowest(opaque.astype(np.float32)) > 0
+
+    @cached_property
+    def nearest(self) -> NDArray[np.float32]:
+        """(height, width): the least depth of a pixel and its neighbours, infinite where nothing is."""
+        return _lowest(np.where((self.rgba[..., 3] > 0) & (self.depth > 0), self.depth, np.float32(np.inf)))
+
+    @cached_property
+    def smooth(self) -> NDArray[np.bool_]:
+        """(height, width): no step of depth among a pixel and its neighbours; a mean over a step is on no surface."""
+        return -_lowest(-self.depth) - self.nearest < STEEP * self.depth / self.focal
+
+    @cached_property
+    def framed(self) -> bool:
+        """Whether all of the object is in the picture."""
+        alpha = self.rgba[..., 3]
+        return not (alpha[[0, -1]].any() or alpha[:, [0, -1]].any())
+
+    @cached_property
+    def sample(self) -> tuple[Floats, Floats]:
+        """Points in the world (n, 3) and their colours (n, 3) in [0, 1], evenly from what is solid."""
+        row, column = np.nonzero(self.solid & self.smooth)
+        every = max(1, -(-len(row) // POINTS))
+        row, column = row[::every], column[::every]
+        points = self.local(row, column) @ self.camera_to_world[:3, :3].T + self.camera_to_world[:3, 3]
+        return points, self.rgba[row, column, :3] / 255
+
+    def local(self, row: NDArray[np.int64], column: NDArray[np.int64]) -> Floats:
+        """(n, 3): the points behind pixels' centres, in the camera's axes."""
+        height, width = self.depth.shape
+        rays = [(column + 0.5 - width / 2) / self.focal, (row + 0.5 - height / 2) / self.focal, np.ones(len(row))]
+        points: Floats = np.stack(rays, -1) * self.depth[row, column, None]
+        return points
+
+
+Found = tuple[str, str]  # kind and detail
+
+
+def within(view: View) -> Iterator[Found]:
+    """What does not fit together in one view."""
+    seen = view.rgba[..., 3] > 0
+    count = int(seen.sum())
+    if not count:
+        yield "empty picture", "no pixel is seen"
+        return
+    hollow = int((seen & (view.depth <= 0)).sum())
+    if hollow + view.stray > max(FEW, STRAY * count):
+        yield (
+            "mask",
+            f"of {count} pixels seen {hollow} have no depth, and {view.stray} others have one: not the same view's",
+        )
+        return
+    exponent = edge_exponent(view)
+    if abs(exponent) > EDGE:
+        how = "not multiplied by alpha in the file" if exponent < 0 else "multiplied by alpha once too often"
+        yield "edge depth", f"depth of edges goes as alpha^{exponent:+.2f}: {how}"
+    length, cosine = normal_fit(view)
+    if abs(length - 1) > LENGTH:
+        yield "normals", f"their length is {length:.2f} in the median, not 1"
+    elif cosine < NORMAL:
+        how = "flipped" if cosine < -NORMAL else "of other axes, or another view's"
+        yield "normals", f"cosine {cosine:+.2f} in the median to the surface that depth shows: {how}"
+
+
+def edge_exponent(view: View) -> float:
+    """p of depth = alpha^p · depth of the solid neighbour, at pixels partly covered: the median."""
+    alpha = view.rgba[..., 3] / 255
+    partly = (alpha > 0.1) & (alpha < 0.9) & (view.depth > 0)
+    partly[[0, -1]] = partly[:, [0, -1]] = False
+    row, column = np.nonzero(partly)
+    found = []
+    for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+        solid = (alpha[row + down, column + right] == 1) & (view.depth[row + down, column + right] > 0)
+        here = row[solid], column[solid]
+        ratio = view.depth[here] / view.depth[here[0] + down, here[1] + right]
+        found.append(np.log(ratio) / np.log(alpha[here]))
+    exponents = np.concatenate(found)
+    return float(np.median(exponents)) if len(exponents) >= FEW else 0.0
+
+
+def normal_fit(view: View) -> tuple[float, float]:
+    """Medians over solid pixels: the length of the normals, and their cosine to the depth's, towards the camera."""
+    step = max(1, len(view.depth) // 128)
+    solid = view.solid & view.smooth
+    solid[:step] = solid[-step:] = False
+    solid[:, :step] = solid[:, -step:] = False
+    row, column = np.nonzero(solid)
+    around = ((0, step), (0, -step), (step, 0), (-step, 0))
+    whole = np.logical_and.reduce([view.solid[row + down, column + right] for down, right in around])
+    row, column = row[whole], column[whole]
+    if len(row) < FEW:
+        return 1.0, 1.0
+    right, left, below, above = (view.local(row + down, column + across) for down, across in around)
+    shown = np.cross(below - above, right - left)  # towards the camera
+    shown = shown / np.linalg.norm(shown, axis=-1, keepdims=True) @ view.camera_to_world[:3, :3].T
+    normals = view.normals[row, column].astype(np.float64)
+    length = np.linalg.norm(normals, axis=-1)
+    cosine = (normals * shown).sum(-1) / np.maximum(length, 1e-6)
+    return float(np.median(length)), float(np.median(cosine))
+
+
+def _lowest(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(height, width): the least of each pixel and its eight neighbours."""
+    padded = np.pad(values, 1, mode="edge")
+    rows = np.minimum(np.minimum(padded[:-2], padded[1:-1]), padded[2:])
+    return np.minimum(np.minimum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
