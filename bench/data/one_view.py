@@ -22,6 +22,7 @@ NORMAL = 0.5  # cosine, in the median, to the normal that depth shows
 LENGTH = 0.1  # of a normal, off 1
 POINTS = 3000  # of a view
 STEEP = 6.0  # pixels' widths
+FLAT = 0.25  # pixels' widths that depth may bend where a normal is taken from it
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ class View:
         return not (alpha[[0, -1]].any() or alpha[:, [0, -1]].any())
 
     @cached_property
-    def sample(self) -> tuple[Floats, Floats]:
-        """Points in the world (n, 3) and their colours (n, 3) in [0, 1], evenly from what is solid."""
+    def sample(self) -> tuple[Floats, Floats, Floats]:
+        """Points in the world (n, 3), colours (n, 3) in [0, 1] and normals (n, 3), evenly from what is solid."""
         row, column = np.nonzero(self.solid & self.smooth)
         every = max(1, -(-len(row) // POINTS))
         row, column = row[::every], column[::every]
         points = self.local(row, column) @ self.camera_to_world[:3, :3].T + self.camera_to_world[:3, 3]
-        return points, self.rgba[row, column, :3] / 255
+        return points, self.rgba[row, column, :3] / 255, self.normals[row, column].astype(np.float64)
 
     def local(self, row: NDArray[np.int64], column: NDArray[np.int64]) -> Floats:
         """(n, 3): the points behind pixels' centres, in the camera's axes."""
@@ -134,6 +135,12 @@ def normal_fit(view: View) -> tuple[float, float]:
     around = ((0, step), (0, -step), (step, 0), (-step, 0))
     whole = np.logical_and.reduce([view.solid[row + down, column + right] for down, right in around])
     row, column = row[whole], column[whole]
+    one, two, three, four = (view.depth[row + down, column + right] for down, right in around)
+    bend = np.maximum(
+        np.abs(one + two - 2 * view.depth[row, column]), np.abs(three + four - 2 * view.depth[row, column])
+    )
+    flat = bend < FLAT * step * view.depth[row, column] / view.focal  # a mean over leaves or wires is no surface
+    row, column = row[flat], column[flat]
     if len(row) < FEW:
         return 1.0, 1.0
     right, left, below, above = (view.local(row + down, column + across) for down, across in around)
