@@ -302,6 +302,19 @@ def test_a_killed_run_goes_back_into_the_queue_a_few_times(aftermath: Aftermath,
         assert scheduler.called().count("scontrol requeue 5") == min(attempt, 2)
 
 
+def test_a_controller_that_is_down_is_asked_again(
+    aftermath: Aftermath, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(_seconds: float) -> None:
+        scheduler.answers("scontrol", "")
+
+    monkeypatch.setattr(postmortem, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    aftermath.killed()
+    aftermath.said("srun: error: gpu03: task 0: Killed")
+    assert aftermath.after().state == "lost"
+    assert scheduler.called().count("scontrol requeue 5") == 2
+
+
 def test_memory_is_told_and_not_tried_again(aftermath: Aftermath, scheduler: Scheduler) -> None:
     aftermath.killed()
     aftermath.said("slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.", "srun: error: gpu03: task 0: Killed")
