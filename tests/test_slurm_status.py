@@ -171,7 +171,7 @@ def test_failures_are_grouped_by_what_they_have_in_common(
     (lab.sweep / "runs.jsonl").write_text("".join(lines))
     assert bench.status.main([str(lab.sweep)]) == 1
     shown = capsys.readouterr().out
-    assert "2 × oom in train: OutOfMemoryError: tried to allocate 2.50 GiB\n  run 0, run 1\n    Traceback" in shown
+    assert "2 × oom in train: OutOfMemoryError: tried to allocate 2.50 GiB\n  run 0; run 1\n    Traceback" in shown
     assert "1 × failed in train: ValueError: bad" in shown and "2 oom, 1 failed, 1 done" in shown
 
 

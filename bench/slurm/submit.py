@@ -221,7 +221,7 @@ class Submission(Session):
             what = "array" if len(group.tasks) > 1 else "job"
             if self.cluster.executor == "local":
                 what, first = "processes", ", ".join(jobs[task.id] for task in group.tasks)
-            self._say(f"{what} {first}: {', '.join(task.label for task in group.tasks)}{after}")
+            self._say(f"{what} {first}: {'; '.join(task.label for task in group.tasks)}{after}")
         self._say(f"then {collect} collects: tables and figures in {self.folder}")
         self._say(self._price(sum(len(group.tasks) for group in groups)))
         self._say(f"code: {frozen.label} ({self.results / 'code' / frozen.digest})")
