@@ -135,7 +135,7 @@ def _failures(runs: Sequence[Standing]) -> list[Text]:
         first = found[0]
         phase = f" in {first.phase}" if first.phase else ""
         text = Text(f"\n{len(found)} × {first.state}{phase}: {first.message}\n", style="red")
-        text.append(f"  {', '.join(run.label for run in found)}\n", style="default")
+        text.append(f"  {'; '.join(run.label for run in found)}\n", style="default")
         for line in first.trace.splitlines()[-TRACE_LINES:]:
             text.append(f"    {line}\n", style="bright_black")
         text.append(f"  log: {first.log}\n" if first.log else "", style="default")
@@ -151,7 +151,7 @@ def _waiting(runs: Sequence[Standing]) -> list[Text]:
     for run in runs:
         if run.state in ("queued", "planned", "starting") and run.message:
             reasons.setdefault(run.message, []).append(run.label)
-    return [Text(f"{', '.join(labels)}: {reason}", style="yellow") for reason, labels in reasons.items()]
+    return [Text(f"{'; '.join(labels)}: {reason}", style="yellow") for reason, labels in reasons.items()]
 
 
 if __name__ == "__main__":

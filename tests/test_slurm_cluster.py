@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import BadSpec
+import bench.run
+from bench.errors import BadInput, BadSpec
 from bench.slurm.cluster import Cluster, load, minutes
 from bench.slurm.script import Script
 
@@ -121,18 +122,22 @@ def test_a_dry_run_prints_the_script_alone_and_needs_no_slurm(tmp_path: Path) ->
     assert done.stdout.startswith("#!/bin/bash\n") and "#SBATCH --array=0-3%4" in done.stdout
     assert "4 GPUs × 48 h = 768 GPU-hours" in done.stderr and "code: " in done.stderr
     assert not (tmp_path / "r").exists()
-    for option, text in ((("--test-only",), "there is no SLURM here"), ((), "no SLURM here")):
-        words = ["ablations/patch_size.yaml", "--slurm", "slurm/a100.yaml", "--results", str(tmp_path / "r")]
-        done = subprocess.run([sys.executable, "-m", "bench.run", *words, *option], cwd=ROOT, capture_output=True,
-                              env={"PATH": str(tmp_path / "bin"), "HOME": str(Path.home())}, text=True)  # fmt: skip
-        assert done.returncode == 2 and text in done.stderr, done.stderr
 
 
-def test_more_processes_than_scenes_are_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, "nodes: 8\ntasks: 8\n")
-    words = ["ablations/patch_size.yaml", "--slurm", str(path), "--dry-run"]
-    done = subprocess.run([sys.executable, "-m", "bench.run", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "less than the 64 processes of a run" in done.stderr
+@pytest.mark.parametrize(("cluster", "options", "problem"), [
+    ("time: 60", ["--test-only"], "there is no SLURM here"),
+    ("time: 60", [], "no SLURM here"),
+    ("nodes: 8\ntasks: 8", ["--dry-run"], "less than the 64 processes of a run"),
+    ("gpu: 8", ["--dry-run"], "did you mean 'gpus'"),
+])  # fmt: skip
+def test_what_cannot_be_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str, options: list[str], problem: str
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    words = ["ablations/patch_size.yaml", "--slurm", str(written(tmp_path, cluster)), "--results", str(tmp_path / "r")]
+    with pytest.raises(BadInput) as raised:
+        bench.run.main([*words, "data.training_scenes=16", "--only", "*4, 2*", *options])
+    assert problem in str(raised.value) and not list(tmp_path.glob("r/runs/*/job.json"))
 
 
 if __name__ == "__main__":

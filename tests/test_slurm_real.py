@@ -218,7 +218,7 @@ def test_everything_happens_to_a_sweep_and_every_end_is_told(lab: Lab, local: su
     raises = RunFolder(lab.results / "runs" / json.loads(asked.stdout)[0]["id"])
     (raises.path / "metrics.jsonl").mkdir(parents=True)  # where a file should be
     said, collect = lab.submit(CLUSTER)
-    assert re.search(r"array \d+: times out, loses its node", said) and "core-hours" in said, said
+    assert re.search(r"array \d+: times out; loses its node", said) and "core-hours" in said, said
     faults = Faults(lab)
 
     def over() -> bool:

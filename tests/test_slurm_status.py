@@ -171,7 +171,7 @@ def test_failures_are_grouped_by_what_they_have_in_common(
     (lab.sweep / "runs.jsonl").write_text("".join(lines))
     assert bench.status.main([str(lab.sweep)]) == 1
     shown = capsys.readouterr().out
-    assert "2 × oom in train: OutOfMemoryError: tried to allocate 2.50 GiB\n  run 0, run 1\n    Traceback" in shown
+    assert "2 × oom in train: OutOfMemoryError: tried to allocate 2.50 GiB\n  run 0; run 1\n    Traceback" in shown
     assert "1 × failed in train: ValueError: bad" in shown and "2 oom, 1 failed, 1 done" in shown
 
 
@@ -300,6 +300,19 @@ def test_a_killed_run_goes_back_into_the_queue_a_few_times(aftermath: Aftermath,
         aftermath.said("srun: error: gpu03: task 0: Killed")
         assert aftermath.after() == Status("lost", "train", "killed (gpu03: task 0: Killed)")
         assert scheduler.called().count("scontrol requeue 5") == min(attempt, 2)
+
+
+def test_a_controller_that_is_down_is_asked_again(
+    aftermath: Aftermath, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(_seconds: float) -> None:
+        scheduler.answers("scontrol", "")
+
+    monkeypatch.setattr(postmortem, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    aftermath.killed()
+    aftermath.said("srun: error: gpu03: task 0: Killed")
+    assert aftermath.after().state == "lost"
+    assert scheduler.called().count("scontrol requeue 5") == 2
 
 
 def test_memory_is_told_and_not_tried_again(aftermath: Aftermath, scheduler: Scheduler) -> None:

@@ -126,7 +126,7 @@ class RunJob:
                 message = f"{status.message}; {error}; --retry {status.state} goes on"
                 _set(folder, Status(status.state, status.phase, message))
                 return
-            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:
                 log.warning("not back in the queue yet: %s", error)
                 time.sleep(RETRY_S)
 

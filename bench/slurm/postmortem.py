@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from bench import attempts
@@ -18,6 +19,7 @@ from bench.slurm import ends, queue
 from bench.slurm.ends import JOBS
 
 TAIL = 12  # lines
+PATIENCE_S, RETRY_S = 900.0, 5.0  # with a controller that does not answer
 CUT_SHORT = "could not find submitted jobs"  # submitit's words when the submitting command died half-way
 
 
@@ -80,7 +82,12 @@ def requeue(folder: RunFolder, status: Status, most: int) -> int:
         )
         return 1
     print(f"{folder.id}: {status.message}; back into the queue ({len(losses)} of {most})", file=sys.stderr)
-    return 0 if queue.ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"]) is not None else 1
+    deadline = time.monotonic() + PATIENCE_S
+    while queue.ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"]) is None:  # the controller may be down
+        if time.monotonic() > deadline:
+            return 1
+        time.sleep(RETRY_S)
+    return 0
 
 
 def name() -> str:

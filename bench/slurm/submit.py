@@ -140,7 +140,7 @@ class Submission(Session):
             jobs |= made
             for task in group.tasks:
                 self._note(task, made[task.id], script)
-        collect = self._collect(executor, script, jobs)
+        collect = self._collect(script, jobs)
         write_json(script.folder / "submission.json", plan | {"jobs": jobs, "collect": collect})
         self._tell(groups, jobs, collect, frozen)
 
@@ -179,12 +179,12 @@ class Submission(Session):
         made = submitted(lambda: executor.submit_array(functions))
         return {task.id: str(job.job_id) for task, job in zip(group.tasks, made, strict=True)}
 
-    def _collect(self, executor: Any, script: Script, jobs: Mapping[str, str]) -> str:
+    def _collect(self, script: Script, jobs: Mapping[str, str]) -> str:
+        """The job at the end."""
         local = self.cluster.executor == "local"
         wait_for = tuple(jobs.values()) if local else ()
         arrays = dict.fromkeys(job.split("_")[0] for job in jobs.values())
-        # A fresh executor: submitit keeps what an earlier submission wanted.
-        executor = executor_of(script)
+        executor = executor_of(script)  # a new one: submitit keeps what an earlier submission wanted
         executor.update_parameters(
             **({"timeout_min": YEAR} if local else script.collect(f"afterany:{':'.join(arrays)}"))
         )
@@ -210,7 +210,7 @@ class Submission(Session):
         unit, each = ("GPU", cluster.nodes * cluster.gpus) if cluster.gpus else ("core", cluster.ranks * cluster.cpus)
         return (
             f"requested: {runs} run{'s' * (runs != 1)} × {each} {unit}{'s' * (each != 1)} × {hours:.3g} h = "
-            f"{runs * each * hours:,.3g} {unit}-hours; a run that reaches the limit goes on, "
+            f"{_number(runs * each * hours)} {unit}-hours; a run that reaches the limit goes on, "
             f"at most {cluster.max_timeouts} times"
         )
 
@@ -221,7 +221,7 @@ class Submission(Session):
             what = "array" if len(group.tasks) > 1 else "job"
             if self.cluster.executor == "local":
                 what, first = "processes", ", ".join(jobs[task.id] for task in group.tasks)
-            self._say(f"{what} {first}: {', '.join(task.label for task in group.tasks)}{after}")
+            self._say(f"{what} {first}: {'; '.join(task.label for task in group.tasks)}{after}")
         self._say(f"then {collect} collects: tables and figures in {self.folder}")
         self._say(self._price(sum(len(group.tasks) for group in groups)))
         self._say(f"code: {frozen.label} ({self.results / 'code' / frozen.digest})")
@@ -242,6 +242,10 @@ def _refuse_small_batches(tasks: Sequence[Task], cluster: Cluster) -> None:
 
 def _named(group: Group) -> str | None:
     return f"afterany:{':'.join(f'JOB_OF_{need}' for need in group.needs)}" if group.needs else None
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _file_name(label: str) -> str:
