@@ -20,10 +20,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.publish", description=__doc__)
     parser.add_argument("sweep", type=Path, help="results/<spec>_<scale>, as bench.run printed it")
     parser.add_argument("--to", type=Path, default=Path("results/published"))
+    parser.add_argument("--name", help="of its folder there; default: the sweep's own")
     options = parser.parse_args()
     if missing := [name for name in KEPT if not (options.sweep / name).exists()]:
         raise BadInput(f"{options.sweep} has no {missing[0]}: name the folder of a sweep that bench.run finished")
-    target = options.to / options.sweep.name
+    target = options.to / (options.name or options.sweep.name)
 
     def write(folder: Path) -> None:
         folder.mkdir()
