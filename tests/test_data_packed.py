@@ -15,9 +15,12 @@ import lmdb
 import numpy as np
 import pytest
 from gobjaverse_files import LAYOUTS, LEVEL, SIZE, XML, change_camera, view_file, write_root
+from PIL import Image
 from rich.console import Console
 
+from bench.benchmarks import data as data_benchmark
 from bench.data import pack as packing
+from bench.data import sheet
 from bench.data.pack import pack
 from bench.data.packed import DATA, decode_view, encode_view
 from bench.data.scene import VIEWS, SceneData
@@ -202,6 +205,40 @@ def test_damage_is_told(packed: Path, tmp_path: Path) -> None:
         store.read("0/10005", (3,))
     with pytest.raises(Broken, match="view 00004 is not packed"):
         store.read("0/10005", (4,))
+
+
+def test_listed_scenes_alone(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text(json.dumps(["12/34567", "0/10005"]))
+    command = [sys.executable, "-m", "bench.data", "pack", str(root), "--out", str(tmp_path / "out"), "--size", "8"]
+    listed = [*command, "--scene-list", str(tmp_path / "list.json")]
+    done = subprocess.run(listed, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stderr
+    assert list(open_store(tmp_path / "out").scenes()) == ["0/10005", "12/34567"]
+
+
+def test_a_sheet_of_any_data(root: Path, packed: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(root, tmp_path / "copy"))
+    view_file(copy / "0/10005", 0, ".png").write_bytes(XML)
+    pictures = {}
+    for name, path in (("raw", copy), ("packed", packed)):
+        console = quiet()
+        sheet.of_root(path, tmp_path / f"{name}.png", 2, 8, 2, VIEWS, console)
+        printed = console.file.getvalue()  # type: ignore[attr-defined]
+        assert ("failed download" in printed) == (name == "raw") and "row 2: " in printed
+        pictures[name] = np.array(Image.open(tmp_path / f"{name}.png"))[..., :3]
+        assert pictures[name].shape == (2 * 2 * 8, len(sheet.SHOWN) * 2 * 8, 3)
+    assert np.array_equal(pictures["raw"][:16], pictures["packed"][16:])  # 0/10006
+    with pytest.raises(BadInput, match="fewer than"):
+        sheet.of_root(packed, tmp_path / "large.png", 2, 2 * SIZE, 1, VIEWS, quiet())
+
+
+def test_the_benchmark_compares(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--size", str(SIZE), "--scenes", "2", "--images", "20", "--rounds", "2"]
+    assert data_benchmark.main([str(root), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "of 2 scenes" in printed and "images/s/core" in printed
+    lines = {line.split("│")[1].strip(): line.split("│") for line in printed.splitlines() if "│" in line}
+    assert float(lines["packed"][2]) > float(lines["raw"][2]) > 0 and lines["raw"][4].strip() == "1.0×"
 
 
 def test_the_command(root: Path, tmp_path: Path) -> None:

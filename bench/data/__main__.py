@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -24,25 +25,35 @@ def main() -> int:
         return furniture(options.out, options.size, options.package, console, options.limit)
     if options.verb == "pack":
         from bench.data.pack import pack
+        from bench.data.sources.gobjaverse import read_list
+        from bench.data.store import open_store
 
-        pack(options.root, options.out, options.size, console, views=options.views)
+        store, path = open_store(options.root, console.is_terminal, options.views), options.scene_list
+        listed = read_list(path, store, options.root) if path else None
+        pack(options.root, options.out, options.size, console, views=options.views, only=listed)
         return 0
     if options.verb == "check":
         from bench.data.check import check
 
         return check(options.root, console, views=options.views)
+    if options.verb == "sheet" and options.root:
+        from bench.data import sheet
+
+        sheet.of_root(options.root, options.out, options.scenes, options.size, options.zoom, options.views, console)
+        return 0
     return procedural(options)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.data", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb, text in (("generate", "fill the cache with procedural scenes"), ("sheet", "write a contact sheet PNG")):
+    for verb, text in (("generate", "fill the cache with procedural scenes"), ("sheet", "write a contact sheet")):
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("--size", type=int, default=32, help="image side in pixels (default 32)")
         sub.add_argument("--scenes", type=int, default=16, help="scenes a split (default 16)")
         sub.add_argument("--seed", type=int, default=0)
         if verb == "sheet":
+            _root(sub, nargs="?")
             sub.add_argument("--split", choices=SPLITS, default="training")
             sub.add_argument("--zoom", type=int, default=1, help="screen pixels a pixel")
             sub.add_argument("--out", type=Path, default=Path("results/scenes.png"))
@@ -60,11 +71,15 @@ def parse() -> argparse.Namespace:
     sub = verbs.add_parser("pack", help="scenes → the packed form, for training at full speed")
     _root(sub)
     _made(sub)
+    sub.add_argument(
+        "--scene-list", type=Path, metavar="FILE", help='only these: a JSON list of "<dictionary>/<instance>"'
+    )
     return parser.parse_args()
 
 
-def _root(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("root", type=Path, metavar="DIR", help="a data set in G-Objaverse's format, raw or packed")
+def _root(sub: argparse.ArgumentParser, nargs: Literal["?"] | None = None) -> None:
+    text = "a data set in G-Objaverse's format, raw or packed" + (" (default: procedural scenes)" if nargs else "")
+    sub.add_argument("root", type=Path, nargs=nargs, metavar="DIR", help=text)
     sub.add_argument("--views", type=int, default=VIEWS, help=f"of a whole raw scene (default {VIEWS})")
 
 

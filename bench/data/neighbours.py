@@ -19,6 +19,7 @@ from bench.data.one_view import FEW, Floats, View
 NEIGHBOURS = 4
 DEPTH = 2e-3  # world units that a point may lie in front of what is seen there, beside half a pixel's width
 CONFLICT, MOST = 0.03, 0.25  # share of a view's points that another view contradicts: least and greatest limit
+TWICE, LITTLE = 2.0, 0.05  # added: times what nine of ten pairs stay under, and at most
 SYSTEMATIC = 0.15  # the same, in a scene's median: no single view is wrong then
 COLOUR = 0.08  # difference of colours in [0, 1], in the median
 TIMES = 4.0  # over the scene's usual conflict or difference: thin things at few pixels have more of both
@@ -41,7 +42,8 @@ def between(views: Sequence[View]) -> Iterator[tuple[int | None, str, str]]:
     by_number = {view.number: view for view in views}
     pairs = {(i, j): compare(by_number[i], by_number[j]) for i, j in neighbours(views)}
     usual = float(np.median([pair.conflict for pair in pairs.values()])) if pairs else 0.0
-    limit = min(max(CONFLICT, TIMES * usual), MOST)
+    common = float(np.quantile([pair.conflict for pair in pairs.values()] or [0.0], 0.9))
+    limit = min(max(CONFLICT, TIMES * usual), MOST) + min(TWICE * common, LITTLE)
     odd = culprits({edge: pair.conflict > limit for edge, pair in pairs.items()})
     if usual > SYSTEMATIC or len(odd) > len(views) / 2:
         yield None, "reprojection", f"{usual:.0%} of a view's points are contradicted by the next, in the median"

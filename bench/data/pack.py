@@ -34,24 +34,30 @@ Defect = tuple[Kind, str, str]  # Broken's arguments
 
 
 def pack(
-    root: Path, out: Path, size: int, console: Console, workers: int | None = None, views: int = VIEWS
+    root: Path,
+    out: Path,
+    size: int,
+    console: Console,
+    workers: int | None = None,
+    views: int = VIEWS,
+    only: Sequence[str] | None = None,
 ) -> dict[str, Broken]:
-    """The broken scenes, which are left out. `views`: of a whole raw scene. Raises BadInput."""
+    """The broken scenes, which are left out. `views`: of a whole raw scene. `only`: these scenes. Raises BadInput."""
     if size < 1:
         raise BadInput(f"--size {size}: at least 1 pixel")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is there already: remove it, or name another --out")
     started = time.monotonic()
     store = open_store(root, progress=console.is_terminal, views=views)
-    names = list(store.scenes())
+    names = sorted(only or store.scenes())
     if long := [name for name in names if len(view_key(name, 0)) > KEY]:
         raise BadInput(f"a scene's path has at most {KEY - 6} bytes, unlike {long[0]}")
-    job = {"root": str(root.resolve()), "size": size, "views": views}
+    job = {"root": str(root.resolve()), "size": size, "views": views, "only": sorted(only) if only else None}
     target = out.resolve()
     with _claimed(target.with_name(f"{UNFINISHED}{target.name}"), job) as unfinished:
         environment = lmdb.open(str(unfinished), map_size=_space(len(names), views, size), lock=False)
         try:
-            there, found = _fill(environment, store, root, views, size, workers or cores(), console)
+            there, found = _fill(environment, store, names, root, views, size, workers or cores(), console)
             environment.sync(True)
         finally:
             environment.close()
@@ -67,10 +73,18 @@ def pack(
 
 
 def _fill(
-    environment: lmdb.Environment, store: Store, root: Path, views: int, size: int, workers: int, console: Console
+    environment: lmdb.Environment,
+    store: Store,
+    names: Sequence[str],
+    root: Path,
+    views: int,
+    size: int,
+    workers: int,
+    console: Console,
 ) -> tuple[list[str], dict[str, Broken]]:
     """Pack what is missing: the scenes that are there now, and the broken ones."""
-    names, found = store.scenes(), dict(store.broken())
+    known = store.broken()
+    found = {name: known[name] for name in names if name in known}
     there = {name for name in names if _holds(environment, name)}
     missing = [name for name in names if name not in found and name not in there]
     console.print(f"{len(missing)} of {len(names)} scenes of {root} to pack at {size} px", soft_wrap=True)
