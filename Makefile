@@ -1,6 +1,6 @@
 # make run        set up, then train and evaluate the default question (minutes on two cores)
 # make test       set up, then the tests
-# make test-all   also the long ones: overfitting one scene, torch.compile
+# make test-all   also the long ones: overfitting one scene, torch.compile; with REQUIRE=slurm, as root, a real SLURM
 # make lint       ruff and mypy --strict
 
 PYTHON ?= python3
