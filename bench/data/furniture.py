@@ -8,23 +8,22 @@ split can have variants on both sides. ATTRIBUTION.md names every author and lic
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing import get_context
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from trimesh.resolvers import ZipResolver
 
 from bench.data import meshes, render
+from bench.data.mesh_files import MeshFile
 from bench.environment import cores
 from bench.errors import BadInput
 
@@ -60,7 +59,7 @@ def furniture(out: Path, size: int, package: Path, console: Console, limit: int 
     models = catalogue(package)
     kept, reasons = choose(models, package, console)
     chosen = kept[:limit]
-    failed = render.make([render.Job(m.scene, load, (package, m.library, m.path)) for m in chosen], out, size, console)
+    failed = render.make([render.Job(m.scene, mesh_file(package, m)) for m in chosen], out, size, console)
     there = [model for model in chosen if model.scene not in failed]
     (out / "ATTRIBUTION.md").write_text(attribution(there), encoding="utf-8")
     with (out / "models.csv").open("w", newline="", encoding="utf-8") as file:
@@ -109,21 +108,14 @@ def _entries(library: Path) -> Iterator[tuple[str, str, str]]:
             yield values.get(f"name#{number}", path), path, given.encode().decode("unicode_escape")
 
 
-def load(package: Path, library: str, path: str) -> meshes.Mesh:
-    """A model with the textures beside it. Raises BadInput."""
-    folder = str(PurePosixPath(path).parent)
-    with ZipFile(package / f"{library}.sh3f") as archive:
-        beside = [name for name in archive.namelist() if name.startswith(f"{folder}/") and not name.endswith("/")]
-        files = {name: io.BytesIO(archive.read(name)) for name in beside}
-    try:
-        return meshes.load(files[path], PurePosixPath(path).suffix[1:].lower(), ZipResolver(files, namespace=folder))
-    except BadInput as error:
-        raise BadInput(f"{library}.sh3f:{path}: {error}") from error
+def mesh_file(package: Path, model: Model) -> MeshFile:
+    """Where a model lies."""
+    return MeshFile(package / f"{model.library}.sh3f", model.path)
 
 
 def choose(models: Sequence[Model], package: Path, console: Console) -> tuple[list[Model], dict[int, str]]:
     """Those to render, and number → why not of the others: reserved, a variant of one that is, or of an earlier one."""
-    jobs = [(package, model.library, model.path) for model in models]
+    jobs = [mesh_file(package, model) for model in models]
     with ProcessPoolExecutor(cores(), mp_context=get_context("forkserver")) as pool:
         running = pool.map(signature, jobs, chunksize=8)
         shown = track(running, "comparing geometry", total=len(jobs), console=console, disable=not console.is_terminal)
@@ -143,11 +135,11 @@ def choose(models: Sequence[Model], package: Path, console: Console) -> tuple[li
     return kept, reasons
 
 
-def signature(job: tuple[Path, str, str]) -> NDArray[np.uint64] | None:
+def signature(file: MeshFile) -> NDArray[np.uint64] | None:
     """A min-hash of the triangles' corners on a grid of 1/200 of the object, whatever its scale, colours or order of
     faces; None for what cannot be read."""
     try:
-        mesh = load(*job)
+        mesh = meshes.load(file)
     except BadInput:
         return None
     cells = np.unique(
