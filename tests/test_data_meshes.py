@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
+import tarfile
 from multiprocessing import get_context
 from pathlib import Path
 from zipfile import ZipFile
@@ -186,7 +188,7 @@ def library(folder: Path, name: str, models: dict[str, tuple[str, float]]) -> No
 
 
 def test_furniture_keeps_reserved_models_and_variants_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(furniture, "RESERVED", (1,))
+    monkeypatch.setattr(furniture, "RESERVED", {1: "jar"})
     library(tmp_path, "BlendSwap-CC-0", {"vase": ("Ann", 1.0), "jar": ("Bob", 2.0)})
     library(tmp_path, "BlendSwap-CC-BY", {"jar_red": ("Cy", 2.0), "pot": ("Di", 3.0)})
     for name in furniture.LIBRARIES[2:]:
@@ -201,6 +203,51 @@ def test_furniture_keeps_reserved_models_and_variants_out(tmp_path: Path, monkey
     ]  # fmt: skip
     text = (out / "ATTRIBUTION.md").read_text()
     assert "| 0/100000 | vase | Ann |" in text and "CC BY 3.0" in text and "Bob" not in text
+
+
+def deb(path: Path, files: dict[str, bytes]) -> Path:
+    """An ar archive of debian-binary and data.tar.xz."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:xz") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"./usr/share/sweethome3d/furniture/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    made = b"!<arch>\n"
+    for name, content in {"debian-binary": b"2.0\n\n\n", "data.tar.xz": packed.getvalue()}.items():
+        made += (
+            f"{name:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+            + content
+            + b"\n" * (len(content) % 2)
+        )
+    path.write_bytes(made)
+    return path
+
+
+def test_furniture_from_a_package_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(furniture, "RESERVED", {0: "jar"})
+    monkeypatch.setenv("EAD_BENCH_CACHE", str(tmp_path / "cache"))
+    for name in furniture.LIBRARIES:
+        library(tmp_path, name, {"jar": ("Ann", 1.0)} if name == "Scopia" else {})
+    package = deb(tmp_path / "f.deb", {p.name: p.read_bytes() for p in tmp_path.glob("*.sh3f")})
+    assert [model.name for model in furniture.catalogue(furniture.libraries(package))] == ["jar"]
+    package.write_bytes(package.read_bytes()[:1000])
+    assert furniture.libraries(package).is_dir()  # from the cache
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(BadInput, match=r"f\.deb: cannot be unpacked"):
+        furniture.libraries(package)
+    package.write_bytes(b"no package")
+    with pytest.raises(BadInput, match="no Debian package"):
+        furniture.libraries(package)
+
+
+def test_furniture_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers would tell other models than those reserved."""
+    for name in furniture.LIBRARIES:
+        library(tmp_path, name, {"jar": ("Ann", 1.0)} if name == "Scopia" else {})
+    monkeypatch.setattr(furniture, "RESERVED", {0: "vase"})
+    with pytest.raises(BadInput, match="number 0 is jar, not vase: the libraries are of another version"):
+        furniture.catalogue(tmp_path)
 
 
 def test_furniture_without_the_package_says_how_to_get_it(tmp_path: Path) -> None:
