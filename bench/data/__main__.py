@@ -64,7 +64,9 @@ def parse() -> argparse.Namespace:
     _made(sub)
     sub = verbs.add_parser("furniture", help="a training set from Debian's sweethome3d-furniture (CC0, CC BY)")
     _made(sub)
-    sub.add_argument("--package", type=Path, default=Path("/usr/share/sweethome3d/furniture"), help="its .sh3f files")
+    sub.add_argument(
+        "--package", type=Path, default=Path("/usr/share/sweethome3d/furniture"), help=".sh3f files, or the .deb"
+    )
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N models")
     sub = verbs.add_parser("check", help="verify files, cameras and pictures; exit code 1 for defects")
     _root(sub)

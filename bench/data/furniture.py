@@ -1,5 +1,7 @@
 """`python -m bench.data furniture --out DIR`: a training set of real models, from Debian's `sweethome3d-furniture`.
 
+Without root: `apt-get download sweethome3d-furniture`, or the .deb from a Debian mirror, and `--package FILE.deb`.
+
 Five libraries of 820 OBJ models, CC0 or CC BY, drawn and collected for Sweet Home 3D. RESERVED ones are for evaluation
 and are never rendered here, nor are variants of them; of models that share their geometry one is kept, so that no
 split can have variants on both sides. ATTRIBUTION.md names every author and licence and must travel with the data.
@@ -8,9 +10,8 @@ split can have variants on both sides. ATTRIBUTION.md names every author and lic
 from __future__ import annotations
 
 import csv
-import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -22,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from trimesh.resolvers import ZipResolver
 
-from bench.data import meshes, render
+from bench.data import debian, meshes, render
+from bench.data.mesh_files import MeshFile
 from bench.environment import cores
 from bench.errors import BadInput
+from bench.paths import cache_dir
 
 PACKAGE = Path("/usr/share/sweethome3d/furniture")
 LIBRARIES = ("BlendSwap-CC-0", "BlendSwap-CC-BY", "KatorLegaz", "Reallusion", "Scopia")
@@ -34,7 +36,11 @@ LICENCES = {"BlendSwap-CC-0": "[CC0 1.0](https://creativecommons.org/publicdomai
 CC_BY = "[CC BY 3.0](https://creativecommons.org/licenses/by/3.0/)"
 AUTHORS = {"KatorLegaz": "Andrew Kator and Jennifer Legaz", "Reallusion": "Reallusion",
            "Scopia": "Scopia Visual Interfaces Systems, s.l."}  # fmt: skip
-RESERVED = (9, 77, 81, 93, 96, 122, 146, 270, 274, 404, 438, 494, 552, 571, 586, 636, 672, 687)
+RESERVED = {  # for evaluation: number → what it must be
+    9: "cartoon_biplane", 77: "basketball", 81: "fireExtinguisher", 93: "chicken", 96: "horse2", 122: "motorbike",
+    146: "hotDog", 270: "hamburger", 274: "siameseCat", 404: "male02", 438: "old_jar", 494: "apples",
+    552: "birthday_cake", 571: "sneakers", 586: "dog", 636: "truck", 672: "scooter2", 687: "perceuse-electrique",
+}  # fmt: skip
 FIRST_ID = 100_000
 SAME = 0.5  # share of the geometry in common (estimated Jaccard index) that makes two models variants
 HASHES = 128  # of a model's geometry: the estimate's standard deviation is 0.044 at 0.5
@@ -57,18 +63,14 @@ class Model:
 
 def furniture(out: Path, size: int, package: Path, console: Console, limit: int | None = None) -> int:
     """The training set: scenes, ATTRIBUTION.md, models.csv, which says why others are left out. 0 if any is there."""
+    package = libraries(package)
     models = catalogue(package)
     kept, reasons = choose(models, package, console)
     chosen = kept[:limit]
-    failed = render.make([render.Job(m.scene, load, (package, m.library, m.path)) for m in chosen], out, size, console)
+    _record(out, models, chosen, reasons)  # with the first scene: attribution must travel
+    failed = render.make([render.Job(m.scene, mesh_file(package, m)) for m in chosen], out, size, console)
     there = [model for model in chosen if model.scene not in failed]
-    (out / "ATTRIBUTION.md").write_text(attribution(there), encoding="utf-8")
-    with (out / "models.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("scene", "name", "creator", "library", "file", "left_out"))
-        for m in models:
-            why = reasons.get(m.number) or failed.get(m.scene) or ("" if m in chosen else "beyond --limit")
-            writer.writerow((m.scene, m.name, m.creator, m.library, m.path, why))
+    _record(out, models, there, reasons | {m.number: failed[m.scene] for m in chosen if m.scene in failed})
     reserved, variants = (sum(why.startswith(word) for why in reasons.values()) for word in ("reserved", "variant"))
     console.print(
         f"{len(models)} models: {len(there)} there, {reserved} reserved for evaluation, {variants} variants of others "
@@ -78,19 +80,50 @@ def furniture(out: Path, size: int, package: Path, console: Console, limit: int 
     return 0 if there else 1
 
 
+def _record(out: Path, models: Sequence[Model], there: Sequence[Model], reasons: Mapping[int, str]) -> None:
+    """ATTRIBUTION.md and models.csv."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "ATTRIBUTION.md").write_text(attribution(there), encoding="utf-8")
+    held = set(there)
+    with (out / "models.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("scene", "name", "creator", "library", "file", "left_out"))
+        for m in models:
+            why = "" if m in held else reasons.get(m.number, "beyond --limit")
+            writer.writerow((m.scene, m.name, m.creator, m.library, m.path, why))
+
+
+def libraries(package: Path) -> Path:
+    """The folder of the libraries; a .deb is unpacked into the cache, once. Raises BadInput."""
+    if not package.is_file():
+        return package
+    folder = cache_dir() / "furniture" / package.stem
+    if not all((folder / f"{name}.sh3f").is_file() for name in LIBRARIES):
+        debian.unpack(package, ".sh3f", folder)
+    return folder
+
+
 def catalogue(package: Path) -> list[Model]:
     """All models whose file is there, in the catalogues' order. Raises BadInput where the package is not installed."""
     missing = [name for name in LIBRARIES if not (package / f"{name}.sh3f").is_file()]
     if missing:
         raise BadInput(
-            f"{package} lacks {', '.join(missing)}: apt-get install sweethome3d-furniture, or --package FOLDER"
+            f"{package} lacks {', '.join(missing)}: apt-get install sweethome3d-furniture, or without root apt-get "
+            "download sweethome3d-furniture and --package FILE.deb"
         )
     numbers = count()
-    return [
+    models = [
         Model(next(numbers), library, name, path, creator)
         for library in LIBRARIES
         for name, path, creator in _entries(package / f"{library}.sh3f")
     ]
+    named = {model.number: PurePosixPath(model.path).stem for model in models}
+    if others := [number for number, name in RESERVED.items() if named.get(number) != name]:
+        raise BadInput(
+            f"{package}: number {others[0]} is {named.get(others[0])}, not {RESERVED[others[0]]}: the libraries are of "
+            "another version than 1.8, where the models reserved for evaluation have other numbers"
+        )
+    return models
 
 
 def _entries(library: Path) -> Iterator[tuple[str, str, str]]:
@@ -109,21 +142,14 @@ def _entries(library: Path) -> Iterator[tuple[str, str, str]]:
             yield values.get(f"name#{number}", path), path, given.encode().decode("unicode_escape")
 
 
-def load(package: Path, library: str, path: str) -> meshes.Mesh:
-    """A model with the textures beside it. Raises BadInput."""
-    folder = str(PurePosixPath(path).parent)
-    with ZipFile(package / f"{library}.sh3f") as archive:
-        beside = [name for name in archive.namelist() if name.startswith(f"{folder}/") and not name.endswith("/")]
-        files = {name: io.BytesIO(archive.read(name)) for name in beside}
-    try:
-        return meshes.load(files[path], PurePosixPath(path).suffix[1:].lower(), ZipResolver(files, namespace=folder))
-    except BadInput as error:
-        raise BadInput(f"{library}.sh3f:{path}: {error}") from error
+def mesh_file(package: Path, model: Model) -> MeshFile:
+    """Where a model lies."""
+    return MeshFile(package / f"{model.library}.sh3f", model.path)
 
 
 def choose(models: Sequence[Model], package: Path, console: Console) -> tuple[list[Model], dict[int, str]]:
     """Those to render, and number → why not of the others: reserved, a variant of one that is, or of an earlier one."""
-    jobs = [(package, model.library, model.path) for model in models]
+    jobs = [mesh_file(package, model) for model in models]
     with ProcessPoolExecutor(cores(), mp_context=get_context("forkserver")) as pool:
         running = pool.map(signature, jobs, chunksize=8)
         shown = track(running, "comparing geometry", total=len(jobs), console=console, disable=not console.is_terminal)
@@ -143,11 +169,11 @@ def choose(models: Sequence[Model], package: Path, console: Console) -> tuple[li
     return kept, reasons
 
 
-def signature(job: tuple[Path, str, str]) -> NDArray[np.uint64] | None:
+def signature(file: MeshFile) -> NDArray[np.uint64] | None:
     """A min-hash of the triangles' corners on a grid of 1/200 of the object, whatever its scale, colours or order of
     faces; None for what cannot be read."""
     try:
-        mesh = load(*job)
+        mesh = meshes.load(file)
     except BadInput:
         return None
     cells = np.unique(

@@ -1,107 +1,189 @@
 """`python -m bench.data render MESHES… --out DIR`: a user's own meshes → a data set in G-Objaverse's format.
 
-Every scene is made beside its place and renamed there: a command that was killed goes on where it stopped.
+Every scene is made beside its place and renamed there: a command that was killed goes on where it stopped. SOURCE, in a
+scene's folder, tells what it was made from.
 """
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
 from bench.data import meshes
+from bench.data.mesh_files import SUFFIXES, MeshFile, find
 from bench.data.write import LEVEL, write_scene
 from bench.environment import cores
 from bench.errors import BadInput
+from bench.record import read_json, write_json
 
 DICTIONARY = "meshes"  # of scenes named by their file
 UNFINISHED = ".unfinished-"
+SOURCE, LOCK = "source.json", ".render.lock"
+SHOWN = 5  # problems
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scene to make: its name, and what loads its mesh (a function that another process can import)."""
+    """One scene to make: its name, "<dictionary>/<instance>", and its mesh."""
 
-    scene: str  # "<dictionary>/<instance>"
-    load: Callable[..., meshes.Mesh]
-    arguments: tuple[Any, ...]
+    scene: str
+    file: MeshFile
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a job ended: `error` where there is no scene, `notes` on what the scene lacks."""
+
+    scene: str
+    error: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def render(paths: Sequence[Path], out: Path, size: int, console: Console) -> int:
-    """Every mesh file named, or below a folder named; 0, or 1 when some could not be rendered. Raises BadInput."""
-    found = list(dict.fromkeys(meshes.find(list(paths))))
+    """Every mesh file named, or below a folder or in an archive named; 0, or 1 when some could not be rendered.
+
+    Raises BadInput.
+    """
+    found = list(dict.fromkeys(find(paths)))
     if not found:
-        raise BadInput(f"no meshes: name files that end in {', '.join(meshes.SUFFIXES)}, or folders that hold some")
-    jobs = [Job(f"{DICTIONARY}/{name}", meshes.load, (path,)) for path, name in names(found).items()]
+        raise BadInput(f"no meshes: name files that end in {', '.join(SUFFIXES)}, or folders or ZIPs that hold some")
+    jobs = [Job(f"{DICTIONARY}/{name}", file) for file, name in names(found).items()]
     return 1 if make(jobs, out, size, console) else 0
 
 
-def names(paths: Sequence[Path]) -> Mapping[Path, str]:
-    """A scene's name for each file: its own without suffix; its folders in front where that names two files."""
-    stems = Counter(path.stem for path in paths)
-    made = {path: path.stem if stems[path.stem] == 1 else "_".join([*path.resolve().parts[-3:-1], path.name])
-            for path in paths}  # fmt: skip
-    clean = {path: re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "mesh" for path, name in made.items()}
+def names(files: Sequence[MeshFile]) -> Mapping[MeshFile, str]:
+    """A scene's name for each file: its own; its folders in front where that names two files."""
+    count = Counter(file.name for file in files)
+    made = {file: file.name if count[file.name] == 1 else file.long_name for file in files}
+    clean = {file: re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "mesh" for file, name in made.items()}
     repeated = Counter(clean.values())
-    return {path: name if repeated[name] == 1 else f"{name}-{i}" for i, (path, name) in enumerate(clean.items())}
+    return {file: name if repeated[name] == 1 else f"{name}-{i}" for i, (file, name) in enumerate(clean.items())}
 
 
 def make(jobs: Sequence[Job], out: Path, size: int, console: Console) -> dict[str, str]:
-    """All jobs on all cores; scene → why it could not be made. What is there already stays."""
+    """All jobs on all cores; scene → why it could not be made. What is there already stays.
+
+    Raises BadInput where that was made from something else, or when the disk is full.
+    """
     if size < 1:
         raise BadInput(f"--size {size}: at least 1 pixel")
     out.mkdir(parents=True, exist_ok=True)
-    for left in out.glob(f"*/{UNFINISHED}*"):
-        shutil.rmtree(left)
-    missing = [job for job in jobs if not (out / job.scene).is_dir()]
-    console.print(f"{len(missing)} of {len(jobs)} scenes to render at {size} px → {out}", highlight=False)
     failed: dict[str, str] = {}
-    for scene, error in _made(missing, out, size, console):
-        if error:
-            failed[scene] = error
-            console.print(f"{scene}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    with _alone(out):
+        for left in out.glob(f"*/{UNFINISHED}*"):
+            shutil.rmtree(left)
+        missing = [job for job in jobs if not (out / job.scene).is_dir()]
+        _refuse_others([job for job in jobs if job not in set(missing)], out, size)
+        console.print(f"{len(missing)} of {len(jobs)} scenes to render at {size} px → {out}", highlight=False)
+        try:
+            for made in _made(missing, out, size, console):
+                _tell(made, console)
+                if made.error:
+                    failed[made.scene] = made.error
+        except OSError as error:
+            raise BadInput(f"{out}: {error}; when that is mended, the same command goes on") from error
     console.print(f"{len(jobs) - len(failed)} scenes are there, {len(failed)} could not be rendered", highlight=False)
     return failed
 
 
-def _made(jobs: Sequence[Job], out: Path, size: int, console: Console) -> Iterator[tuple[str, str]]:
-    """(scene, error or "") as they end."""
-    with (
-        ProcessPoolExecutor(cores(), mp_context=get_context("forkserver")) as pool,
-        Progress(console=console, disable=not console.is_terminal) as progress,
-    ):
-        running = [pool.submit(make_one, job, out, size) for job in jobs]
-        task = progress.add_task("rendering", total=len(jobs))
+def _tell(made: Made, console: Console) -> None:
+    for text in [made.error] if made.error else [f"rendered, but {note}" for note in made.notes]:
+        console.print(f"{made.scene}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Raises BadInput while another process renders there."""
+    with (out / LOCK).open("w") as lock:
         try:
-            for future in as_completed(running):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(f"{out}: another process is rendering there; wait, or name another --out") from error
+        yield
+
+
+def _refuse_others(jobs: Sequence[Job], out: Path, size: int) -> None:
+    """Raise BadInput for scenes of other meshes or another size under the jobs' names."""
+    problems = []
+    for job in jobs:
+        if not (path := out / job.scene / SOURCE).is_file():
+            continue
+        source = read_json(path)
+        if source["size"] != size:
+            problems.append(f"{job.scene} is there at {source['size']} px, not {size}")
+        elif source["fingerprint"] != job.file.fingerprint:
+            problems.append(f"{job.scene} was made from another file, {source['file']}, not {job.file}")
+    if problems:
+        more = [f"… {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise BadInput("\n".join([f"{out} holds other scenes: name another --out", *problems[:SHOWN], *more]))
+
+
+def _made(jobs: Sequence[Job], out: Path, size: int, console: Console) -> Iterator[Made]:
+    """As they end. Where a process dies, those that it may have had run again, each alone."""
+    waiting, workers = list(jobs), cores()
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("rendering", total=len(jobs))
+        while waiting:
+            ended = set()
+            for made in _pooled(waiting, out, size, workers):
+                ended.add(made.scene)
                 progress.advance(task)
-                yield future.result()
+                yield made
+            waiting = [job for job in waiting if job.scene not in ended]
+            suspects, waiting = waiting[: 2 * workers + 1], waiting[2 * workers + 1 :]
+            for job in suspects:
+                died = Made(job.scene, f"{job.file}: its process died, perhaps for lack of memory")
+                yield next(iter(list(_pooled([job], out, size, 1))), died)
+                progress.advance(task)
+
+
+def _pooled(jobs: Sequence[Job], out: Path, size: int, workers: int) -> Iterator[Made]:
+    """As they end, but those that were lost when a process died."""
+    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+        try:
+            running = [pool.submit(make_one, job, out, size) for job in jobs]
+            for future in as_completed(running):
+                if not isinstance(future.exception(), BrokenProcessPool):
+                    yield future.result()
+        except BrokenProcessPool:  # while jobs were handed over
+            return
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def make_one(job: Job, out: Path, size: int) -> tuple[str, str]:
-    """One scene, whole or not at all: (its name, "" or why not)."""
+def make_one(job: Job, out: Path, size: int) -> Made:
+    """One scene, whole or not at all. Raises OSError where it cannot be written."""
     target = out / job.scene
-    unfinished = target.with_name(f"{UNFINISHED}{target.name}")
+    if target.is_dir():
+        return Made(job.scene)
     try:
-        scene = meshes.render(job.load(*job.arguments), size)
-        if not scene.images[..., 3].any(axis=(1, 2)).all():
-            return job.scene, "some views show nothing: its triangles are too thin, or transparent"
-        write_scene(scene, unfinished / LEVEL)
-        unfinished.rename(target)
+        mesh = meshes.load(job.file)
+        scene = meshes.render(mesh, size)
     except BadInput as error:
-        return job.scene, str(error)
+        return Made(job.scene, str(error))
+    except Exception as error:  # one file never ends the others
+        return Made(job.scene, f"{job.file}: cannot be rendered ({type(error).__name__}: {error})")
+    if not scene.images[..., 3].any(axis=(1, 2)).all():
+        return Made(job.scene, f"{job.file}: some views show nothing: its triangles are too thin, or transparent")
+    unfinished = target.with_name(f"{UNFINISHED}{target.name}")
+    source = {"file": str(job.file), "fingerprint": job.file.fingerprint, "size": size, "missing": mesh.missing}
+    try:
+        write_scene(scene, unfinished / LEVEL)
+        write_json(unfinished / SOURCE, source)
+        unfinished.rename(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return job.scene, ""
+    return Made(job.scene, notes=mesh.missing)
