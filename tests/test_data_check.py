@@ -171,7 +171,7 @@ DAMAGE: dict[str, tuple[Damage, list[str]]] = {  # what is planted, and how the 
     ),
     "transposed rotation": (transpose, [f"reprojection: {HARMED} view 4: "]),
     "moved camera": (move, [f"reprojection: {HARMED} view 4: "]),
-    "wider field of view": (lambda f: change_camera(f, 4, x_fov=0.75), [f"reprojection: {HARMED} view 4: "]),
+    "wider field of view": (lambda f: change_camera(f, 4, x_fov=0.9), [f"reprojection: {HARMED} view 4: "]),
     "depth too near": (exr(scale_depth(0.97)), [f"reprojection: {HARMED} view 4: "]),
     "depth too far": (exr(scale_depth(1.03)), [f"reprojection: {HARMED} view 4: "]),
     "depth not premultiplied": (exr(not_multiplied), [f"edge depth: {HARMED} view 4: "]),

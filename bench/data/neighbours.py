@@ -18,8 +18,8 @@ from bench.data.one_view import FEW, Floats, View
 
 NEIGHBOURS = 4
 DEPTH = 2e-3  # world units that a point may lie in front of what is seen there, beside half a pixel's width
-CONFLICT, MOST = 0.03, 0.25  # share of a view's points that another view contradicts: least and greatest limit
-TWICE, LITTLE = 2.0, 0.05  # added: times what nine of ten pairs stay under, and at most
+CONFLICT, MOST = 0.02, 0.25  # share of a view's points that another view contradicts: least and greatest limit
+SPREAD, LITTLE = 2.0, 0.05  # added: times what nine of ten pairs stay under, and at most
 SYSTEMATIC = 0.15  # the same, in a scene's median: no single view is wrong then
 COLOUR = 0.08  # difference of colours in [0, 1], in the median
 TIMES = 4.0  # over the scene's usual conflict or difference: thin things at few pixels have more of both
@@ -43,7 +43,7 @@ def between(views: Sequence[View]) -> Iterator[tuple[int | None, str, str]]:
     pairs = {(i, j): compare(by_number[i], by_number[j]) for i, j in neighbours(views)}
     usual = float(np.median([pair.conflict for pair in pairs.values()])) if pairs else 0.0
     common = float(np.quantile([pair.conflict for pair in pairs.values()] or [0.0], 0.9))
-    limit = min(max(CONFLICT, TIMES * usual), MOST) + min(TWICE * common, LITTLE)
+    limit = min(max(CONFLICT, TIMES * usual), MOST) + min(SPREAD * common, LITTLE)
     odd = culprits({edge: pair.conflict > limit for edge, pair in pairs.items()})
     if usual > SYSTEMATIC or len(odd) > len(views) / 2:
         yield None, "reprojection", f"{usual:.0%} of a view's points are contradicted by the next, in the median"
@@ -109,7 +109,7 @@ def culprits(bad: Mapping[tuple[int, int], bool]) -> list[int]:
     while True:
         views = {number for edge in left for number in edge}
         counts = {v: [is_bad for edge, is_bad in left.items() if v in edge] for v in views}
-        guilty = {v: sum(c) / len(c) for v, c in counts.items() if sum(c) >= min(2, len(c)) and 2 * sum(c) >= len(c)}
+        guilty = {v: sum(c) / len(c) for v, c in counts.items() if sum(c) >= min(2, len(c)) and 2 * sum(c) > len(c)}
         if not guilty:
             return sorted(found)
         worst = max(guilty, key=lambda v: (guilty[v], sum(counts[v]), -v))
@@ -148,7 +148,9 @@ def _seen_by(a: View, b: View) -> tuple[float, Floats, Floats]:
     inside = (local[:, 2] > 0) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     row, column, z, colours, normals = row[inside], column[inside], z[inside], colours[inside], normals[inside]
     slack = DEPTH + z / b.focal / 2
-    wrong = int((b.nearest[row, column] > z + slack).sum())
+    there = b.nearest[row, column]
+    behind = (there > z + slack) & b.solid[row, column] & b.smooth[row, column]  # no mean over what is thin
+    wrong = int((np.isinf(there) | behind).sum())
     outside = len(points) - len(z) if b.framed else 0
     share = (wrong + outside) / max(FEW, len(z) + outside)
     common = b.solid[row, column] & (np.abs(b.depth[row, column] - z) < slack)
