@@ -14,7 +14,7 @@ from itertools import permutations
 
 import numpy as np
 
-from bench.data.one_view import FEW, Floats, View
+from bench.data.one_view import ENOUGH, Floats, View
 
 NEIGHBOURS = 4
 DEPTH = 2e-3  # world units that a point may lie in front of what is seen there, beside half a pixel's width
@@ -24,6 +24,7 @@ SYSTEMATIC = 0.15  # the same, in a scene's median: no single view is wrong then
 COLOUR = 0.08  # difference of colours in [0, 1], in the median
 TIMES = 4.0  # over the scene's usual conflict or difference: thin things at few pixels have more of both
 SAME_SIDE = 0.7  # cosine of normals: a thin thing's other side has other colours
+GRAZING = 0.2  # cosine at which a thin sheet may fall between the samples of a picture
 SWAPPED = 0.5  # what exchanging channels leaves of the difference
 TINTED = 0.015  # difference below which channels are not asked for
 
@@ -67,6 +68,8 @@ def _colours(pairs: Mapping[tuple[int, int], Pair], views: Mapping[int, View]) -
     for number in culprits({edge: pair.colour > limit or _order(pair) is not None for edge, pair in known.items()}):
         around = [compare(views[number], views[b if a == number else a]) for a, b in known if number in (a, b)]
         around = [pair for pair in around if np.isfinite(pair.colour)]
+        if not around:
+            continue
         orders = [order for order in map(_order, around) if order]
         difference = np.median([pair.colour for pair in around])
         if len(orders) * 2 > len(around):
@@ -121,7 +124,7 @@ def compare(a: View, b: View) -> Pair:
     """Each one's points, seen by the other."""
     (conflict, mine, theirs), (back, _, _) = _seen_by(a, b), _seen_by(b, a)
     orders = [order for order in permutations(range(3)) if order != (0, 1, 2)]
-    if len(mine) < 4 * FEW:
+    if len(mine) < ENOUGH:
         return Pair(max(conflict, back), np.nan, dict.fromkeys(orders, np.nan))
     exchanged = {order: _difference(mine[:, order], theirs) for order in orders}
     return Pair(max(conflict, back), _difference(mine, theirs), exchanged)
@@ -138,7 +141,11 @@ def _seen_by(a: View, b: View) -> tuple[float, Floats, Floats]:
     though the object does not.
     """
     points, colours, normals = a.sample
-    if len(points) < FEW:
+    rays = points - b.camera_to_world[:3, 3]
+    facing = np.abs((rays * normals).sum(-1)) >= GRAZING * np.linalg.norm(rays, axis=-1)
+    facing |= ~normals.any(-1)  # not known
+    points, colours, normals = points[facing], colours[facing], normals[facing]
+    if len(points) < ENOUGH:
         return 0.0, colours[:0], colours[:0]
     height, width = b.depth.shape
     local = (points - b.camera_to_world[:3, 3]) @ b.camera_to_world[:3, :3]
@@ -152,7 +159,7 @@ def _seen_by(a: View, b: View) -> tuple[float, Floats, Floats]:
     behind = (there > z + slack) & b.solid[row, column] & b.smooth[row, column]  # no mean over what is thin
     wrong = int((np.isinf(there) | behind).sum())
     outside = len(points) - len(z) if b.framed else 0
-    share = (wrong + outside) / max(FEW, len(z) + outside)
+    share = (wrong + outside) / max(ENOUGH, len(z) + outside)
     common = b.solid[row, column] & (np.abs(b.depth[row, column] - z) < slack)
     common &= (b.normals[row, column] * normals).sum(-1) > SAME_SIDE
     return share, colours[common], b.rgba[row[common], column[common], :3] / 255
