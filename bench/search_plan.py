@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bench import plan
 from bench import run as running
 from bench.errors import BadSpec
 from bench.record import read_lines, run_folder
@@ -35,7 +36,7 @@ def show(search: Search, folder: Path, options: argparse.Namespace, console: Con
                 "runs": describe(search.sweep)}  # fmt: skip
         print(json.dumps(told, indent=1, ensure_ascii=False))
         return running.DONE
-    running.dry_run(search.sweep, search.sweep.runs, False, console, options.results)
+    plan.show(search.sweep, search.sweep.runs, False, console, options.results)
     table = Table(title=f"proposed by {search.sampler}, seed {search.seed}: {search.trials} trials")
     table.add_column("field")
     table.add_column("values")

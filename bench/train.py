@@ -44,14 +44,19 @@ def train(
     ranks: Ranks = ALONE,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train to the end, from the newest checkpoint if there is one. Raises NonFinite, Stopped, BadInput."""
+    """Train to the end, once; without steps the given weights are the model's. Raises NonFinite, Stopped, BadInput."""
     if RunFolder(writer.folder).training() is not None:
         clear(writer)
-        return
-    if spec.train.steps == 0:
-        if ranks.first:
-            adopt(spec, writer, source)
-        return
+    elif spec.train.steps:
+        steps(spec, writer, device, source, ranks, stop)
+    elif ranks.first:
+        adopt(spec, writer, source)
+
+
+def steps(
+    spec: RunSpec, writer: Writer, device: torch.device, source: DataSource, ranks: Ranks, stop: Callable[[], bool]
+) -> None:
+    """The loop, from the newest checkpoint if there is one, to the last step."""
     started = time.perf_counter()
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     files = code(spec)
@@ -64,9 +69,9 @@ def train(
     journal = Journal(writer if ranks.first else None, trainer.model, warnings)
     best = Best(spec, sampler, writer)
 
-    steps = range(done, spec.train.steps)
+    left = range(done, spec.train.steps)
     clock = Stopwatch.started()
-    for step, batch in zip(steps, batches(sampler, steps, ranks.samples(spec.train.batch)), strict=True):
+    for step, batch in zip(left, batches(sampler, left, ranks.samples(spec.train.batch)), strict=True):
         data_wait_ms = clock.lap_ms()
         batch = batch.to(device)
         values = trainer.step(step, batch)

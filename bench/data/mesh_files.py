@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,13 +135,13 @@ class Beside(Resolver):
     def __init__(self) -> None:
         self.missing: list[str] = []
 
+    @abstractmethod
     def content(self, name: str) -> bytes:
         """Of a path from the root of the archive, or from the mesh's folder. Raises OSError, KeyError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def candidates(self, name: str) -> Iterator[str]:
         """Where a name may lie."""
-        raise NotImplementedError
 
     def get(self, key: str) -> bytes:
         name = OPTIONS.sub("", key.strip()).strip('"').replace("\\", "/")
@@ -166,7 +167,7 @@ class Beside(Resolver):
         return []
 
     def write(self, name: str, data: Any) -> None:
-        raise NotImplementedError("nothing is written beside a user's mesh")
+        raise PermissionError("nothing is written beside a user's mesh")
 
     def namespaced(self, namespace: str) -> Resolver:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -44,7 +45,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class TransformsSpec(PartSpec):
+class TransformsSpec(PartSpec, ABC):
     """All scenes are for evaluation; with `split_every` above 1 every so-manieth is, and the others for training."""
 
     version: str = "1"
@@ -53,9 +54,9 @@ class TransformsSpec(PartSpec):
 
     at_least = {"split_every": 1}
 
+    @abstractmethod
     def layouts(self) -> Sequence[Layout]:
         """Those that the data set comes in; a scene has the first whose picture it holds."""
-        raise NotImplementedError
 
     def missing(self) -> list[str]:
         """What keeps the data from being read, one sentence each."""

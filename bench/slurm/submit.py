@@ -12,12 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import plan
 from bench.errors import BadInput
 from bench.launch import Task, archive, due, prepare
 from bench.lease import Held
 from bench.paths import SOURCE
 from bench.record import runs_folder, write_json
-from bench.run import DONE, Session, dry_run, task_of
+from bench.run import DONE, Session, task_of
 from bench.slurm import queue, snapshot
 from bench.slurm.cluster import Cluster, load
 from bench.slurm.groups import Group, grouped
@@ -90,7 +91,7 @@ class Submission(Session):
         script = Script(self.cluster, self.sweep.name, self._stamp(), code, self.threads)
         if self.cluster.executor == "local":
             self.console.stderr = True
-            dry_run(self.sweep, self.chosen, False, self.console, self.results)
+            plan.show(self.sweep, self.chosen, False, self.console, self.results)
             self._say("executor: local starts processes on this machine: there is no batch script")
             return DONE
         texts = [script.text(script.runs(i, _named(group)), len(group.tasks))
@@ -99,7 +100,7 @@ class Submission(Session):
         if self.options.test_only:
             return ask_scheduler(texts, self._say)
         self.console.stderr = True
-        dry_run(self.sweep, self.chosen, False, self.console, self.results)
+        plan.show(self.sweep, self.chosen, False, self.console, self.results)
         self._say(f"code: {frozen.label}")
         self._say(self._price(len(left)))
         print("\n\n".join(text.rstrip("\n") for text in texts))
