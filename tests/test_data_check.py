@@ -21,6 +21,7 @@ from rich.console import Console
 from bench.data.check import check, defects_of
 from bench.data.generator import generate
 from bench.data.neighbours import culprits
+from bench.data.one_view import View, within
 from bench.data.pack import pack
 from bench.data.scene import SceneData
 from bench.data.store import open_store
@@ -195,6 +196,18 @@ DAMAGE: dict[str, tuple[Damage, list[str]]] = {  # what is planted, and how the 
     "flipped normals everywhere": (exr(flip, *range(40)), [f"normals: {HARMED}: 40 of 40 views, as in 0: "]),
     "cameras of other axes": (to_opengl, [f"reprojection: {HARMED}: "]),
 }
+
+
+def test_flipped_normals_are_told_on_few_pixels() -> None:
+    """Too few for the depth around them to show a surface; which way a normal points needs none."""
+    size, few = 32, np.s_[10:14, 10:14]
+    rgba, depth = np.zeros((size, size, 4), np.uint8), np.zeros((size, size), np.float32)
+    rgba[few], depth[few] = 255, 2.0
+    for direction, told in ((-1.0, []), (1.0, ["normals"])):
+        normals = np.zeros((size, size, 3), np.float32)
+        normals[few] = [0, 0, direction]  # the camera looks along z
+        view = View(0, rgba, depth, normals, np.eye(4), 0.69)
+        assert [kind for kind, _ in within(view)] == told
 
 
 def test_whole_data_has_none(root: Path, tmp_path: Path) -> None:

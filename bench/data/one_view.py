@@ -21,6 +21,7 @@ ENOUGH = 60  # pixels, from which on something is said of normals, edges and nei
 EDGE = 0.5  # exponent of alpha in the depth of edges: 0 when right, 1 after a division or product too many
 NORMAL = 0.5  # cosine, in the mean, to the normal that depth shows: few views of real models at 64² have under 0.7
 LENGTH = 0.1  # of a normal, off 1
+AWAY = 0.7  # share of the normals that point away from the camera, on however few pixels
 POINTS = 3000  # of a view
 STEEP = 6.0  # pixels' widths
 FLAT = 0.25  # pixels' widths that depth may bend where a normal is taken from it
@@ -108,6 +109,8 @@ def within(view: View) -> Iterator[Found]:
     elif cosine < NORMAL:
         how = "flipped" if cosine < -NORMAL else "of other axes, or another view's"
         yield "normals", f"cosine {cosine:+.2f} in the mean to the surface that depth shows: {how}"
+    elif (share := away(view)) > AWAY:
+        yield "normals", f"{share:.0%} point away from the camera: flipped"
 
 
 def edge_exponent(view: View) -> float:
@@ -154,6 +157,15 @@ def normal_fit(view: View) -> tuple[float, float]:
     length = np.linalg.norm(normals, axis=-1)
     cosine = (normals * shown).sum(-1) / np.maximum(length, 1e-6)
     return float(np.median(length)), float(cosine.mean())
+
+
+def away(view: View) -> float:
+    """Share of the opaque pixels' normals that point away from the camera; 0 of too few."""
+    row, column = np.nonzero((view.rgba[..., 3] == 255) & (view.depth > 0) & view.normals.any(-1))
+    if len(row) < FEW:
+        return 0.0
+    rays = view.local(row, column) @ view.camera_to_world[:3, :3].T
+    return float(((view.normals[row, column] * rays).sum(-1) > 0).mean())
 
 
 def _lowest(values: NDArray[np.float32]) -> NDArray[np.float32]:
