@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable
@@ -14,12 +15,15 @@ import pytest
 import torch
 from gobjaverse_files import XML, scene
 from PIL import Image
+from rich.console import Console
 
+from bench.data.check import check
 from bench.data.choices import lara
+from bench.data.pack import pack
 from bench.data.sampler import Sampler
 from bench.data.scene import VIEWS, SceneData
 from bench.data.sources import gso, omniobject3d
-from bench.data.store import Broken
+from bench.data.store import Broken, open_store
 from bench.data.transforms import TransformsSpec
 from bench.errors import BadInput
 from bench.spec.schema import Views
@@ -159,7 +163,7 @@ def test_broken_scenes_are_named(damage: str, tmp_path: Path) -> None:
     kind, harm = DAMAGE[damage]
     harm(write_gso(tmp_path))
     with pytest.raises(Broken) as caught:
-        gso.Spec(root=str(tmp_path)).open(SIZE).read("Mug", (5,))
+        gso.Spec(root=str(tmp_path)).open(SIZE).read("Mug", (0, 5))
     assert caught.value.kind == kind and "Mug" in caught.value.path
 
 
@@ -182,3 +186,45 @@ def test_pictures_of_one_scene_agree(tmp_path: Path) -> None:
     with pytest.raises(Broken, match="2 sizes"):
         store.read("mug/mug_001", (2, 3))
     assert isinstance(replace(store.read("mug/mug_001", (2,))), SceneData)
+
+
+def checked(root: Path, form: str) -> tuple[int, list[str]]:
+    """Exit code and lines."""
+    file = io.StringIO()
+    return check(root, Console(file=file, width=80), 1, form=form), file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whole_renderings_have_no_defect(form: str, tmp_path: Path) -> None:
+    spec, write, _ = FORMS[form]
+    write(tmp_path)
+    code, lines = checked(tmp_path, spec().name)
+    assert code == 0 and lines[-1].endswith("1 scenes checked, 0 with defects"), lines
+    assert len(lines) == 1 + (form == "24 views") and (form != "24 views" or "came without depth" in lines[0])
+
+
+@pytest.mark.parametrize("damage", sorted({"no picture", "half a depth", "zero camera", "half a json"}))
+def test_check_names_what_cannot_be_read(damage: str, tmp_path: Path) -> None:
+    kind, harm = DAMAGE[damage]
+    harm(write_gso(tmp_path))
+    code, lines = checked(tmp_path, "gso")
+    assert code == 1 and any(line.startswith(f"{kind}: Mug") for line in lines), lines
+
+
+@pytest.mark.parametrize("form", ["gso", "omniobject3d"])
+def test_check_names_a_view_with_another_ones_camera(form: str, tmp_path: Path) -> None:
+    spec, write, name = FORMS[form]
+    rewrite(write(tmp_path), transform_matrix=frames(1.0 if form == "gso" else 0.45, "", False)[11]["transform_matrix"])
+    code, lines = checked(tmp_path, spec().name)
+    assert code == 1 and lines[0].startswith(f"reprojection: {name} view 5: ") and len(lines) == 2, lines
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_packed_it_is_the_same(form: str, tmp_path: Path) -> None:
+    spec, write, name = FORMS[form]
+    write(tmp_path / "raw")
+    pack(tmp_path / "raw", tmp_path / "packed", SIZE, Console(file=io.StringIO()), workers=1, form=spec().name)
+    raw, packed = open_store(tmp_path / "raw", form=spec().name), open_store(tmp_path / "packed")
+    assert all(map(np.array_equal, raw.cameras(name), packed.cameras(name)))
+    one, other = raw.read(name, (3, 20)), packed.read(name, (3, 20))
+    assert np.array_equal(one.images, other.images) and np.allclose(one.depth, other.depth, rtol=1e-3)

@@ -48,9 +48,7 @@ def main(argv: Sequence[str]) -> int:
         names = [scene for scene in raw.scenes() if scene not in raw.broken()][: options.scenes]
         pack(root, Path(folder) / "packed", options.size, Console(file=io.StringIO()), only=names)
         packed = open_store(Path(folder) / "packed")
-        stored = (Path(folder) / "packed" / DATA).stat().st_size / sum(
-            len(packed.camera_centres(scene)) for scene in names
-        )
+        stored = (Path(folder) / "packed" / DATA).stat().st_size / sum(len(packed.cameras(scene)[0]) for scene in names)
         rates = measure({"raw": raw, "packed": packed}, names, options.size, options.images, options.rounds)
     Console().print(table(rates, options.size, len(names), stored))
     return 0

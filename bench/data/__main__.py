@@ -9,6 +9,7 @@ from typing import Literal
 from rich.console import Console
 
 from bench.data.scene import SPLITS, VIEWS
+from bench.data.store import FORMS
 from bench.errors import BadInput, run_command
 
 
@@ -28,18 +29,19 @@ def main() -> int:
         from bench.data.sources.gobjaverse import read_list
         from bench.data.store import open_store
 
-        store, path = open_store(options.root, console.is_terminal, options.views), options.scene_list
+        store, path = open_store(options.root, console.is_terminal, options.views, options.data), options.scene_list
         listed = read_list(path, store, options.root) if path else None
-        pack(options.root, options.out, options.size, console, views=options.views, only=listed)
+        pack(options.root, options.out, options.size, console, views=options.views, only=listed, form=options.data)
         return 0
     if options.verb == "check":
         from bench.data.check import check
 
-        return check(options.root, console, views=options.views)
+        return check(options.root, console, views=options.views, form=options.data)
     if options.verb == "sheet" and options.root:
         from bench.data import sheet
 
-        sheet.of_root(options.root, options.out, options.scenes, options.size, options.zoom, options.views, console)
+        scenes, size, zoom = options.scenes, options.size, options.zoom
+        sheet.of_root(options.root, options.out, scenes, size, zoom, options.views, console, options.data)
         return 0
     return procedural(options)
 
@@ -80,9 +82,10 @@ def parse() -> argparse.Namespace:
 
 
 def _root(sub: argparse.ArgumentParser, nargs: Literal["?"] | None = None) -> None:
-    text = "a data set in G-Objaverse's format, raw or packed" + (" (default: procedural scenes)" if nargs else "")
+    text = "a data set, packed or as it came" + (" (default: procedural scenes)" if nargs else "")
     sub.add_argument("root", type=Path, nargs=nargs, metavar="DIR", help=text)
-    sub.add_argument("--views", type=int, default=VIEWS, help=f"of a whole raw scene (default {VIEWS})")
+    sub.add_argument("--data", choices=FORMS, default=FORMS[0], help=f"whose files these are (default {FORMS[0]})")
+    sub.add_argument("--views", type=int, default=VIEWS, help=f"of a whole scene of G-Objaverse (default {VIEWS})")
 
 
 def _made(sub: argparse.ArgumentParser) -> None:

@@ -1,10 +1,11 @@
-"""`python -m bench.data check DIR`: files, cameras and pictures of a data set, raw or packed; one line a defect."""
+"""`python -m bench.data check DIR`: files, cameras and pictures of a data set, one line a defect."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from rich.console import Console
 
 from bench.data.index import VIEW
 from bench.data.neighbours import between
-from bench.data.one_view import View, within
+from bench.data.one_view import EMPTY, View, within
 from bench.data.packed import Packed
 from bench.data.parallel import each_scene
 from bench.data.pixels import decode_exr, decode_png, surface
 from bench.data.raw import Files, FolderFiles, Raw, decode_camera
 from bench.data.scene import VIEWS
-from bench.data.store import Broken, Store, open_store
+from bench.data.store import FORMS, Broken, Store, open_store
 from bench.environment import cores
 
 DECODERS: Mapping[str, Callable[[bytes, str], Any]] = {
@@ -26,6 +27,8 @@ DECODERS: Mapping[str, Callable[[bytes, str], Any]] = {
     ".png": decode_png,
     "_nd.exr": decode_exr,
 }
+
+BARE = "no depth"  # of some data sets, and no defect
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,26 @@ class Defect:
         return " ".join(text.split())
 
 
-def check(root: Path, console: Console, workers: int | None = None, views: int = VIEWS) -> int:
-    """Print every defect; 0 without any, 1 otherwise. `views`: of a whole raw scene. Raises BadInput."""
-    store = open_store(root, progress=console.is_terminal, views=views)
+def check(root: Path, console: Console, workers: int | None = None, views: int = VIEWS, form: str = FORMS[0]) -> int:
+    """Print every defect; 0 without any, 1 otherwise. `views`, `form`: open_store's. Raises BadInput."""
+    store = open_store(root, console.is_terminal, views, form)
     left_out = store.broken() if isinstance(store, Packed) else {}
     scenes = [scene for scene in store.scenes() if scene not in left_out]
     kinds: Counter[str] = Counter()
-    damaged = 0
+    damaged = bare = 0
+    opener = partial(open_store, root, False, views, form)
     processes = min(workers or cores(), len(scenes) or 1)
-    for _, defects in each_scene(defects_of, root, views, scenes, processes, console, "checking"):
+    for _, found in each_scene(defects_of, opener, scenes, processes, console, "checking"):
+        defects = [defect for defect in found if defect.kind != BARE]
+        bare += len(found) - len(defects)
         for defect in defects:
             console.print(str(defect), markup=False, soft_wrap=True)
         kinds.update(defect.kind for defect in defects)
         damaged += bool(defects)
     if left_out:
         console.print(f"{len(left_out)} scenes were broken and left out when {root} was packed", soft_wrap=True)
+    if bare:
+        console.print(f"{bare} scenes came without depth: their views were not compared", soft_wrap=True)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     console.print(
         f"{root}: {len(scenes)} scenes checked, {damaged} with defects" + (f": {told}" if told else ""),
@@ -71,16 +79,14 @@ def check(root: Path, console: Console, workers: int | None = None, views: int =
 def defects_of(store: Store, scene: str) -> list[Defect]:
     """Files first; then each view that could be read by itself, and with its neighbours."""
     defects: list[Defect] = []
-    if isinstance(store, Packed):
-        views = _packed(store, scene, defects)
-    elif isinstance(store, Raw):
-        views = _raw(store, scene, defects)
-    else:
-        raise TypeError(f"no check of {type(store).__name__}")
+    views = _raw(store, scene, defects) if isinstance(store, Raw) else _stored(store, scene, defects)
     usual = Counter(view.rgba.shape[:2] for view in views).most_common(1)
     for view in views:
         if (shape := view.rgba.shape[:2]) != usual[0][0]:
             defects.append(Defect("wrong size", scene, view.number, f"{shape[1]} × {shape[0]} px, others differ"))
+    if views and not isinstance(store, Raw) and not any(view.depth.any() for view in views):
+        empty = [Defect("empty picture", scene, v.number, EMPTY) for v in views if not v.rgba[..., 3].any()]
+        return [*defects, *empty, Defect(BARE, scene, None, "its views cannot be compared")]
     alone = {view.number: dict(within(view)) for view in views}
     odd = list(between([view for view in views if not {"mask", "empty picture"} & set(alone[view.number])]))
     misplaced = {number for number, kind, _ in odd if kind == "reprojection"}
@@ -104,12 +110,12 @@ def _together(scene: str, found: Mapping[int, Mapping[str, str]]) -> Iterator[De
         yield Defect(kind, scene, None, f"{counts[kind]} of {len(found)} views, as in {number}: {found[number][kind]}")
 
 
-def _packed(store: Packed, scene: str, defects: list[Defect]) -> list[View]:
+def _stored(store: Store, scene: str, defects: list[Defect]) -> list[View]:
     """The views that can be read; what cannot joins `defects`."""
     try:
         poses, angles = store.cameras(scene)
-    except (Broken, ValueError) as error:
-        defects.append(Defect("damaged", scene, None, str(error)))
+    except Broken as broken:
+        defects.append(Defect(broken.kind, scene, None, broken.detail, broken.path))
         return []
     views = []
     for number, (pose, angle) in enumerate(zip(poses, angles, strict=True)):

@@ -71,7 +71,8 @@ def index(root: Path, views: int, progress: bool) -> dict[str, Place]:
     if not places:
         raise BadInput(
             f"{root} holds no scene: wanted are ROOT/<dictionary>/<instance>/{LEVEL}/00000/00000.json, .png and "
-            f"_nd.exr, the same without {LEVEL}, or one .tar a scene; category folders may stand above"
+            f"_nd.exr, the same without {LEVEL}, or one .tar a scene; category folders may stand above "
+            "(GSO and OmniObject3D: --data gso, --data omniobject3d; in a spec data=gso, data=omniobject3d)"
         )
     return _named(places)
 

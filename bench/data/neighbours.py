@@ -161,5 +161,6 @@ def _seen_by(a: View, b: View) -> tuple[float, Floats, Floats]:
     outside = len(points) - len(z) if b.framed else 0
     share = (wrong + outside) / max(ENOUGH, len(z) + outside)
     common = b.solid[row, column] & (np.abs(b.depth[row, column] - z) < slack)
-    common &= (b.normals[row, column] * normals).sum(-1) > SAME_SIDE
+    known = normals.any(-1) & b.normals[row, column].any(-1)
+    common &= ~known | ((b.normals[row, column] * normals).sum(-1) > SAME_SIDE)
     return share, colours[common], b.rgba[row[common], column[common], :3] / 255

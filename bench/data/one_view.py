@@ -83,6 +83,7 @@ class View:
 
 
 Found = tuple[str, str]  # kind and detail
+EMPTY = "no pixel is seen"
 
 
 def within(view: View) -> Iterator[Found]:
@@ -90,7 +91,7 @@ def within(view: View) -> Iterator[Found]:
     seen = view.rgba[..., 3] > 0
     count = int(seen.sum())
     if not count:
-        yield "empty picture", "no pixel is seen"
+        yield "empty picture", EMPTY
         return
     hollow = int((seen & (view.depth <= 0)).sum())
     if hollow + view.stray > max(FEW, STRAY * count):
@@ -103,6 +104,8 @@ def within(view: View) -> Iterator[Found]:
     if abs(exponent) > EDGE:
         how = "not multiplied by alpha in the file" if exponent < 0 else "multiplied by alpha once too often"
         yield "edge depth", f"depth of edges goes as alpha^{exponent:+.2f}: {how}"
+    if not view.normals.any():  # not known
+        return
     length, cosine = normal_fit(view)
     if abs(length - 1) > LENGTH:
         yield "normals", f"their length is {length:.2f} in the median, not 1"

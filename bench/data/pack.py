@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,14 @@ from bench.data import broken
 from bench.data.packed import DATA, FORMAT, camera_key, encode_cameras, encode_view, view_key
 from bench.data.parallel import each_scene
 from bench.data.scene import VIEWS
-from bench.data.store import PACKED, Broken, Kind, Store, open_store
+from bench.data.store import FORMS, PACKED, Broken, Kind, Store, open_store
 from bench.environment import cores
 from bench.errors import BadInput
 from bench.record import read_json, write_json
 
 UNFINISHED, JOB, LOCK = ".unfinished-", "packing.json", "packing.lock"
 KEY = 511  # bytes that LMDB allows
-PAGE = 4096
+SPACE = 2**30  # bytes of addresses to begin with
 
 Encoded = dict[bytes, bytes]
 Defect = tuple[Kind, str, str]  # Broken's arguments
@@ -41,23 +41,26 @@ def pack(
     workers: int | None = None,
     views: int = VIEWS,
     only: Sequence[str] | None = None,
+    form: str = FORMS[0],
 ) -> dict[str, Broken]:
-    """The broken scenes, which are left out. `views`: of a whole raw scene. `only`: these scenes. Raises BadInput."""
+    """The broken scenes, which are left out. `views`, `form`: open_store's. `only`: these scenes. Raises BadInput."""
     if size < 1:
         raise BadInput(f"--size {size}: at least 1 pixel")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is there already: remove it, or name another --out")
     started = time.monotonic()
-    store = open_store(root, progress=console.is_terminal, views=views)
+    store = open_store(root, console.is_terminal, views, form)
+    opener = partial(open_store, root, False, views, form)
     names = sorted(only or store.scenes())
     if long := [name for name in names if len(view_key(name, 0)) > KEY]:
         raise BadInput(f"a scene's path has at most {KEY - 6} bytes, unlike {long[0]}")
-    job = {"root": str(root.resolve()), "size": size, "views": views, "only": sorted(only) if only else None}
+    of = {"root": str(root.resolve()), "views": views, "form": form}
+    job = of | {"size": size, "only": sorted(only) if only else None}
     target = out.resolve()
     with _claimed(target.with_name(f"{UNFINISHED}{target.name}"), job) as unfinished:
-        environment = lmdb.open(str(unfinished), map_size=_space(len(names), views, size), lock=False)
+        environment = lmdb.open(str(unfinished), map_size=SPACE, lock=False)
         try:
-            there, found = _fill(environment, store, names, root, views, size, workers or cores(), console)
+            there, found = _fill(environment, store, names, opener, size, workers or cores(), console)
             environment.sync(True)
         finally:
             environment.close()
@@ -76,8 +79,7 @@ def _fill(
     environment: lmdb.Environment,
     store: Store,
     names: Sequence[str],
-    root: Path,
-    views: int,
+    opener: Callable[[], Store],
     size: int,
     workers: int,
     console: Console,
@@ -87,9 +89,9 @@ def _fill(
     found = {name: known[name] for name in names if name in known}
     there = {name for name in names if _holds(environment, name)}
     missing = [name for name in names if name not in found and name not in there]
-    console.print(f"{len(missing)} of {len(names)} scenes of {root} to pack at {size} px", soft_wrap=True)
+    console.print(f"{len(missing)} of {len(names)} scenes to pack at {size} px", soft_wrap=True)
     work = partial(encode, size)
-    for name, made in each_scene(work, root, views, missing, min(workers, len(missing) or 1), console, "packing"):
+    for name, made in each_scene(work, opener, missing, min(workers, len(missing) or 1), console, "packing"):
         if isinstance(made, tuple):
             found[name] = Broken(*made)
         else:
@@ -101,7 +103,7 @@ def _fill(
 def encode(size: int, store: Store, scene: str) -> Encoded | Defect:
     """Keys and values of one scene at a size, or what is wrong with it."""
     try:
-        data = store.read(scene, range(len(store.camera_centres(scene))), size)
+        data = store.read(scene, range(len(store.cameras(scene)[0])), size)
     except Broken as defect:
         return defect.kind, defect.path, defect.detail
     except BadInput as error:  # its pictures are smaller
@@ -128,11 +130,6 @@ def _claimed(folder: Path, job: Mapping[str, object]) -> Iterator[Path]:
         yield folder
 
 
-def _space(scenes: int, views: int, size: int) -> int:
-    """Bytes of addresses, more than all pages can need: nothing is written that is not used."""
-    return (scenes + 1) * (views + 1) * (10 * size**2 + 4 * PAGE) + 2**26
-
-
 def _holds(environment: lmdb.Environment, scene: str) -> bool:
     with environment.begin() as transaction:
         return transaction.get(camera_key(scene)) is not None
@@ -140,9 +137,13 @@ def _holds(environment: lmdb.Environment, scene: str) -> bool:
 
 def _put(environment: lmdb.Environment, made: Encoded) -> None:
     """A scene, whole or not at all."""
-    with environment.begin(write=True) as transaction:
-        for key, value in made.items():
-            transaction.put(key, value)
+    try:
+        with environment.begin(write=True) as transaction:
+            for key, value in made.items():
+                transaction.put(key, value)
+    except lmdb.MapFullError:
+        environment.set_mapsize(2 * environment.info()["map_size"])
+        _put(environment, made)
 
 
 def _tell(out: Path, there: Sequence[str], found: Mapping[str, Broken], seconds: float, console: Console) -> None:

@@ -76,16 +76,15 @@ class Packed:
         read = [self._view(scene, view, size) for view in views]
         return join(read, poses[list(views)], field_of_view[list(views)], f"{self.root}:{scene}")
 
-    def camera_centres(self, scene: str) -> NDArray[np.float64]:
-        centres: NDArray[np.float64] = self.cameras(scene)[0][:, :3, 3]
-        return centres
-
     def cameras(self, scene: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Camera-to-world (view, 4, 4) and fields of view (view,) of all views. Raises Broken."""
         if scene in self.skipped:
             defect = self.skipped[scene]
             raise Broken(defect.kind, defect.path, defect.detail)
-        return decode_cameras(self._value(camera_key(scene)))
+        try:
+            return decode_cameras(self._value(camera_key(scene)))
+        except ValueError as error:
+            raise Broken("damaged", self.root / DATA, f"the cameras of {scene}: {error}") from error
 
     def verify(self) -> None:
         """Raise BadInput for a file that ends before its last page: reading there would end the process."""
@@ -157,7 +156,7 @@ def encode_cameras(camera_to_world: NDArray[np.float64], field_of_view: NDArray[
 
 
 def decode_cameras(content: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Camera-to-world (view, 4, 4), fields of view (view,)."""
+    """Camera-to-world (view, 4, 4), fields of view (view,). Raises ValueError."""
     numbers = np.frombuffer(content, "<f8").astype(np.float64)
     views = len(numbers) // (POSE + 1)
     return numbers[: POSE * views].reshape(views, 4, 4), numbers[POSE * views :]

@@ -6,13 +6,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
-from bench.data.store import Store, open_store
+from bench.data.store import Store
 
 T = TypeVar("T")
 AHEAD = 3  # scenes a process, so that memory stays bounded when results are slow to take
@@ -22,30 +21,31 @@ _opened: list[Store] = []  # of a worker process
 
 def each_scene(
     work: Callable[[Store, str], T],
-    root: Path,
-    views: int,
+    opener: Callable[[], Store],
     scenes: Sequence[str],
     workers: int,
     console: Console,
     title: str,
 ) -> Iterator[tuple[str, T]]:
-    """(scene, work(store, scene)), in the order of `scenes`. `work` is a function that a process can import."""
-    found = _alone(work, root, views, scenes) if workers == 1 else _pooled(work, root, views, scenes, workers)
+    """(scene, work(store, scene)), in the order of `scenes`. `work` and `opener` are what a process can be sent."""
+    found = _alone(work, opener, scenes) if workers == 1 else _pooled(work, opener, scenes, workers)
     yield from track(found, title, total=len(scenes), console=console, disable=not console.is_terminal, transient=True)
 
 
-def _alone(work: Callable[[Store, str], T], root: Path, views: int, scenes: Sequence[str]) -> Iterator[tuple[str, T]]:
-    store = open_store(root, progress=False, views=views)
+def _alone(
+    work: Callable[[Store, str], T], opener: Callable[[], Store], scenes: Sequence[str]
+) -> Iterator[tuple[str, T]]:
+    store = opener()
     for scene in scenes:
         yield scene, work(store, scene)
 
 
 def _pooled(
-    work: Callable[[Store, str], T], root: Path, views: int, scenes: Sequence[str], workers: int
+    work: Callable[[Store, str], T], opener: Callable[[], Store], scenes: Sequence[str], workers: int
 ) -> Iterator[tuple[str, T]]:
     waiting: deque[tuple[str, Future[T]]] = deque()
     context = get_context("forkserver")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_open, initargs=(root, views)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_open, initargs=(opener,)) as pool:
         try:
             for scene in scenes:
                 waiting.append((scene, pool.submit(_work, work, scene)))
@@ -59,8 +59,8 @@ def _pooled(
             raise
 
 
-def _open(root: Path, views: int) -> None:
-    _opened.append(open_store(root, progress=False, views=views))
+def _open(opener: Callable[[], Store]) -> None:
+    _opened.append(opener())
 
 
 def _work(work: Callable[[Store, str], T], scene: str) -> T:

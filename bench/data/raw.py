@@ -48,10 +48,6 @@ class Raw:
         read = [self._view(files, view, size) for view in views]
         return join(read, poses[list(views)], field_of_view[list(views)], str(files.path))
 
-    def camera_centres(self, scene: str) -> NDArray[np.float64]:
-        centres: NDArray[np.float64] = self.cameras(scene)[0][:, :3, 3]
-        return centres
-
     def _cameras(self, scene: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Camera-to-world (view, 4, 4) and fields of view (view,) of all views. Raises Broken."""
         files = self.files(scene)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bench.data.scene import VIEWS, DataSource, Split
-from bench.data.store import Broken, open_store
+from bench.data.store import FORMS, Broken, open_store
 from bench.errors import BadInput
 
 SHOWN = (0, 3, 6, 9, 12, 15, 18, 21, 25, 27, 33)
@@ -21,15 +21,17 @@ def sheet(source: DataSource, split: Split, scenes: int, zoom: int = 1) -> NDArr
     return np.concatenate(rows).repeat(zoom, 0).repeat(zoom, 1)
 
 
-def of_root(root: Path, out: Path, scenes: int, size: int, zoom: int, views: int, console: Console) -> None:
+def of_root(
+    root: Path, out: Path, scenes: int, size: int, zoom: int, views: int, console: Console, form: str = FORMS[0]
+) -> None:
     """A PNG of the first scenes of a data set that can be read; prints which, and which cannot. Raises BadInput."""
     if min(scenes, size, zoom) < 1:
         raise BadInput("--scenes, --size and --zoom are at least 1")
-    store = open_store(root, console.is_terminal, views)
+    store = open_store(root, console.is_terminal, views, form)
     rows: list[NDArray[np.uint8]] = []
     for scene in store.scenes():
         try:
-            count = len(store.camera_centres(scene))
+            count = len(store.cameras(scene)[0])
             shown = SHOWN if count == VIEWS else np.unique(np.linspace(0, count - 1, len(SHOWN)).astype(int)).tolist()
             rows.append(_on_white(store.read(scene, shown, size).images))
         except Broken as broken:

@@ -47,7 +47,8 @@ class StoreSource:
 
     def camera_centres(self, scene: str) -> NDArray[np.float64]:
         """Raises Broken."""
-        return self.stores[scene].camera_centres(scene)
+        centres: NDArray[np.float64] = self.stores[scene].cameras(scene)[0][:, :3, 3]
+        return centres
 
     def _read_view(self, scene: str, view: int) -> SceneData:
         return self.stores[scene].read(scene, [view], self.image_size)

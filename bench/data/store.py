@@ -1,6 +1,7 @@
-"""Where G-Objaverse scenes lie: raw folders and tars, or the packed form. One interface to both, and what is broken.
+"""Where scenes lie: G-Objaverse's folders and tars, other data sets' renderings, or the packed form of any of them.
 
-A scene is named "<dictionary>/<instance>", with the folders above it in front where there are any. No torch here.
+One interface to all, and what is broken. A scene of G-Objaverse is named "<dictionary>/<instance>", with the folders
+above it in front where there are any. No torch here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from bench.data.scene import VIEWS, SceneData
 from bench.errors import BadInput
 
+FORMS = ("gobjaverse", "gso", "omniobject3d")  # data sets whose files can be told to a store
 PACKED = "packed.json"  # its presence marks a packed root; bench/data/packed.py says what it holds
 
 Kind = Literal[
@@ -59,13 +61,13 @@ class Store(Protocol):
         """
         ...
 
-    def camera_centres(self, scene: str) -> NDArray[np.float64]:
-        """(view, 3) in the world, of all views of the scene. Raises Broken."""
+    def cameras(self, scene: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Camera-to-world (view, 4, 4) and horizontal fields of view (view,), of all views. Raises Broken."""
         ...
 
 
-def open_store(root: Path, progress: bool = True, views: int = VIEWS) -> Store:
-    """The raw or packed scenes under `root`, indexed once. `views`: how many a whole raw scene has.
+def open_store(root: Path, progress: bool = True, views: int = VIEWS, form: str = FORMS[0]) -> Store:
+    """The scenes under `root`, packed or in the form of one of FORMS. `views`: of a whole scene of G-Objaverse.
 
     Raises BadInput where there are none.
     """
@@ -74,5 +76,9 @@ def open_store(root: Path, progress: bool = True, views: int = VIEWS) -> Store:
     if (root / PACKED).is_file():
         packed: Store = import_module("bench.data.packed").open_packed(root)
         return packed
+    if form != "gobjaverse":
+        layouts = import_module(f"bench.data.sources.{form}").Spec().layouts()
+        renderings: Store = import_module("bench.data.transforms").Transforms(root, layouts)
+        return renderings
     raw: Store = import_module("bench.data.raw").open_raw(root, progress, views)
     return raw

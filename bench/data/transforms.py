@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from abc import ABC, abstractmethod
@@ -110,9 +111,10 @@ class Transforms:
         chosen = list(views)
         return join(read, frames.poses[chosen], frames.field_of_view[chosen], str(self.files[scene]))
 
-    def camera_centres(self, scene: str) -> NDArray[np.float64]:
-        centres: NDArray[np.float64] = self.frames(scene).poses[:, :3, 3]
-        return centres
+    def cameras(self, scene: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Camera-to-world (view, 4, 4) and fields of view (view,) of all views. Raises Broken."""
+        frames = self.frames(scene)
+        return frames.poses, frames.field_of_view
 
     def _view(self, frames: Frames, view: int, size: int | None) -> Surface:
         picture, path = frames.pictures[view], frames.depths[view]
@@ -128,21 +130,21 @@ class Transforms:
         path = self.files[scene]
         content = _json(path)
         names = [Path(str(frame.get("file_path", ""))).stem for frame in content["frames"]]
-        layout = self._layout(path.parent, names[0])
+        layout = self._layout(path.parent, names)
         pictures = [path.parent / layout.picture.format(name=n, index=i) for i, n in enumerate(names)]
         depths = [path.parent / layout.depth.format(name=n, index=i) for i, n in enumerate(names)]
-        width = Image.open(BytesIO(_content(pictures[0]))).width
+        width = _width(pictures)
         cameras = [_camera(frame, content, width, layout.unit, f"{path}: frame {i}")
                    for i, frame in enumerate(content["frames"])]  # fmt: skip
         poses, angles = np.stack([pose for pose, _ in cameras]), np.array([angle for _, angle in cameras])
         return Frames(tuple(pictures), tuple(depths), poses, angles, layout.unit)
 
-    def _layout(self, folder: Path, name: str) -> Layout:
+    def _layout(self, folder: Path, names: Sequence[str]) -> Layout:
         for layout in self.layouts:
-            if (folder / layout.picture.format(name=name, index=0)).is_file():
+            if any((folder / layout.picture.format(name=name, index=i)).is_file() for i, name in enumerate(names)):
                 return layout
-        wanted = " or ".join(layout.picture.format(name=name, index=0) for layout in self.layouts)
-        raise Broken("missing file", folder, f"no picture of the first frame: {wanted}")
+        wanted = " or ".join(layout.picture.format(name=names[0], index=0) for layout in self.layouts)
+        raise Broken("missing file", folder, f"no picture of any frame, such as {wanted}")
 
 
 def decode_depth(path: Path) -> NDArray[np.float32]:
@@ -180,6 +182,14 @@ def _camera(
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise Broken("damaged", path, f"no camera: {type(error).__name__} {error}") from error
     return check_camera(axes, angle, path), angle
+
+
+def _width(pictures: Sequence[Path]) -> int:
+    """In pixels, of the first that can be opened. Raises Broken."""
+    for path in pictures:
+        with contextlib.suppress(OSError), Image.open(path) as image:
+            return int(image.width)
+    raise Broken("damaged", pictures[0].parent, "no picture can be opened")
 
 
 def _find(folder: Path, root: Path, depth: int) -> Iterator[tuple[str, Path]]:
