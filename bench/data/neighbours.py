@@ -19,6 +19,7 @@ from bench.data.one_view import ENOUGH, Floats, View
 NEIGHBOURS = 4
 DEPTH = 2e-3  # world units that a point may lie in front of what is seen there, beside half a pixel's width
 CONFLICT, MOST = 0.02, 0.25  # share of a view's points that another view contradicts: least and greatest limit
+FRINGE = 25  # pixels of a view that may be contradicted whatever its size: thin parts, seen from the side
 SPREAD, LITTLE = 2.0, 0.05  # added: times what nine of ten pairs stay under, and at most
 SYSTEMATIC = 0.15  # the same, in a scene's median: no single view is wrong then
 COLOUR = 0.08  # difference of colours in [0, 1], in the median
@@ -34,6 +35,7 @@ class Pair:
     """How two views see each other's points."""
 
     conflict: float  # share contradicted, the larger of the two ways
+    allowed: float  # of that, in whole data
     colour: float  # difference in the median; NaN where too few points are seen by both
     exchanged: Mapping[tuple[int, ...], float]  # the same, with the channels of the first in another order
 
@@ -44,8 +46,9 @@ def between(views: Sequence[View]) -> Iterator[tuple[int | None, str, str]]:
     pairs = {(i, j): compare(by_number[i], by_number[j]) for i, j in neighbours(views)}
     usual = float(np.median([pair.conflict for pair in pairs.values()])) if pairs else 0.0
     common = float(np.quantile([pair.conflict for pair in pairs.values()] or [0.0], 0.9))
-    limit = min(max(CONFLICT, TIMES * usual), MOST) + min(SPREAD * common, LITTLE)
-    odd = culprits({edge: pair.conflict > limit for edge, pair in pairs.items()})
+    spread = min(SPREAD * common, LITTLE)
+    limits = {edge: min(max(pair.allowed, TIMES * usual), MOST) + spread for edge, pair in pairs.items()}
+    odd = culprits({edge: pair.conflict > limits[edge] for edge, pair in pairs.items()})
     if usual > SYSTEMATIC or len(odd) > len(views) / 2:
         yield None, "reprojection", f"{usual:.0%} of a view's points are contradicted by the next, in the median"
         return
@@ -68,7 +71,7 @@ def _colours(pairs: Mapping[tuple[int, int], Pair], views: Mapping[int, View]) -
     for number in culprits({edge: pair.colour > limit or _order(pair) is not None for edge, pair in known.items()}):
         around = [compare(views[number], views[b if a == number else a]) for a, b in known if number in (a, b)]
         around = [pair for pair in around if np.isfinite(pair.colour)]
-        if not around:
+        if len(around) < 2:  # one neighbour may see another side of a thin thing
             continue
         orders = [order for order in map(_order, around) if order]
         difference = np.median([pair.colour for pair in around])
@@ -123,11 +126,12 @@ def culprits(bad: Mapping[tuple[int, int], bool]) -> list[int]:
 def compare(a: View, b: View) -> Pair:
     """Each one's points, seen by the other."""
     (conflict, mine, theirs), (back, _, _) = _seen_by(a, b), _seen_by(b, a)
+    allowed = max(CONFLICT, FRINGE / max(1, min(a.size, b.size)))
     orders = [order for order in permutations(range(3)) if order != (0, 1, 2)]
     if len(mine) < ENOUGH:
-        return Pair(max(conflict, back), np.nan, dict.fromkeys(orders, np.nan))
+        return Pair(max(conflict, back), allowed, np.nan, dict.fromkeys(orders, np.nan))
     exchanged = {order: _difference(mine[:, order], theirs) for order in orders}
-    return Pair(max(conflict, back), _difference(mine, theirs), exchanged)
+    return Pair(max(conflict, back), allowed, _difference(mine, theirs), exchanged)
 
 
 def _difference(mine: Floats, theirs: Floats) -> float:

@@ -60,6 +60,11 @@ class View:
         return -_lowest(-self.depth) - self.nearest < STEEP * self.depth / self.focal
 
     @cached_property
+    def size(self) -> int:
+        """Of the object, in solid smooth pixels."""
+        return int((self.solid & self.smooth).sum())
+
+    @cached_property
     def framed(self) -> bool:
         """Whether all of the object is in the picture."""
         alpha = self.rgba[..., 3]
