@@ -1,14 +1,16 @@
 # make run        set up, then train and evaluate the default question (minutes on two cores)
 # make test       set up, then the tests
 # make test-all   also the long ones: overfitting one scene, torch.compile; with REQUIRE=slurm, as root, a real SLURM
+# make campaign   some 60 faults over a sweep on a real SLURM of this machine, as root; its report goes to DIR
 # make lint       ruff and mypy --strict
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= ablations/table3.yaml train.steps=400
+DIR ?= results/campaign
 
-.PHONY: run test test-all lint setup clean
+.PHONY: run test test-all campaign lint setup clean
 
 setup: $(VENV)/ready
 
@@ -27,6 +29,9 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest
+
+campaign: setup
+	$(BIN)/python tests/fault_campaign.py $(DIR)
 
 lint: setup
 	$(BIN)/ruff check .
