@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +248,28 @@ def table(sweep: Path) -> pd.DataFrame:
     return found[[name for name in found if not name.startswith("measured/")]]
 
 
+def told(report: Mapping[str, Any], proofs: Sequence[Mapping[str, Any]]) -> str:
+    """As Markdown: the verdict, the faults by kind, and a line for each."""
+    verdict = "; ".join(report["wrong"]) or "nothing lost, nothing twice, the same table"
+    broken = f", {report['broken']} switched off" if report["broken"] else ""
+    kinds = ", ".join(f"{count} × {kind}" for kind, count in sorted(report["kinds"].items()))
+    lines = [f"# {report['faults']} faults in {report['minutes']} minutes{broken}: {verdict}", "", kinds, ""]
+    lines += ["| time | kind | victim | node | job | lease | run | phase | step | at |", "|" + "---|" * 10]
+    for proof in sorted(proofs, key=lambda proof: proof["time"]):
+        at = " ".join(str(proof[key]) for key in ("when", "name") if key in proof)
+        step = proof["step"]
+        if isinstance(step, dict):  # of several runs
+            proof = {**proof, "step": ", ".join(f"{run}: {number}" for run, number in step.items())}
+        cells = [
+            time.strftime("%H:%M:%S", time.gmtime(proof["time"])),
+            proof["kind"],
+            f"{proof['victim']} {proof['pid']}",
+        ]
+        cells += [proof.get(key, "") for key in ("host", "job", "lease", "run", "phase", "step")]
+        lines.append("| " + " | ".join(map(str, [*cells, at])) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
@@ -258,7 +280,7 @@ def main() -> int:
         print(f"error: {reason}", file=sys.stderr)
         return 2
     campaign = Campaign(options.folder, options.broken)
-    quiet = campaign.folder / "quiet"
+    quiet, began = campaign.folder / "quiet", time.monotonic()
     words = campaign.command("--results", quiet, "--threads", "1", "--device", "cpu", "--no-report")
     local = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     campaign.cluster.up()
@@ -271,8 +293,10 @@ def main() -> int:
         campaign.cluster.down()
     proofs = campaign.proofs()
     kinds = Counter(proof["kind"] for proof in proofs)
-    report = {"faults": len(proofs), "kinds": dict(kinds), "broken": options.broken, "wrong": wrong, "proofs": proofs}
-    (campaign.folder / "report.json").write_text(json.dumps(report, indent=1))
+    minutes = round((time.monotonic() - began) / 60, 1)
+    report = {"faults": len(proofs), "kinds": dict(kinds), "broken": options.broken, "wrong": wrong, "minutes": minutes}
+    (campaign.folder / "report.json").write_text(json.dumps(report | {"proofs": proofs}, indent=1))
+    (campaign.folder / "report.md").write_text(told(report, proofs))
     print(f"{len(proofs)} faults: {', '.join(f'{count} × {kind}' for kind, count in sorted(kinds.items()))}")
     print("\n".join(wrong) or "nothing lost, nothing twice, the same table")
     return int(bool(wrong))

@@ -74,19 +74,19 @@ def commit(target: Path, write: Callable[[Path], None], check: Callable[[], None
         if fault and fault["when"] == "half":
             files = [path] if path.is_file() else sorted(path.iterdir(), key=lambda file: file.stat().st_size)
             os.truncate(files[-1], files[-1].stat().st_size // 2)
-            happen(fault, name=str(target))
+            happen(fault, name=str(target.relative_to(HERE["folder"])))
 
     def checked() -> None:
         check()
         if fault and fault["when"] == "whole":
-            happen(fault, name=str(target))
+            happen(fault, name=str(target.relative_to(HERE["folder"])))
 
     if BROKEN == "rename" and fault:
         target.parent.mkdir(parents=True, exist_ok=True)
         half(target)
     _commit(target, half, checked)
     if fault:
-        happen(fault, name=str(target))
+        happen(fault, name=str(target.relative_to(HERE["folder"])))
 
 
 def _note(writer: PlainWriter, name: str) -> None:
