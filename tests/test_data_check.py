@@ -79,10 +79,11 @@ def exr(change: Callable[[np.ndarray, np.ndarray], object], *views: int) -> Dama
     return damage
 
 
-def png(change: Callable[[np.ndarray], np.ndarray]) -> Damage:
+def png(change: Callable[[np.ndarray], np.ndarray], *views: int) -> Damage:
     def damage(folder: Path) -> None:
-        path = view_file(folder, 4, ".png")
-        Image.fromarray(change(np.array(Image.open(path)))).save(path)
+        for view in views or (4,):
+            path = view_file(folder, view, ".png")
+            Image.fromarray(change(np.array(Image.open(path)))).save(path)
 
     return damage
 
@@ -124,6 +125,22 @@ def transpose(folder: Path) -> None:
 def move(folder: Path) -> None:
     axes = camera(folder)
     change_camera(folder, 4, origin=(axes["origin"] + 0.06 * axes["x"]).tolist())
+
+
+def zoom(factor: float) -> Damage:
+    """All fields of view."""
+
+    def damage(folder: Path) -> None:
+        for view in range(40):
+            angle = json.loads(view_file(folder, view, ".json").read_text())["x_fov"]
+            change_camera(folder, view, x_fov=factor * angle)
+
+    return damage
+
+
+def multiplied(rgba: np.ndarray) -> np.ndarray:
+    alpha = rgba[..., 3:].astype(np.uint16)
+    return np.concatenate([(rgba[..., :3] * alpha // 255).astype(np.uint8), rgba[..., 3:]], axis=-1)
 
 
 def to_opengl(folder: Path) -> None:
@@ -194,6 +211,9 @@ DAMAGE: dict[str, tuple[Damage, list[str]]] = {  # what is planted, and how the 
     "exchanged channels": (png(lambda rgba: rgba[..., [1, 2, 0, 3]]), [f"channels: {HARMED} view 4: "]),
     "dark picture": (png(lambda rgba: rgba // np.array([4, 4, 4, 1], np.uint8)), [f"colour: {HARMED} view 4: "]),
     "flipped normals everywhere": (exr(flip, *range(40)), [f"normals: {HARMED}: 40 of 40 views, as in 0: "]),
+    "narrower field of view everywhere": (zoom(0.94), [f"field of view: {HARMED}: "]),
+    "wider field of view everywhere": (zoom(1.05), [f"field of view: {HARMED}: "]),
+    "colours multiplied by alpha": (png(multiplied, *range(40)), [f"edge colour: {HARMED}: "]),
     "cameras of other axes": (to_opengl, [f"reprojection: {HARMED}: "]),
 }
 

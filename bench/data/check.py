@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bench.data.index import VIEW
 from bench.data.neighbours import between
-from bench.data.one_view import EMPTY, View, within
+from bench.data.one_view import EMPTY, View, premultiplied, within
 from bench.data.packed import Packed
 from bench.data.parallel import each_scene
 from bench.data.pixels import decode_exr, decode_png, surface
@@ -94,6 +94,7 @@ def defects_of(store: Store, scene: str) -> list[Defect]:
         if number in misplaced or None in misplaced:  # from a wrong place normals look wrong, too
             found.pop("normals", None)
     defects += _together(scene, alone)
+    defects += [Defect(kind, scene, None, detail) for kind, detail in premultiplied(views)]
     return defects + [Defect(kind, scene, number, detail) for number, kind, detail in odd]
 
 

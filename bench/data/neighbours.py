@@ -14,6 +14,7 @@ from itertools import permutations
 
 import numpy as np
 
+from bench.data.field_of_view import better_angle
 from bench.data.one_view import ENOUGH, Floats, View
 
 NEIGHBOURS = 4
@@ -58,6 +59,9 @@ def between(views: Sequence[View]) -> Iterator[tuple[int | None, str, str]]:
             f"{np.median(around):.0%} of the points are contradicted by neighbours' depth: camera or picture is wrong"
         )
         yield number, "reprojection", detail
+    if other := better_angle(by_number, list(pairs)):
+        wrong, right = (np.degrees(angle) for angle in (by_number[min(by_number)].field_of_view, other))
+        yield None, "field of view", f"neighbours' depths agree better with {right:.1f}° than with {wrong:.1f}°"
     yield from _colours({edge: pair for edge, pair in pairs.items() if not set(edge) & set(odd)}, by_number)
 
 
@@ -151,12 +155,7 @@ def _seen_by(a: View, b: View) -> tuple[float, Floats, Floats]:
     points, colours, normals = points[facing], colours[facing], normals[facing]
     if len(points) < ENOUGH:
         return 0.0, colours[:0], colours[:0]
-    height, width = b.depth.shape
-    local = (points - b.camera_to_world[:3, 3]) @ b.camera_to_world[:3, :3]
-    z = np.maximum(local[:, 2], 1e-6)
-    column = np.floor(local[:, 0] / z * b.focal + width / 2).astype(np.int64)
-    row = np.floor(local[:, 1] / z * b.focal + height / 2).astype(np.int64)
-    inside = (local[:, 2] > 0) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    row, column, z, inside = b.project(points)
     row, column, z, colours, normals = row[inside], column[inside], z[inside], colours[inside], normals[inside]
     slack = DEPTH + z / b.focal / 2
     there = b.nearest[row, column]

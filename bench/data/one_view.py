@@ -6,9 +6,10 @@ parts and half floats do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ Floats = NDArray[np.float64]
 STRAY = 0.01  # share of a silhouette's pixels: picture and depth disagree on what is there
 FEW = 12  # pixels, of which nothing is said
 ENOUGH = 60  # pixels, from which on something is said of normals, edges and neighbours
-EDGE = 0.5  # exponent of alpha in the depth of edges: 0 when right, 1 after a division or product too many
+EDGE = 0.5  # exponent of alpha in depth and colour of edges: 0 when right, 1 after a division or product too many
+DARK = 0.03  # colours that tell nothing
 NORMAL = 0.5  # cosine, in the mean, to the normal that depth shows: few views of real models at 64² have under 0.7
 LENGTH = 0.1  # of a normal, off 1
 AWAY = 0.7  # share of the normals that point away from the camera, on however few pixels
@@ -79,6 +81,16 @@ class View:
         points = self.local(row, column) @ self.camera_to_world[:3, :3].T + self.camera_to_world[:3, 3]
         return points, self.rgba[row, column, :3] / 255, self.normals[row, column].astype(np.float64)
 
+    def project(self, points: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, NDArray[np.bool_]]:
+        """Of points (n, 3) in the world: rows, columns and depths (n,), and which lie in the picture."""
+        height, width = self.depth.shape
+        local = (points - self.camera_to_world[:3, 3]) @ self.camera_to_world[:3, :3]
+        z = np.maximum(local[:, 2], 1e-6)
+        column = np.floor(local[:, 0] / z * self.focal + width / 2).astype(np.int64)
+        row = np.floor(local[:, 1] / z * self.focal + height / 2).astype(np.int64)
+        inside = (local[:, 2] > 0) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        return row, column, z, inside
+
     def local(self, row: NDArray[np.int64], column: NDArray[np.int64]) -> Floats:
         """(n, 3): the points behind pixels' centres, in the camera's axes."""
         height, width = self.depth.shape
@@ -105,7 +117,8 @@ def within(view: View) -> Iterator[Found]:
             f"of {count} pixels seen {hollow} have no depth, and {view.stray} others have one: not the same view's",
         )
         return
-    exponent = edge_exponent(view)
+    alpha = view.rgba[..., 3] / 255
+    exponent = edge_exponent(view.depth, alpha)
     if abs(exponent) > EDGE:
         how = "not multiplied by alpha in the file" if exponent < 0 else "multiplied by alpha once too often"
         yield "edge depth", f"depth of edges goes as alpha^{exponent:+.2f}: {how}"
@@ -121,17 +134,33 @@ def within(view: View) -> Iterator[Found]:
         yield "normals", f"{share:.0%} point away from the camera: flipped"
 
 
-def edge_exponent(view: View) -> float:
-    """p of depth = alpha^p · depth of the solid neighbour, at pixels partly covered: the quartile nearer 0."""
-    alpha = view.rgba[..., 3] / 255
-    partly = (alpha > 0.1) & (alpha < 0.9) & (view.depth > 0)
+def premultiplied(views: Sequence[View]) -> Iterator[Found]:
+    """Colours multiplied by alpha in all views: what edges show of a single one may be its object's own."""
+    bright = [view.rgba[..., :3].max(-1) / 255 for view in views]
+    exponents = [
+        edge_exponent(np.where(value > DARK, value, 0), view.rgba[..., 3] / 255)
+        for value, view in zip(bright, views, strict=True)
+    ]
+    if exponents and abs((exponent := float(np.median(exponents))) - 1) < EDGE / 2:
+        yield (
+            "edge colour",
+            f"colours of edges go as alpha^{exponent:+.2f} in the median: multiplied by alpha in the files",
+        )
+
+
+def edge_exponent(values: NDArray[np.floating[Any]], alpha: Floats) -> float:
+    """p of value = alpha^p · value of the solid neighbour, at pixels partly covered: the quartile nearer 0.
+
+    Of depths or colours (height, width), 0 where there is none; alpha in [0, 1].
+    """
+    partly = (alpha > 0.1) & (alpha < 0.9) & (values > 0)
     partly[[0, -1]] = partly[:, [0, -1]] = False
     row, column = np.nonzero(partly)
     found = []
     for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-        solid = (alpha[row + down, column + right] == 1) & (view.depth[row + down, column + right] > 0)
+        solid = (alpha[row + down, column + right] == 1) & (values[row + down, column + right] > 0)
         here = row[solid], column[solid]
-        ratio = view.depth[here] / view.depth[here[0] + down, here[1] + right]
+        ratio = values[here] / values[here[0] + down, here[1] + right]
         found.append(np.log(ratio) / np.log(alpha[here]))
     exponents = np.concatenate(found)
     if len(exponents) < ENOUGH:
