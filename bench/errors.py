@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from bench.disk import full
 
+PATHS = FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError  # a user's
+
 
 class BadInput(Exception):
     """What is wrong, where, and what to do about it."""
@@ -28,9 +30,13 @@ def run_command(main: Callable[[], int]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if not full(error):
+        if full(error):
+            remedy = "make room and run the same command again; what is there is whole"
+        elif isinstance(error, PATHS) and error.filename:
+            remedy = "name another path"
+        else:
             raise
-        print(f"error: {error}: make room and run the same command again; what is there is whole", file=sys.stderr)
+        print(f"error: {error}: {remedy}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)

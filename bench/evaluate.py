@@ -67,7 +67,7 @@ def evaluate(
     model = models.load(writer.folder, device)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     scenes = sampler.evaluation_scenes(spec.evaluation.scenes)
-    compare(used(spec, source), RunFolder(writer.folder))
+    compare(used(spec, source), RunFolder(writer.folder), source)
     measure = metrics.ImageMetrics(chosen, device)
     size = max(1, PIXELS // (spec.views.targets * spec.model.image_size**2))
     batches = (batch.to(device) for batch in sampler.evaluation_batches(scenes, size))

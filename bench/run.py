@@ -24,6 +24,7 @@ from bench.launch import ENDED_BADLY, Launcher, Task, archive, due
 from bench.record import Status, run_folder, write_sweep
 
 if TYPE_CHECKING:
+    from bench.data.scene import DataSource
     from bench.spec import Run, Sweep
 
 DONE, SOME_FAILED, STOPPED = 0, 1, 130
@@ -166,19 +167,22 @@ class Session:
         for run, task in zip(self.chosen, tasks, strict=True):
             if task.folder.scenes() and task.folder.spec()["data"] != task.spec["data"]:
                 source = open_source(run.spec, progress=self.console.is_terminal)
-                compare(used(run.spec, source), task.folder)
+                compare(used(run.spec, source), task.folder, source)
 
     def prepare(self, runs: Sequence[Run]) -> None:
         """All that can be found wrong before training starts; scenes are generated here, once, with progress."""
-        from bench import initialise
+        from bench import initialise, scenes
         from bench.data.sampler import open_source
 
         untrained = [run for run in runs if run_folder(self.results, run.id).training() is None]
         if wrong := dict.fromkeys(text for run in untrained for text in initialise.problems(run.spec)):
             raise BadInput("\n".join(wrong))
         self._room(runs)
-        for run in {(run.spec.data, run.spec.model.image_size): run for run in runs}.values():
-            open_source(run.spec, progress=self.console.is_terminal)
+        sources: dict[Any, DataSource] = {}
+        for run in runs:
+            key = run.spec.data, run.spec.model.image_size
+            sources[key] = sources.get(key) or open_source(run.spec, progress=self.console.is_terminal)
+            scenes.ready(run.spec, sources[key])
 
     def _room(self, runs: Sequence[Run]) -> None:
         """For all runs to do, as many at once as asked for. Raises BadInput."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bench.data import broken
 from bench.data.sampler import Sampler
+from bench.data.store import Broken
 from bench.errors import BadInput
 from bench.record import SCENES, RunFolder, Writer, write_json
 
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
     from bench.spec.schema import RunSpec
 
 log = logging.getLogger(__name__)
+
+GLANCED = 16  # scenes of training, and of evaluation
+SAME = 0.01  # of a picture's mean colour or coverage, in [0, 1]: more than another way of resizing changes
 
 
 def used(spec: RunSpec, source: DataSource) -> dict[str, list[str]]:
@@ -31,7 +38,9 @@ def used(spec: RunSpec, source: DataSource) -> dict[str, list[str]]:
         scenes |= {"training": [], "validation": []}
     for name in ("training", "evaluation") if spec.train.steps else ("evaluation",):
         if not scenes[name]:
-            raise BadInput(f"data: there is no {name} scene")
+            whole = f"all {len(source.scenes('evaluation'))} scenes of {source.name} are for evaluation"
+            told = f"{whole}; data.split_every=N evaluates on every N-th" if name == "training" else "none can be used"
+            raise BadInput(f"data: there is no {name} scene: {told}")
     if not spec.views.overfit:
         _keep_apart(scenes)
     return scenes
@@ -43,27 +52,60 @@ def _keep_apart(scenes: Mapping[str, list[str]]) -> None:
             raise BadInput(f"data: {len(both)} scenes are in {one} and in {other}, {min(both)} among them")
 
 
+def ready(spec: RunSpec, source: DataSource) -> None:
+    """Raise BadInput for what would end a run at its first batch: no scenes, too few pixels, cameras of no rig."""
+    scenes, sampler = used(spec, source), Sampler(source, spec.views, spec.seed)
+    for scene in (*scenes["training"][:1], *scenes["evaluation"][:1]):
+        with suppress(Broken):  # it is skipped, and told
+            sampler.evaluation([scene])
+
+
+def glance(source: DataSource, scenes: Sequence[str]) -> dict[str, list[float]]:
+    """Scene → mean red, green, blue (times alpha) and alpha of two of its views, in [0, 1].
+
+    What tells whether a name still means the same scene, wherever it lies and however it is packed.
+    """
+    found = {}
+    for scene in scenes:
+        with suppress(Broken):
+            rgba = source.read(scene, (0, len(source.camera_centres(scene)) // 2)).images / 255
+            rgba[..., :3] *= rgba[..., 3:]
+            found[scene] = np.round(rgba.mean(axis=(1, 2)), 4).ravel().tolist()
+    return found
+
+
+def _some(scenes: Mapping[str, Sequence[str]]) -> list[str]:
+    """A few of each split, evenly."""
+    parts = (scenes["training"], scenes["evaluation"])
+    return [scene for part in parts for scene in part[:: max(1, -(-len(part) // GLANCED))]]
+
+
 def settle(spec: RunSpec, source: DataSource, writer: Writer) -> dict[str, list[str]]:
     """Record a run's scenes; of one begun before, make sure that they are still the same. Raises BadInput."""
     scenes, folder = used(spec, source), RunFolder(writer.folder)
     if folder.scenes():
-        compare(scenes, folder)
+        compare(scenes, folder, source)
     else:
-        content = {"data": spec.data.to_dict(), **scenes, "broken": []}
+        content = {"data": spec.data.to_dict(), **scenes, "broken": [], "glance": glance(source, _some(scenes))}
         writer.commit(SCENES, lambda path: write_json(path, content))
     return scenes
 
 
-def compare(scenes: Mapping[str, list[str]], folder: RunFolder) -> None:
-    """Raise BadInput for other scenes than those that a run has on record."""
+def compare(scenes: Mapping[str, list[str]], folder: RunFolder, source: DataSource) -> None:
+    """Raise BadInput for other scenes than those that a run has on record, and for others under the same names."""
     recorded = folder.scenes() or {}
+    remedy = "Other data needs another name, data.version=NAME, which makes it another run; --force does this run anew"
     for name, found in scenes.items():
         if recorded.get(name, found) != found:
             raise BadInput(
                 f"data: run {folder.id} was begun on {len(recorded[name])} {name} scenes, and now there are others "
-                f"({len(found)}). Other data needs another name, data.version=NAME, which makes it another run; "
-                "--force does this run anew"
+                f"({len(found)}). {remedy}"
             )
+    before = recorded.get("glance", {})
+    now = glance(source, list(before))
+    other = [scene for scene in now if np.abs(np.subtract(now[scene], before[scene])).max() > SAME]
+    if other:
+        raise BadInput(f"data: {other[0]} is not the scene on which run {folder.id} was begun. {remedy}")
 
 
 def note_broken(writer: Writer, sampler: Sampler) -> None:

@@ -97,8 +97,10 @@ class Cluster:
         time.sleep(1)
         for pid in [pid for node in self.nodes for pid in self.processes(node)]:
             kill(pid, signal.SIGKILL)
-        for name in (*self.nodes, "slurmctld", "munged"):
+        for name in (*self.nodes, "slurmctld"):
             self.stop(name)
+        if not any(command(pid).split("/")[-1].startswith("slurmctld") for pid in all_processes()):
+            self.stop("munged")  # other clusters on this machine use it too
 
     def start_controller(self) -> None:
         self._start("slurmctld")

@@ -16,6 +16,8 @@ from bench.errors import BadInput, run_command
 def main() -> int:
     options = parse()
     console = Console(highlight=False)
+    if getattr(options, "views", VIEWS) < 1:
+        raise BadInput(f"--views {options.views}: at least 1")
     if options.verb == "render":
         from bench.data.render import render
 

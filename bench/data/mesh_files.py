@@ -94,8 +94,10 @@ def find(paths: Sequence[Path]) -> Iterator[MeshFile]:
             below = sorted(p for p in path.rglob("*") if p.suffix.lower() in (*SUFFIXES, ARCHIVE) and p.is_file())
             for each in below:
                 yield from _inside(each)
-        elif path.is_file():
+        elif path.is_file() and path.suffix.lower() in (*SUFFIXES, ARCHIVE):
             yield from _inside(path)
+        elif path.is_file():
+            raise BadInput(f"{path} is no mesh: their names end in {', '.join((*SUFFIXES, ARCHIVE))}")
         else:
             raise BadInput(f"{path}: no such file or folder")
 

@@ -23,6 +23,7 @@ from rich.progress import Progress
 
 from bench.data import meshes
 from bench.data.mesh_files import SUFFIXES, MeshFile, find
+from bench.data.store import PACKED
 from bench.data.write import LEVEL, write_scene
 from bench.environment import cores
 from bench.errors import BadInput
@@ -79,13 +80,15 @@ def make(jobs: Sequence[Job], out: Path, size: int, console: Console) -> dict[st
     """
     if size < 1:
         raise BadInput(f"--size {size}: at least 1 pixel")
+    if (out / PACKED).is_file():
+        raise BadInput(f"{out} is packed, and takes no more scenes: name another --out, and pack that")
     out.mkdir(parents=True, exist_ok=True)
     failed: dict[str, str] = {}
     with _alone(out):
         for left in out.glob(f"*/{UNFINISHED}*"):
             shutil.rmtree(left)
         missing = [job for job in jobs if not (out / job.scene).is_dir()]
-        _refuse_others([job for job in jobs if job not in set(missing)], out, size)
+        _refuse_others(jobs, out, size)
         console.print(f"{len(missing)} of {len(jobs)} scenes to render at {size} px → {out}", highlight=False)
         try:
             for made in _made(missing, out, size, console):
@@ -115,16 +118,20 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _refuse_others(jobs: Sequence[Job], out: Path, size: int) -> None:
-    """Raise BadInput for scenes of other meshes or another size under the jobs' names."""
+    """Raise BadInput where a job's name is another mesh's there, or of another size, or its mesh has another name."""
+    sources = {str(path.parent.relative_to(out)): read_json(path) for path in out.glob(f"*/*/{SOURCE}")}
+    others = {sources[scene]["fingerprint"]: scene for scene in set(sources) - {job.scene for job in jobs}}
     problems = []
     for job in jobs:
-        if not (path := out / job.scene / SOURCE).is_file():
-            continue
-        source = read_json(path)
-        if source["size"] != size:
+        source = sources.get(job.scene)
+        if source is None:
+            if others and (twin := others.get(job.file.fingerprint)):
+                problems.append(f"{job.file} is there as {twin}, and now would be {job.scene}")
+        elif source["size"] != size:
             problems.append(f"{job.scene} is there at {source['size']} px, not {size}")
         elif source["fingerprint"] != job.file.fingerprint:
-            problems.append(f"{job.scene} was made from another file, {source['file']}, not {job.file}")
+            other = "before it changed" if source["file"] == str(job.file) else f"not {job.file}"
+            problems.append(f"{job.scene} was made from {source['file']}, {other}")
     if problems:
         more = [f"… {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         raise BadInput("\n".join([f"{out} holds other scenes: name another --out", *problems[:SHOWN], *more]))

@@ -12,6 +12,7 @@ from bench.data.scene import VIEWS, DataSource, Split
 from bench.data.store import FORMS, Broken, open_store
 from bench.errors import BadInput
 
+PICTURES = (".png", ".jpg")
 SHOWN = (0, 3, 6, 9, 12, 15, 18, 21, 25, 27, 33)
 
 
@@ -27,6 +28,8 @@ def of_root(
     """A PNG of the first scenes of a data set that can be read; prints which, and which cannot. Raises BadInput."""
     if min(scenes, size, zoom) < 1:
         raise BadInput("--scenes, --size and --zoom are at least 1")
+    if out.suffix.lower() not in PICTURES:
+        raise BadInput(f"--out {out}: a contact sheet is a picture, {' or '.join(PICTURES)}")
     store = open_store(root, console.is_terminal, views, form)
     rows: list[NDArray[np.uint8]] = []
     for scene in store.scenes():

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench import plan
 from bench.errors import BadInput
-from bench.launch import Task, archive, due, prepare
+from bench.launch import ENDED_BADLY, Task, archive, due, prepare
 from bench.lease import Held
 from bench.paths import SOURCE
 from bench.record import runs_folder, write_json
-from bench.run import DONE, Session, task_of
+from bench.run import DONE, SOME_FAILED, Session, task_of
 from bench.slurm import queue, snapshot
 from bench.slurm.cluster import Cluster, load
 from bench.slurm.groups import Group, grouped
@@ -66,14 +66,15 @@ class Submission(Session):
             if task.id in queued:
                 self._say(f"{task.label}: in the queue already, job {queued[task.id]}")
         left = [task for task in left if task.id not in queued and not self._orphaned(task, tasks, queued)]
-        if not left:
+        self.same_data(tasks)
+        if left:
+            self.prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
+            self._submit(left, tasks, queued)
+        else:
             self.record()
             self._say("nothing to submit")
-            return DONE
-        self.same_data(tasks)
-        self.prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
-        self._submit(left, tasks, queued)
-        return DONE
+        bad = [task for task in tasks if task not in left and task.folder.status().state in ENDED_BADLY]
+        return SOME_FAILED if any(task.id not in queued for task in bad) else DONE
 
     def _orphaned(self, task: Task, tasks: Sequence[Task], queued: Mapping[str, str]) -> bool:
         """Whether it starts from a run that has no weights and will not get any."""
@@ -85,7 +86,10 @@ class Submission(Session):
 
     def _show(self, tasks: Sequence[Task]) -> int:
         """The batch scripts on stdout, all else on stderr; or what the scheduler says of them."""
-        left = [task for task in tasks if due(task, self.retry)] or list(tasks)
+        left = [task for task in tasks if self.options.force or due(task, self.retry)]
+        if not left:
+            self._say("nothing to submit: all runs have ended; with --force it would be")
+            left = list(tasks)
         frozen = snapshot.look(SOURCE)
         code = (self.results / "code" / frozen.digest).resolve()
         script = Script(self.cluster, self.sweep.name, self._stamp(), code, self.threads)
