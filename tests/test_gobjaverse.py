@@ -277,10 +277,21 @@ def test_a_run_records_its_scenes_and_what_was_broken(roots: tuple[Path, Path], 
 def test_a_run_does_not_change_its_scenes(roots: tuple[Path, Path], copy: Path, tmp_path: Path) -> None:
     folder = trained(tiny({"root": copy}), tmp_path / "run")
     moved = Path(shutil.move(copy, tmp_path / "moved"))
-    same, other = tiny({"root": moved}), tiny({"root": roots[1]})
-    scenes.compare(scenes.used(same, same.data.open(16, False)), folder)  # type: ignore[attr-defined]
-    with pytest.raises(BadInput, match=r"data\.version=NAME"):
-        scenes.compare(scenes.used(other, other.data.open(16, False)), folder)  # type: ignore[attr-defined]
+
+    def compare(root: Path) -> None:
+        spec = tiny({"root": root})
+        source = spec.data.open(16, False)  # type: ignore[attr-defined]
+        scenes.compare(scenes.used(spec, source), folder, source)
+
+    compare(moved)
+    with pytest.raises(BadInput, match=r"now there are others.* data\.version=NAME"):
+        compare(roots[1])
+    one, other = sorted(path for path in moved.glob("*/*") if path.is_dir())[:2]
+    one.rename(moved / "aside")
+    other.rename(one)
+    (moved / "aside").rename(other)
+    with pytest.raises(BadInput, match=r"is not the scene on which run .* data\.version=NAME"):
+        compare(moved)
 
 
 def test_scenes_of_two_splits_are_refused(roots: tuple[Path, Path]) -> None:
