@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from ruamel.yaml import YAML
 
+from bench.atomic import atomic_write, atomic_write_text
 from bench.objectives import Objective, dominates
-from bench.record import commit, run_folder, write_json
+from bench.record import run_folder, write_json
 from bench.tables import DECIMALS, TINY, latex, millions
 
 if TYPE_CHECKING:
@@ -60,16 +61,18 @@ def write(folder: Path, search: Search, rows: Sequence[Row], results: Path) -> l
             "front": [row.id for row in best], "notes": notes}  # fmt: skip
     write_json(folder / "search.json", told)
     written = [write_rows(folder, rows), folder / "search.json"]
-    commit(folder / "front", lambda made: _specs(made, folder, search, best))
+    atomic_write(folder / "front", lambda made: _specs(made, folder, search, best))
     for suffix, text in _tables(search, best, notes).items():
         written.append(folder / "tables" / f"front.{suffix}")
-        _text(written[-1], text)
+        atomic_write_text(written[-1], text)
     return [*written, *sorted((folder / "front").glob("*.yaml"))]
 
 
 def write_rows(folder: Path, rows: Sequence[Row]) -> Path:
     """trials.jsonl, a line a row."""
-    _text(folder / "trials.jsonl", "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+    atomic_write_text(
+        folder / "trials.jsonl", "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    )
     return folder / "trials.jsonl"
 
 
@@ -163,10 +166,3 @@ def _header(row: Row, search: Search, path: Path) -> str:
         "Does it hold at another scale?\n"
         f"# python -m bench.run {path} --scale paper --dry-run\n"
     )
-
-
-def _text(path: Path, text: str) -> None:
-    def write(made: Path) -> None:
-        made.write_text(text, encoding="utf-8")
-
-    commit(path, write)

@@ -9,8 +9,9 @@ import argparse
 import shutil
 from pathlib import Path
 
+from bench.atomic import atomic_write
 from bench.errors import BadInput, run_command
-from bench.record import commit, read_lines
+from bench.record import read_lines
 
 KEPT = ("sweep.json", "runs.jsonl", "environment.json", "tables", "figures")
 OF_A_SEARCH = ("search.json", "trials.jsonl", "front")
@@ -38,7 +39,7 @@ def main() -> int:
             if (attribution := root / "ATTRIBUTION.md").is_file():
                 shutil.copyfile(attribution, folder / f"ATTRIBUTION-{root.name}.md")
 
-    commit(target, write)
+    atomic_write(target, write)
     print(target)
     return 0
 

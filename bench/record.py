@@ -15,9 +15,9 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import IO, Any, Literal, Protocol, get_args
 
+from bench.atomic import atomic_write, atomic_write_text
 from bench.errors import BadInput
 
 SCHEMA_VERSION = 1
@@ -68,7 +68,7 @@ class PlainWriter:
         """Called before each write becomes visible; a lease refuses here."""
 
     def commit(self, name: str, write: Callable[[Path], None]) -> None:
-        commit(self.folder / name, write, self.check)
+        atomic_write(self.folder / name, write, self.check)
 
     def append(self, name: str, record: Mapping[str, object]) -> None:
         self.check()
@@ -101,34 +101,6 @@ class SilentWriter:
         """Nothing."""
 
 
-def commit(target: Path, write: Callable[[Path], None], check: Callable[[], None] = lambda: None) -> None:
-    """Write beside `target`, flush to disk, `check`, rename: readers see the old content or the new, whole.
-
-    `write` gets a path that does not exist and makes a file or a directory there. A directory replaces an older one.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    workplace = Path(mkdtemp(prefix=".tmp-", dir=target.parent))
-    try:
-        made = workplace / target.name
-        write(made)
-        for path in [made, *made.rglob("*")] if made.is_dir() else [made]:
-            _flush(path)
-        check()
-        if made.is_dir() and target.exists():
-            target.rename(workplace / "old")
-        made.replace(target)
-        _flush(target.parent)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """What killed commits left in a run folder. Only for who holds the run; others write in lease/ all the same."""
-    for path in [*folder.glob(".tmp-*"), *folder.glob("*/.tmp-*")]:
-        if path.parent.name != "lease":
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def _torn(file: IO[bytes]) -> bool:
     """Whether a crash left the last line without its end."""
     if file.seek(0, os.SEEK_END) == 0:
@@ -137,22 +109,10 @@ def _torn(file: IO[bytes]) -> bool:
     return file.read(1) != b"\n"
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: Path, content: Mapping[str, Any], check: Callable[[], None] = lambda: None) -> None:
     """Atomic; stamped with the schema version."""
     text = json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=1, ensure_ascii=False) + "\n"
-    commit(path, lambda made: _write_text(made, text), check)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    atomic_write_text(path, text, check)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -264,6 +224,6 @@ def write_sweep(
 ) -> None:
     """sweep.json, runs.jsonl (one line a run) and environment.json."""
     text = "".join(json.dumps(run, ensure_ascii=False) + "\n" for run in runs)
-    commit(folder / "runs.jsonl", lambda path: _write_text(path, text))
+    atomic_write_text(folder / "runs.jsonl", text)
     write_json(folder / "environment.json", environment)
     write_json(folder / "sweep.json", sweep)

@@ -261,9 +261,9 @@ class Controller:
 
     def figure(self, rows: Sequence[Row]) -> list[Path]:
         """figures/front.{png,svg}."""
+        from bench.atomic import atomic_write
         from bench.figures import pareto, style
         from bench.pareto import front
-        from bench.record import commit
 
         best = front(rows, self.search.objectives)
         points = [
@@ -280,7 +280,7 @@ class Controller:
         for path in written:
             with style.style():
                 figure = pareto.draw(points, axes, caption)
-                commit(path, lambda made, figure=figure: _save(figure, made))  # type: ignore[misc]
+                atomic_write(path, lambda made, figure=figure: _save(figure, made))  # type: ignore[misc]
         return written
 
     def _say(self, text: str, style: str | None = None) -> None:

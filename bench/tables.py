@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.record import commit
+from bench.atomic import atomic_write_text
 from bench.results import Entry, SweepResults, read_sweep
 from bench.table_rows import MEASURED, Row, rows
 
@@ -42,7 +42,7 @@ def write(sweep_folder: Path, results: Path) -> list[Path]:
         stem = "table" if i == 0 else f"table_{protocol}"
         for suffix, text in render(sweep, protocol).items():
             path = sweep_folder / "tables" / f"{stem}.{suffix}"
-            commit(path, lambda made, text=text: _write_text(made, text))  # type: ignore[misc]
+            atomic_write_text(path, text)
             written.append(path)
     return written
 
@@ -251,7 +251,3 @@ def latex(shown: pd.DataFrame, text: str) -> str:
     for symbol, command in SYMBOLS.items():
         table = table.replace(symbol, command)
     return table
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -19,10 +19,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from bench import attempts, disk, environment, protocols
+from bench.atomic import remove_leftovers
 from bench.endings import Surroundings, ending
 from bench.errors import BadInput, run_command
 from bench.lease import Held, Lease, LeasedWriter, Stale
-from bench.record import RunFolder, SilentWriter, Status, remove_leftovers, write_json
+from bench.record import RunFolder, SilentWriter, Status, write_json
 
 if TYPE_CHECKING:
     import torch

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import bench.atomic
 import bench.lease
 import bench.record
 import bench.work
@@ -62,7 +63,7 @@ def _proof(fault: Mapping[str, Any]) -> Path:
 
 
 def commit(target: Path, write: Callable[[Path], None], check: Callable[[], None] = lambda: None) -> None:
-    """bench.record.commit, which may be cut short."""
+    """bench.atomic.atomic_write, which may be cut short."""
     fault = None
     if HERE["run"] and target.is_relative_to(HERE["folder"]) and "lease" not in target.parts:
         checkpoint = target.parent.name == "checkpoints"
@@ -144,7 +145,8 @@ def _commit_of(writer: PlainWriter, name: str, write: Callable[[Path], None]) ->
     _note(writer, name)
 
 
-_commit, bench.record.commit = bench.record.commit, commit
+_commit = bench.atomic.atomic_write
+bench.atomic.atomic_write = bench.record.atomic_write = commit  # type: ignore[attr-defined]
 _write_line, PlainWriter.append = PlainWriter.append, _append  # type: ignore[method-assign]
 _write_file, PlainWriter.commit = PlainWriter.commit, _commit_of  # type: ignore[method-assign]
 _run, bench.work.Work.run = bench.work.Work.run, _begin  # type: ignore[method-assign]

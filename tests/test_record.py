@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.atomic import remove_leftovers
 from bench.errors import BadInput
 from bench.record import (
     SCHEMA_VERSION,
@@ -17,7 +19,6 @@ from bench.record import (
     Status,
     read_json,
     read_lines,
-    remove_leftovers,
     write_json,
     write_sweep,
 )
@@ -31,6 +32,33 @@ def write(path):
     os.kill(os.getpid(), signal.SIGKILL)
 PlainWriter(pathlib.Path(sys.argv[1])).commit("thing", write)
 """
+
+# Killed at the rename numbered argv[2] of replacing a directory, where names cannot be exchanged (argv[3] == "two").
+KILLED_AT_A_RENAME = """
+import os, pathlib, signal, sys
+folder, left = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+def audit(event, arguments):
+    global left
+    if event == "ctypes.dlsym" and arguments[1] == "renameat2" and sys.argv[3] == "two":
+        raise AttributeError("renameat2")
+    if event == "os.rename" and folder / "best" in map(pathlib.Path, arguments[:2]):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(audit)
+from bench.record import PlainWriter
+PlainWriter(folder).commit("best", lambda path: (path / "new").mkdir(parents=True))
+"""
+
+
+def killed_at_a_rename(folder: Path, number: int, how: str) -> int:
+    (folder / "best" / "old").mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", KILLED_AT_A_RENAME, str(folder), str(number), how]
+    return subprocess.run(command, check=False).returncode
+
+
+def content(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
 def test_newer_schema_is_refused_and_damage_is_named(tmp_path: Path) -> None:
@@ -81,6 +109,35 @@ def test_a_commit_replaces_a_directory_whole(tmp_path: Path) -> None:
     for name in ("first", "second"):
         writer.commit("thing", lambda path, name=name: (path / name).mkdir(parents=True))  # type: ignore[misc]
     assert [path.name for path in (tmp_path / "thing").iterdir()] == ["second"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_directory_survives_a_kill_between_two_renames(tmp_path: Path, number: int) -> None:
+    """Where the file system cannot exchange two names: the old content is back after the clean-up."""
+    assert killed_at_a_rename(tmp_path, number, "two") == -9
+    assert (tmp_path / "best").exists() == (number == 1)
+    remove_leftovers(tmp_path)
+    assert content(tmp_path) == ["best", "best/old"]
+    assert killed_at_a_rename(tmp_path, 3, "two") == 0
+    assert content(tmp_path) == ["best", "best/new"]
+
+
+def test_an_interrupt_between_two_renames_restores_the_directory(tmp_path: Path) -> None:
+    code = KILLED_AT_A_RENAME.replace("os.kill(os.getpid(), signal.SIGKILL)", "raise KeyboardInterrupt")
+    (tmp_path / "best" / "old").mkdir(parents=True)
+    ended = subprocess.run([sys.executable, "-c", code, tmp_path, "2", "two"], check=False, stderr=subprocess.DEVNULL)
+    assert ended.returncode != 0 and content(tmp_path) == ["best", "best/old"]
+
+
+def test_a_directory_is_exchanged_in_one_step_where_the_system_can(tmp_path: Path) -> None:
+    """There is no rename after which the name would be free. Linux on ext4, XFS, Btrfs or tmpfs."""
+    libc, ends = ctypes.CDLL(None), [tmp_path / "a", tmp_path / "b"]
+    for end in ends:
+        end.mkdir()
+    if not hasattr(libc, "renameat2") or libc.renameat2(-100, bytes(ends[0]), -100, bytes(ends[1]), 2):
+        pytest.skip("this file system cannot exchange two names")
+    assert killed_at_a_rename(tmp_path / "run", 1, "one") == 0
+    assert content(tmp_path / "run") == ["best", "best/new"]
 
 
 def test_sweep_folder(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from bench.atomic import atomic_write
 from bench.data.store import KINDS, Broken, Kind
-from bench.record import commit
 
 COLUMNS = ("scene", "kind", "path", "detail")
 
@@ -42,4 +42,4 @@ def write_csv(path: Path, broken: Mapping[str, Broken]) -> None:
             writer.writeheader()
             writer.writerows(rows(broken))
 
-    commit(path, write)
+    atomic_write(path, write)

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from bench.atomic import atomic_write
 from bench.errors import BadInput
-from bench.record import commit
 
 MAGIC = b"!<arch>\n"
 HEADER = 60  # bytes: name in 0–16, size in 48–58
@@ -42,7 +42,7 @@ def _unpack(file: IO[bytes], package: Path, suffix: str, folder: Path) -> list[P
             target = folder / PurePosixPath(member.name).name
             if not target.is_file():
                 folder.mkdir(parents=True, exist_ok=True)
-                commit(target, partial(_write, content.read()))
+                atomic_write(target, partial(_write, content.read()))
             found.append(target)
     return found
 

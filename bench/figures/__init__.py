@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.record import commit, write_json
+from bench.atomic import atomic_write
+from bench.record import write_json
 from bench.results import Entry, SweepResults, read_sweep
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> 
         with style.style():
             figure = draw()
             path = sweep_folder / "figures" / name
-            commit(path, lambda made, figure=figure: _save(figure, made))  # type: ignore[misc]
+            atomic_write(path, lambda made, figure=figure: _save(figure, made))  # type: ignore[misc]
         written.append(path)
     if "time_by_part" in kinds and (parts := _parts(sweep)):
         written.append(sweep_folder / "figures" / "time_by_part.json")

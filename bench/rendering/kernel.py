@@ -12,9 +12,9 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
+from bench.atomic import atomic_write
 from bench.errors import BadInput
 from bench.paths import cache_dir
 
@@ -71,14 +71,16 @@ def _built() -> Path:
 
 
 def _build(compiler: str, source: Path, path: Path) -> None:
-    """Compile beside `path` and rename: other processes see the whole file or none."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as name:
-        built, linked = Path(name) / "rasterise.o", Path(name) / "rasterise.so"
+    """Compile and link; other processes see the whole file or none."""
+
+    def build(linked: Path) -> None:
+        compiled = linked.with_suffix(".o")
         for command in (
-            [compiler, *flags(), "-c", str(source), "-o", str(built)],
-            [compiler, str(built), *LINK, "-o", str(linked)],
+            [compiler, *flags(), "-c", str(source), "-o", str(compiled)],
+            [compiler, str(compiled), *LINK, "-o", str(linked)],
         ):
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode != 0:
                 raise NoCompiler(f"the compiled renderer does not build: {' '.join(command)}\n{result.stderr[-2000:]}")
-        linked.replace(path)
+
+    atomic_write(path, build)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import figures, tables
-from bench.record import commit
+from bench.atomic import atomic_write_text
 from bench.report.sweep import Sweep
 
 __all__ = ["Sweep", "open", "write"]
@@ -40,7 +40,7 @@ def write(sweep_folder: Path, results: Path | None = None) -> list[Path]:
     subtitle = " · ".join(filter(None, [f"scale {sweep.scale}", f"{len(sweep.read.entries)} runs", protocols]))
     written = {"report.ipynb": _notebook_text(notebook), "report.html": page(notebook, sweep.name, subtitle)}
     for name, text in written.items():
-        commit(sweep.folder / name, lambda path, text=text: _write_text(path, text))  # type: ignore[misc]
+        atomic_write_text(sweep.folder / name, text)
     return [Path(sweep_folder) / name for name in written]
 
 
@@ -81,7 +81,3 @@ def _notebook_text(notebook: object) -> str:
 
     text: str = nbformat.writes(notebook)  # type: ignore[no-untyped-call]
     return text + "\n"
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -7,8 +7,9 @@ import logging
 from pathlib import Path
 
 from bench import attempts
+from bench.atomic import atomic_write_text
 from bench.lease import Held, Lease, LeasedWriter, Stale
-from bench.record import RunFolder, Status, commit, read_json, read_lines, run_folder, write_json
+from bench.record import RunFolder, Status, read_json, read_lines, run_folder, write_json
 from bench.slurm.standing import Standing, look
 
 log = logging.getLogger(__name__)
@@ -56,12 +57,8 @@ def refresh(sweep: Path, results: Path) -> None:
         status = run_folder(results, line["id"]).status()
         line |= {"status": status.state, "phase": status.phase, "message": status.message}
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    commit(sweep / "runs.jsonl", lambda path: _write(path, text))
+    atomic_write_text(sweep / "runs.jsonl", text)
     for folder in (RunFolder(results / "runs" / line["id"]) for line in lines if line["status"] == "done"):
         if (recorded := folder.path / "environment.json").is_file():
             write_json(sweep / "environment.json", read_json(recorded))
             return
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.atomic import atomic_write
 from bench.paths import SNAPSHOT, SOURCE
-from bench.record import commit, read_json, write_json
+from bench.record import read_json, write_json
 
 PARTS = ("bench", "models", "ablations")  # what a run needs of the checkout
 DIFF = "code.diff"
@@ -61,7 +62,7 @@ def take(results: Path, source: Path = SOURCE) -> tuple[Snapshot, Path]:
     if (source / SNAPSHOT).is_file():
         return found, source
     if not (folder / SNAPSHOT).is_file():
-        commit(folder, lambda made: _copy(source, made, found))
+        atomic_write(folder, lambda made: _copy(source, made, found))
     return found, folder
 
 

@@ -1,0 +1,84 @@
+"""Files and directories that are replaced at once: a reader sees the old content or the new, never a part. No torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import mkdtemp
+
+PREFIX = ".tmp-"  # of the directories in which new content is written, beside its target
+REPLACED = ".replaced"  # in one of them: the old directory, while its name is free for a moment
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+
+
+def atomic_write(target: Path, write: Callable[[Path], None], check: Callable[[], None] = lambda: None) -> None:
+    """Write beside `target`, flush to disk, `check`, rename.
+
+    `write` gets a path that does not exist and makes a file or a directory there. A directory replaces an older one: in
+    one step where the file system can exchange two names (Linux: ext4, XFS, Btrfs, tmpfs), else in two (NFS). A process
+    killed between the two leaves no directory under that name until `remove_leftovers` puts the old one back.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    workspace = Path(mkdtemp(prefix=PREFIX, dir=target.parent))
+    try:
+        new = workspace / target.name
+        write(new)
+        for path in [new, *new.rglob("*")] if new.is_dir() else [new]:
+            _flush(path)
+        check()
+        if not (new.is_dir() and target.exists() and _exchange(new, target)):
+            if new.is_dir() and target.exists():
+                old = workspace / REPLACED / target.name
+                old.parent.mkdir()
+                target.rename(old)
+            new.replace(target)
+        _flush(target.parent)
+    finally:
+        _discard(workspace)
+
+
+def atomic_write_text(target: Path, text: str, check: Callable[[], None] = lambda: None) -> None:
+    """The same for a UTF-8 text."""
+
+    def write(path: Path) -> None:
+        path.write_text(text, encoding="utf-8")
+
+    atomic_write(target, write, check)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Clean up what killed writers left in `folder` and its directories; a directory that is missing is restored.
+
+    Only for the process that owns the folder: workspaces of writers that are alive are removed as well.
+    """
+    for workspace in [*folder.glob(f"{PREFIX}*"), *folder.glob(f"*/{PREFIX}*")]:
+        if workspace.parent.name != "lease":  # others may write there
+            _discard(workspace)
+
+
+def _discard(workspace: Path) -> None:
+    for old in (workspace / REPLACED).glob("*"):
+        target = workspace.parent / old.name
+        if not target.exists():  # the writer got no further
+            old.rename(target)
+    shutil.rmtree(workspace, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the C library or the file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError):
+        return False
+    return bool(renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
