@@ -28,15 +28,21 @@ def begin(writer: LeasedWriter, vanished: Callable[[str], tuple[State, str]]) ->
         if "ended" not in last:
             state, message = vanished(last.get("host", ""))
             status = Status(state, RunFolder(writer.folder).status().phase, message)
-            writer.append(FILE, {"number": last["number"], **_ending(status)})
+            _append(writer, {"number": last["number"], **_ending(status)})
     holder = writer.lease.holder
     told = {"host": holder.host, "pid": holder.pid, "job": holder.job}
-    writer.append(FILE, {"number": writer.lease.number, **told, "started": _now()})
+    _append(writer, {"number": writer.lease.number, **told, "started": _now()})
 
 
 def finish(writer: LeasedWriter, status: Status, number: int | None = None) -> None:
     """How this attempt, or an earlier one, ended."""
-    writer.append(FILE, {"number": number or writer.lease.number, **_ending(status)})
+    _append(writer, {"number": number or writer.lease.number, **_ending(status)})
+
+
+def _append(writer: LeasedWriter, record: dict[str, Any]) -> None:
+    """Unlike a line of metrics, only with a lease that is held now."""
+    writer.check()
+    writer.append(FILE, record)
 
 
 def _ending(status: Status) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Submitted again they go on from there.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from bench.errors import BadInput, run_command
 from bench.lease import Held, Lease
 from bench.record import Status, run_folder
 from bench.slurm.queue import PATIENCE_S
-from bench.slurm.standing import Standing, job_of, look
+from bench.slurm.standing import Standing, job_of, look, process_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,15 +47,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cancel(runs: Sequence[Standing], results: Path) -> None:
-    """Raises BadInput if SLURM refuses or does not answer. One at work records its end itself."""
-    executors = {run.id: job_of(run_folder(results, run.id)).get("executor") for run in runs}
-    if jobs := [run.job for run in runs if executors[run.id] == "slurm"]:
-        _scancel(jobs)
+    """One at work records its end itself.
+
+    Raises BadInput if SLURM refuses or does not answer, or, once all others are cancelled, for a process that cannot
+    be seen from this host.
+    """
+    jobs = {run.id: job_of(run_folder(results, run.id)) for run in runs}
+    if queued := [run.job for run in runs if jobs[run.id]["executor"] == "slurm"]:
+        _scancel(queued)
+    unreachable = []
     for run in runs:
-        if executors[run.id] == "local":
-            os.kill(int(run.job), signal.SIGTERM)
+        if jobs[run.id]["executor"] == "local":
+            process = process_of(jobs[run.id])
+            if process is None or not process.on_this_host:
+                unreachable.append(f"{run.label} ({process or f'process {run.job}, of which only the pid is known'})")
+                continue
+            process.send_signal(signal.SIGTERM)
         if run.state == "queued":
             _record(run, results)
+    if unreachable:
+        raise BadInput(f"cannot be signaled from this host: {'; '.join(unreachable)}; cancel on the host that runs it")
 
 
 def _scancel(jobs: Sequence[str]) -> None:

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import threading
+import time
 import uuid
-from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from bench.record import PlainWriter, read_json, write_json
+from bench.process import ProcessIdentity
+from bench.record import PlainWriter, append_line, read_json, write_json
 
 BEAT_S = 5.0
+CHECK_EVERY_S = 10.0  # between lines of metrics
 EXPIRED_S = 90.0  # without a touch, where the holder cannot be seen; a page of NFS attributes may be 60 s old
 
 
@@ -33,40 +35,25 @@ class Stale(Exception):
 
 
 @dataclass(frozen=True)
-class Holder:
-    """A process, told apart from a later one with the same number."""
+class Holder(ProcessIdentity):
+    """The process that made a claim."""
 
-    host: str
-    space: str  # boot and pid namespace: where the pid means something
-    pid: int
-    started: str  # in clock ticks since boot
     job: str = ""  # SLURM's job id and restart count
     token: str = field(default_factory=lambda: uuid.uuid4().hex)  # of the claim
     released: bool = False
 
     @classmethod
     def me(cls) -> Self:
-        host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        return cls(host, _space(), os.getpid(), _started(os.getpid()) or "", _job())
+        return replace(cls.of(os.getpid()), job=_job())
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}" + (f" (job {self.job})" if self.job else "")
+        return super().__str__() + (f" (job {self.job})" if self.job else "")
 
     @property
     def superseded(self) -> bool:
         """Whether SLURM started this process's job again after giving that holder up, which may live on, cut off."""
         (job, _, restart), (mine, _, count) = (who.partition(".") for who in (self.job, _job()))
         return bool(job) and job == mine and int(restart or 0) < int(count or 0)
-
-    @property
-    def visible(self) -> bool:
-        """Whether this process can see whether that one lives."""
-        return bool(self.started) and self.space == _space()
-
-    @property
-    def alive(self) -> bool:
-        """Only of a visible one."""
-        return _started(self.pid) == self.started
 
 
 @dataclass(frozen=True)
@@ -82,7 +69,7 @@ class Claim:
         """Whether the next number may be claimed: given back, or its holder is dead, silent or superseded."""
         if self.holder.released or self.holder.superseded:
             return True
-        if self.holder.visible:
+        if self.holder.on_this_host:
             return not self.holder.alive
         return silent_s(self.path) > EXPIRED_S
 
@@ -94,7 +81,7 @@ def current(folder: Path) -> Claim | None:
             content = read_json(path)
         except FileNotFoundError:  # a higher one has just replaced it
             return current(folder)
-        return Claim(int(path.stem), path, Holder(**{f.name: content[f.name] for f in fields(Holder)}))
+        return Claim(int(path.stem), path, Holder.from_dict(content))
     return None
 
 
@@ -167,38 +154,37 @@ class Lease:
 
 
 class LeasedWriter(PlainWriter):
-    """Writes to a run folder as long as the lease is held. Raises Stale afterwards."""
+    """Writes to a run folder as long as the lease is held. Raises Stale afterwards.
 
-    def __init__(self, folder: Path, lease: Lease) -> None:
+    Every commit and removal checks the lease, which costs a file server two requests; lines of metrics, of which many
+    runs write several a second, check it only if the last check is `check_every_s` old by `clock` (seconds).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        lease: Lease,
+        check_every_s: float = CHECK_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(folder)
-        self.lease = lease
+        self.lease, self.check_every_s, self.clock = lease, check_every_s, clock
+        self.checked = float("-inf")
 
     def check(self) -> None:
+        now = self.clock()
         self.lease.check()
+        self.checked = now
+
+    def append(self, name: str, record: Mapping[str, object]) -> None:
+        if self.clock() - self.checked >= self.check_every_s:
+            self.check()
+        append_line(self.folder / name, record)
 
 
 def _job() -> str:
     """SLURM's job id and, once it was started again, the restart count: "123.1"."""
     return ".".join(filter(None, (os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT"))))
-
-
-@cache
-def _space() -> str:
-    """Of this process; empty where there is no /proc."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str | None:
-    """When a process began; None if there is none or it has ended and waits to be collected."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if words[0] in "ZX" else words[19]
 
 
 def silent_s(path: Path) -> float:

@@ -72,9 +72,7 @@ class PlainWriter:
 
     def append(self, name: str, record: Mapping[str, object]) -> None:
         self.check()
-        with (self.folder / name).open("ab+") as file:
-            before = b"\n" if _torn(file) else b""
-            file.write(before + json.dumps(record).encode() + b"\n")
+        append_line(self.folder / name, record)
 
     def remove(self, name: str) -> None:
         self.check()
@@ -99,6 +97,13 @@ class SilentWriter:
 
     def remove(self, name: str) -> None:
         """Nothing."""
+
+
+def append_line(path: Path, record: Mapping[str, object]) -> None:
+    """Add a JSON line to a file; after a line that a crash left without its end, a new one begins."""
+    with path.open("ab+") as file:
+        before = b"\n" if _torn(file) else b""
+        file.write(before + json.dumps(record).encode() + b"\n")
 
 
 def _torn(file: IO[bytes]) -> bool:

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from bench import lease
+from bench.attempts import finish
 from bench.lease import EXPIRED_S, Held, Holder, Lease, LeasedWriter, Stale, current, holder
-from bench.record import write_json
+from bench.record import Status, write_json
 
 HOLDER = """
 import pathlib, sys, time
@@ -117,12 +118,34 @@ def test_who_was_succeeded_writes_nothing_more(tmp_path: Path) -> None:
     with pytest.raises(Stale):
         writer.commit("result", text("stale"))
     with pytest.raises(Stale):
-        writer.append("metrics.jsonl", {"step": 2})
-    with pytest.raises(Stale):
         writer.remove("result")
+    with pytest.raises(Stale):
+        finish(writer, Status("done"))
     assert (tmp_path / "result").read_text() == "mine" and (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
     held.release()
     assert (claim := current(tmp_path)) and claim.number == 2 and not claim.holder.released
+
+
+def test_lines_of_metrics_ask_the_file_server_every_ten_seconds(tmp_path: Path) -> None:
+    """A check touches the claim; a commit checks always."""
+    now, held = 1000.0, Lease(tmp_path)
+    writer = LeasedWriter(tmp_path, held, clock=lambda: now)
+    checks = []
+    for i in range(100):  # 4 lines a second
+        now = 1000.0 + i / 4
+        os.utime(held.path, (0, 0))
+        writer.append("metrics.jsonl", {"step": i})
+        if held.path.stat().st_mtime:
+            checks.append(i)
+    assert checks == [0, 40, 80]
+    elsewhere(tmp_path, 2, 0)
+    writer.append("metrics.jsonl", {"step": 100})  # harmless: a step's losses are the same whoever computes them
+    with pytest.raises(Stale):
+        writer.commit("result", text("stale"))
+    now += 10
+    with pytest.raises(Stale):
+        writer.append("metrics.jsonl", {"step": 101})
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 101 and not (tmp_path / "result").exists()
 
 
 def test_a_claim_whose_file_is_gone_is_stale(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import pytest
 
 from bench.attempts import attempts
 from bench.lease import current
+from bench.process import ProcessIdentity
 from bench.record import RunFolder, read_json, read_lines
 from bench.slurm import snapshot
-from bench.slurm.job import alive
 
 ROOT = Path(__file__).parent.parent
 SPEC = """# Does it queue?
@@ -65,7 +65,7 @@ def test_a_queue_on_this_machine(tmp_path: Path) -> None:
     sweep = results / "queue_tiny"
     first, second = runs = [RunFolder(results / "runs" / line["id"]) for line in read_lines(sweep / "runs.jsonl")]
     (submission,) = sweep.glob("slurm/*/submission.json")
-    collect = read_json(submission)["collect"]
+    collector = ProcessIdentity.from_dict(read_json(submission)["collector"]["process"])
 
     wait(lambda: any(len(run.metrics()) >= 3 for run in runs), "a run at work")
     if second.metrics():  # whoever was faster
@@ -80,7 +80,7 @@ def test_a_queue_on_this_machine(tmp_path: Path) -> None:
     wait(lambda: len(attempts(first)) > 1, "the run to come back")
     ends = [(end["state"], end["message"]) for end in attempts(first) if "ended" in end]
     assert ends[0][0] == "preempted" and "a checkpoint is written" in ends[0][1]
-    wait(lambda: not alive(collect), "the collection")
+    wait(lambda: not collector.alive, "the collection")
     assert [first.status().state, second.status().state] == ["done", "cancelled"]
     steps = [record["step"] for record in read_lines(first.path / "metrics.jsonl")]
     assert steps == list(range(1, 101)), "nothing twice, nothing left out"

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ import bench.status
 from bench.attempts import attempts, begin, finish
 from bench.errors import BadInput
 from bench.lease import Lease, LeasedWriter, current
+from bench.process import ProcessIdentity
 from bench.record import RunFolder, State, Status, write_json
 from bench.slurm import ends, job, postmortem, queue, standing
 from bench.slurm.collect import settle
@@ -214,6 +215,48 @@ def test_cancelling_a_waiting_run_is_recorded(
     assert "scancel 5_0" in scheduler.called() and lab.run.status().state == "cancelled"
     with pytest.raises(BadInput, match="matches no run"):
         bench.cancel.main([str(lab.sweep), "--only", "other"])
+
+
+@pytest.fixture
+def other_process() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def on_a_workstation(lab: Lab, process: ProcessIdentity) -> None:
+    """The run's job is a process of this machine."""
+    content = {"job": str(process.pid), "executor": "local", "submission": "s", "process": asdict(process)}
+    write_json(lab.run.path / "job.json", content)
+
+
+def test_cancelling_reaches_a_workstations_process(lab: Lab, other_process: subprocess.Popen[bytes]) -> None:
+    on_a_workstation(lab, ProcessIdentity.of(other_process.pid))
+    assert lab.look().state == "queued"
+    assert bench.cancel.main([str(lab.sweep)]) == 0
+    assert other_process.wait(5) == -signal.SIGTERM and lab.run.status().state == "cancelled"
+
+
+def test_a_process_that_got_the_jobs_pid_is_left_alone(
+    lab: Lab, other_process: subprocess.Popen[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = replace(ProcessIdentity.of(other_process.pid), started="1")
+    on_a_workstation(lab, gone)
+    assert (lab.look().state, lab.look().message) == ("planned", f"job {gone.pid} is gone")
+    assert bench.cancel.main([str(lab.sweep)]) == 0 and "nothing of it is in the queue" in capsys.readouterr().out
+    assert other_process.poll() is None
+    with pytest.raises(FileNotFoundError, match=r"sweep\.json"):  # collecting begins at once: nothing to wait for
+        job.CollectJob(str(lab.sweep), str(lab.results), False, (gone,))()
+
+
+def test_a_pid_of_another_host_is_left_alone(lab: Lab, other_process: subprocess.Popen[bytes]) -> None:
+    on_a_workstation(lab, replace(ProcessIdentity.of(other_process.pid), host="node17", space="another boot"))
+    assert "cannot be seen from this host" in lab.look().message
+    lab.run.set_status(Status("running", "train"))
+    with Lease(lab.run.path), pytest.raises(BadInput, match=r"patch 8 \(process \d+ on node17\).* on the host"):
+        bench.cancel.main([str(lab.sweep)])
+    assert other_process.poll() is None
 
 
 SCONTROL = "JobId=5 JobName=x JobState={state} EndTime={end} PreemptTime={preempt} Restarts=0"

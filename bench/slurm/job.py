@@ -29,6 +29,7 @@ from bench.endings import Surroundings, ending
 from bench.environment import local_rank, place
 from bench.lease import EXPIRED_S, Lease
 from bench.paths import cache_dir
+from bench.process import ProcessIdentity
 from bench.record import RunFolder, Status
 from bench.slurm import ends
 from bench.slurm.slots import slot
@@ -138,27 +139,18 @@ class CollectJob:
     sweep: str
     results: str
     report: bool = True
-    wait_for: tuple[str, ...] = ()  # processes, on a workstation; a cluster's scheduler waits by itself
+    wait_for: tuple[ProcessIdentity, ...] = ()  # processes, on a workstation; a cluster's scheduler waits by itself
 
     def __call__(self) -> list[str]:
         from bench.slurm.collect import collect
 
-        while any(alive(job) for job in self.wait_for):
+        while any(process.alive for process in self.wait_for):
             time.sleep(RETRY_S)
         return [str(path) for path in collect(Path(self.sweep), Path(self.results), self.report)]
 
     def checkpoint(self) -> DelayedSubmission:
         """For submitit: a collection that is cut short begins anew."""
         return DelayedSubmission(self)
-
-
-def alive(process: str) -> bool:
-    """Whether a job of this workstation still is there."""
-    try:
-        state = Path(f"/proc/{int(process)}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except (OSError, ValueError):
-        return False
-    return state not in "ZX"
 
 
 def failure(jobs: Path, job: str, rank: int) -> Path:

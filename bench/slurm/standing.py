@@ -6,13 +6,13 @@ right without accounting and while the controller is down. Only for the others i
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.attempts import attempts
 from bench.lease import EXPIRED_S, Claim, current, silent_s
+from bench.process import ProcessIdentity
 from bench.progress import last_records, median_step_ms
 from bench.record import RunFolder, State, read_json, read_lines, run_folder
 from bench.slurm import queue
@@ -69,15 +69,20 @@ def look(sweep: Path, results: Path) -> Sweep:
 
 
 def job_of(folder: RunFolder) -> dict[str, Any]:
-    """The job that a run was last handed to: {"job", "executor", "submission"}; empty if it never was."""
+    """The job that a run was last handed to: {"job", "executor", "submission", "process"}; empty if it never was."""
     path = folder.path / JOB
     return read_json(path) if path.is_file() else {}
+
+
+def process_of(job: dict[str, Any]) -> ProcessIdentity | None:
+    """The process of a job on a workstation; None for other jobs, and those of versions that recorded a pid alone."""
+    return ProcessIdentity.from_dict(job["process"]) if "process" in job else None
 
 
 def at_work(folder: RunFolder) -> Claim | None:
     """The claim of a process that has shown itself lately."""
     claim = current(folder.path)
-    if claim is None or claim.free or (not claim.holder.visible and silent_s(claim.path) > EXPIRED_S):
+    if claim is None or claim.free or (not claim.holder.on_this_host and silent_s(claim.path) > EXPIRED_S):
         return None
     return claim
 
@@ -123,7 +128,8 @@ def _state(
     if working:
         return "starting", status.message, None
     before = f"{status.state}: {status.message}; " if status.state not in ("planned", "running") else ""
-    if job.get("executor") == "local" and _process(job["job"]):
+    process = process_of(job)
+    if process and process.alive:
         return ("queued", f"{before}waits for its turn", None) if status.state != "running" else ("starting", "", None)
     if there and there.waits:
         return "queued", f"{before}{there.reason or there.word}", None
@@ -146,13 +152,7 @@ def _over(
             return "lost", "nobody has worked on it lately, and SLURM does not answer", None
         return "lost", "nobody works on it any more", "lost"
     if state == "planned" and job and not message:
+        if (process := process_of(job)) and not process.on_this_host:
+            return state, f"{process} cannot be seen from this host", None
         return state, "SLURM does not answer" if not answered else f"job {job['job']} is gone", None
     return state, message, None
-
-
-def _process(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (OSError, ValueError):
-        return False
-    return True

@@ -17,15 +17,16 @@ from bench.errors import BadInput
 from bench.launch import ENDED_BADLY, Task, archive, due, prepare
 from bench.lease import Held
 from bench.paths import SOURCE
+from bench.process import ProcessIdentity
 from bench.record import runs_folder, write_json
 from bench.run import DONE, SOME_FAILED, Session, task_of
 from bench.slurm import queue, snapshot
 from bench.slurm.cluster import Cluster, load
 from bench.slurm.groups import Group, grouped
-from bench.slurm.job import CollectJob, RunJob, alive
+from bench.slurm.job import CollectJob, RunJob
 from bench.slurm.sbatch import ask_scheduler, executor_of, submitted
 from bench.slurm.script import YEAR, Script
-from bench.slurm.standing import JOB, job_of
+from bench.slurm.standing import JOB, job_of, process_of
 
 if TYPE_CHECKING:
     import argparse
@@ -118,8 +119,8 @@ class Submission(Session):
             raise BadInput("SLURM's controller does not answer (squeue): nothing is submitted; try again later")
         slurm = {run: job["job"] for run, job in jobs.items() if job.get("job") in there.jobs}
         told = {run: job for run, job in slurm.items() if not there.jobs[job].ended}
-        return told | {run: job["job"] for run, job in jobs.items()
-                       if job.get("executor") == "local" and alive(job["job"])}  # fmt: skip
+        local = {run: job["job"] for run, job in jobs.items() if (process := process_of(job)) and process.alive}
+        return told | local
 
     def _submit(self, left: Sequence[Task], tasks: Sequence[Task], queued: Mapping[str, str]) -> None:
         frozen, code = snapshot.take(self.results)
@@ -141,12 +142,11 @@ class Submission(Session):
         self.record()
         jobs: dict[str, str] = {}
         for number, group in enumerate(groups):
-            made = self._hand_over(executor, script, number, group, {**queued, **jobs})
-            jobs |= made
-            for task in group.tasks:
-                self._note(task, made[task.id], script)
-        collect = self._collect(script, jobs)
-        write_json(script.folder / "submission.json", plan | {"jobs": jobs, "collect": collect})
+            jobs |= self._hand_over(executor, script, number, group, {**queued, **jobs})
+        handed_over = [process_of(job_of(task.folder)) for group in groups for task in group.tasks]
+        collector = self._collect(script, jobs, [process for process in handed_over if process])
+        collect = collector["job"]
+        write_json(script.folder / "submission.json", plan | {"jobs": jobs, "collect": collect, "collector": collector})
         self._tell(groups, jobs, collect, frozen)
 
     def _ready(self, left: Sequence[Task]) -> list[Task]:
@@ -170,7 +170,7 @@ class Submission(Session):
     def _hand_over(
         self, executor: Any, script: Script, number: int, group: Group, jobs: Mapping[str, str]
     ) -> dict[str, str]:
-        """Run → job, of one array."""
+        """Run → job, of one array; each run's folder says which job it is."""
         local = self.cluster.executor == "local"
         needs = [jobs[parent] for parent in group.needs if parent in jobs]
         dependency = f"afterany:{':'.join(needs)}" if needs else None
@@ -181,24 +181,31 @@ class Submission(Session):
             for task in group.tasks
         ]  # fmt: skip
         executor.update_parameters(**(script.local() if local else script.runs(number, dependency)))
-        made = submitted(lambda: executor.submit_array(functions))
-        return {task.id: str(job.job_id) for task, job in zip(group.tasks, made, strict=True)}
+        submitted_jobs = submitted(lambda: executor.submit_array(functions))
+        for task, job in zip(group.tasks, submitted_jobs, strict=True):
+            write_json(task.folder.path / JOB, self._describe_job(job) | {"submission": str(script.folder)})
+        return {task.id: str(job.job_id) for task, job in zip(group.tasks, submitted_jobs, strict=True)}
 
-    def _collect(self, script: Script, jobs: Mapping[str, str]) -> str:
-        """The job at the end."""
+    def _collect(self, script: Script, jobs: Mapping[str, str], wait_for: Sequence[ProcessIdentity]) -> dict[str, Any]:
+        """The job at the end, which on a workstation waits for the runs' processes."""
         local = self.cluster.executor == "local"
-        wait_for = tuple(jobs.values()) if local else ()
         arrays = dict.fromkeys(job.split("_")[0] for job in jobs.values())
         executor = executor_of(script)  # a new one: submitit keeps what an earlier submission wanted
         executor.update_parameters(
             **({"timeout_min": YEAR} if local else script.collect(f"afterany:{':'.join(arrays)}"))
         )
-        function = CollectJob(str(self.folder.resolve()), str(self.results.resolve()), self.options.report, wait_for)
-        return str(submitted(lambda: executor.submit_array([function]))[0].job_id)
+        function = CollectJob(
+            str(self.folder.resolve()), str(self.results.resolve()), self.options.report, tuple(wait_for)
+        )
+        (job,) = submitted(lambda: executor.submit_array([function]))
+        return self._describe_job(job)
 
-    def _note(self, task: Task, job: str, script: Script) -> None:
-        content = {"job": job, "executor": self.cluster.executor, "submission": str(script.folder)}
-        write_json(task.folder.path / JOB, content)
+    def _describe_job(self, job: Any) -> dict[str, Any]:
+        """{"job", "executor"}, and on a workstation "process"."""
+        content: dict[str, Any] = {"job": str(job.job_id), "executor": self.cluster.executor}
+        if self.cluster.executor == "local":
+            content["process"] = asdict(ProcessIdentity.of(int(job.job_id)))
+        return content
 
     def _stamp(self) -> Path:
         """A folder of its own for each submission."""
