@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ class Entry:
     step: int
     values: dict[str, Tensor]
     numbers: dict[str, float]
-    batch: Batch
+    scenes: tuple[str, ...]  # ids alone: the batch would stay on the device while the next step computes
 
     def read(self) -> dict[str, float]:
         """Waits for the device, once."""
@@ -51,10 +52,15 @@ class Entry:
 
 
 class Journal:
-    """Writes metrics.jsonl, one line a step; `warnings` holds each kind of warning once."""
+    """Writes metrics.jsonl, one line a step; `warnings` holds each kind of warning once.
 
-    def __init__(self, writer: Writer | None, model: EAD, warnings: dict[str, str]) -> None:
-        self.writer, self.model, self.warnings = writer, model, warnings
+    `batch_of` gives the batch of a step, counted from 1, once more: to find out where values stopped being finite.
+    """
+
+    def __init__(
+        self, writer: Writer | None, model: EAD, warnings: dict[str, str], batch_of: Callable[[int], Batch]
+    ) -> None:
+        self.writer, self.model, self.warnings, self.batch_of = writer, model, warnings, batch_of
         self.open: Entry | None = None
 
     def note(self, entry: Entry) -> None:
@@ -69,8 +75,8 @@ class Journal:
             return
         record = entry.read()
         if bad := health.not_finite(record):
-            scenes = ", ".join(entry.batch.scenes[:4])
-            first = health.culprit(self.model, entry.batch)
+            scenes = ", ".join(entry.scenes[:4])
+            first = health.culprit(self.model, self.batch_of(entry.step))
             raise NonFinite(f"step {entry.step}: {bad} is not finite; first to go bad: {first} (scenes {scenes} …)")
         for key, text in health.warnings(record, entry.step).items():
             if key not in self.warnings:

@@ -66,12 +66,14 @@ def steps(
     done, warnings = checkpoint.restore(writer.folder, trainer.model, trainer.optimiser)
     if len(steps_done := {said["done"] for said in ranks.gather({"done": done})}) > 1:
         raise BadInput(f"{writer.folder}: ranks see checkpoints of different steps, {sorted(steps_done)}: try again")
-    journal = Journal(writer if ranks.first else None, trainer.model, warnings)
+    samples = ranks.samples(spec.train.batch)
+    journal = Journal(writer if ranks.first else None, trainer.model, warnings,
+                      lambda step: sampler.training(step - 1, samples).to(device))  # fmt: skip
     best = Best(spec, sampler, writer)
 
     left = range(done, spec.train.steps)
     clock = Stopwatch.started()
-    for step, batch in zip(left, batches(sampler, left, ranks.samples(spec.train.batch)), strict=True):
+    for step, batch in zip(left, batches(sampler, left, samples), strict=True):
         data_wait_ms = clock.lap_ms()
         batch = batch.to(device)
         values = trainer.step(step, batch)
@@ -83,7 +85,7 @@ def steps(
         }
         if ranks.first:
             numbers |= best.look(step + 1, trainer.model)
-        journal.note(Entry(step + 1, values, numbers, batch))
+        journal.note(Entry(step + 1, values, numbers, batch.scenes))
 
         last, stopping = step + 1 == spec.train.steps, ranks.any(stop())
         if last or stopping or (step + 1) % spec.train.checkpoint_every == 0:

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -21,12 +22,13 @@ from torch import Tensor
 
 from bench import checkpoint, initialise, optimiser, protocols, step_parts
 from bench.benchmarks import step as step_benchmark
+from bench.data.batch import Batch
 from bench.data.choices import rig
 from bench.data.sampler import Sampler
 from bench.data.sources import procedural
 from bench.errors import BadInput
 from bench.health import NonFinite
-from bench.losses import mse, points
+from bench.losses import Prediction, Term, mse, points
 from bench.ranks import Ranks
 from bench.record import PlainWriter, RunFolder
 from bench.rendering import render
@@ -431,6 +433,29 @@ def test_step_benchmark_measures() -> None:
     assert plain > 0 and harness > 0
     times = step_parts.by_part(Trainer(spec(), CPU), Balls(SIZE), steps=1)
     assert set(times) == set(step_parts.PARTS) and min(times.values()) > 0
+
+
+@dataclass(frozen=True)
+class WatchBatches(points.Spec):
+    """L_3D, which notes at each step how many batches of earlier steps are still in memory."""
+
+    seen: ClassVar[list[weakref.ref[Batch]]] = []
+    alive: ClassVar[list[int]] = []
+
+    def build(self, device: torch.device) -> Term:
+        term = super().build(device)
+
+        def watched(prediction: Prediction, batch: Batch) -> Tensor:
+            self.alive.append(sum(ref() is not None for ref in self.seen))
+            self.seen.append(weakref.ref(batch))
+            return term(prediction, batch)
+
+        return watched
+
+
+def test_a_batch_is_freed_before_the_next_step(tmp_path: Path) -> None:
+    run(tmp_path, replace(spec(steps=6), losses={"points": WatchBatches()}))
+    assert WatchBatches.alive == [0] * 6
 
 
 def test_the_best_weights_are_kept(tmp_path: Path) -> None:
