@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bench.lease import LeasedWriter
-from bench.record import RunFolder, State, Status, read_lines
+from bench.record import RunFolder, Status, read_lines
+from bench.states import State
 
 FILE = "attempts.jsonl"
 

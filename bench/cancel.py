@@ -17,6 +17,7 @@ from bench.lease import Held, Lease
 from bench.record import Status, run_folder
 from bench.slurm.queue import PATIENCE_S
 from bench.slurm.standing import Standing, job_of, look, process_of
+from bench.states import State
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +64,7 @@ def cancel(runs: Sequence[Standing], results: Path) -> None:
                 unreachable.append(f"{run.label} ({process or f'process {run.job}, of which only the pid is known'})")
                 continue
             process.send_signal(signal.SIGTERM)
-        if run.state == "queued":
+        if run.state is State.QUEUED:
             _record(run, results)
     if unreachable:
         raise BadInput(f"cannot be signaled from this host: {'; '.join(unreachable)}; cancel on the host that runs it")
@@ -85,7 +86,7 @@ def _record(run: Standing, results: Path) -> None:
     folder = run_folder(results, run.id)
     try:
         with Lease(folder.path) as lease:
-            folder.set_status(Status("cancelled", run.phase, "taken out of the queue"), lease.check)
+            folder.set_status(Status(State.CANCELLED, run.phase, "taken out of the queue"), lease.check)
     except Held:  # it has just begun
         return
 

@@ -6,7 +6,8 @@ import traceback
 
 from bench import disk
 from bench.errors import BadInput
-from bench.record import State, Status
+from bench.record import Status
+from bench.states import State
 
 TRACE_LINES = 12
 LOST_COMPANY = ("Connection closed by peer", "Connection reset", "Socket Timeout", "NCCL", "gloo")  # of an exchange
@@ -19,11 +20,11 @@ class Surroundings:
 
     def stopped(self, asked: str) -> tuple[State, str]:
         """The state of a run that was asked to stop, and by whom."""
-        return "cancelled", asked or "interrupted"
+        return State.CANCELLED, asked or "interrupted"
 
     def vanished(self, host: str) -> tuple[State, str]:
         """How an earlier attempt ended that left no word."""
-        return "lost", f"ended without a word on {host}: killed, or its machine failed"
+        return State.LOST, f"ended without a word on {host}: killed, or its machine failed"
 
 
 def ending(error: BaseException, phase: str) -> Status:
@@ -36,11 +37,11 @@ def ending(error: BaseException, phase: str) -> Status:
     trace = "".join(traceback.format_exception(error)).splitlines()[-TRACE_LINES:]
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
     if disk.full(error):
-        return Status("failed", phase, f"the disk is full ({text}); make room, then --retry failed goes on")
+        return Status(State.FAILED, phase, f"the disk is full ({text}); make room, then --retry failed goes on")
     if isinstance(error, NonFinite):
-        return Status("nan", phase, text)
+        return Status(State.NAN, phase, text)
     if isinstance(error, BadInput):
-        return Status("failed", phase, text)
+        return Status(State.FAILED, phase, text)
     if torch.distributed.is_initialized() and not memory and any(sign in text for sign in LOST_COMPANY):
-        return Status("lost", phase, f"another process of the run is gone: {text}", "\n".join(trace))
-    return Status("oom" if memory else "failed", phase, f"{type(error).__name__}: {text}", "\n".join(trace))
+        return Status(State.LOST, phase, f"another process of the run is gone: {text}", "\n".join(trace))
+    return Status(State.OOM if memory else State.FAILED, phase, f"{type(error).__name__}: {text}", "\n".join(trace))

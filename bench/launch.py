@@ -19,11 +19,11 @@ from typing import Any, Literal, Protocol
 from bench import disk
 from bench.errors import BadInput
 from bench.lease import Held, Lease, LeasedWriter, current, holder
-from bench.record import RunFolder, State, Status, write_json
+from bench.record import RunFolder, Status, write_json
+from bench.states import State
 from bench.work import HELD, STOPPED, missing_stages
 
 POLL_S = 0.1
-ENDED_BADLY: tuple[State, ...] = ("failed", "oom", "nan", "timeout")  # tried again only when asked
 
 # Threads that spin while they wait save 10–17 % of a tiny step on an idle machine, but make it up to 5 times longer
 # beside one busy process and 20 times beside another such run (two cores).
@@ -45,7 +45,7 @@ class Task:
 
     def done(self) -> bool:
         """Whether nothing is missing of it."""
-        return self.folder.status().state == "done" and not missing_stages(self.folder, self.spec)
+        return self.folder.status().state is State.DONE and not missing_stages(self.folder, self.spec)
 
 
 class Watcher(Protocol):
@@ -108,11 +108,11 @@ class Launcher:
             untrained = [parent.name for parent in parents if RunFolder(parent).training() is None]
             if other := holder(task.folder.path):
                 elsewhere[task.label] = str(other)
-            elif task.done() or (_claims(task) > self.claims[task.id] and task.folder.status().state in ENDED_BADLY):
+            elif task.done() or (_claims(task) > self.claims[task.id] and task.folder.status().state.needs_retry):
                 self._end(task, task.folder.status())  # by another controller, in the meantime
             elif ended := [parent for parent in untrained if parent in self.ends]:
                 state = self.ends[ended[0]].state
-                self._end(task, Status("planned", message=f"it starts from run {ended[0]}, which is {state}"))
+                self._end(task, Status(State.PLANNED, message=f"it starts from run {ended[0]}, which is {state}"))
             elif not untrained:
                 self._or_full(task, self._spawn)
         return elsewhere
@@ -147,7 +147,7 @@ class Launcher:
         try:
             if code == HELD:
                 raise Held
-            if code not in (0, STOPPED) and task.folder.status().state not in ENDED_BADLY:
+            if code not in (0, STOPPED) and not task.folder.status().state.needs_retry:
                 self._record_death(task, code)
             self._end(task, task.folder.status())
         except Held:  # another controller was faster, or has taken over
@@ -161,18 +161,18 @@ class Launcher:
             if not disk.full(error):
                 raise
             message = f"the disk is full ({error}): nothing could be recorded; make room and run the command again"
-            self._end(task, Status("failed", task.folder.status().phase, message))
+            self._end(task, Status(State.FAILED, task.folder.status().phase, message))
 
     def _record_death(self, task: Task, code: int) -> None:
         """Of a child that could not record its own end. Raises Held when another one has taken the run over."""
         phase = task.folder.status().phase
         if self.asked == "kill":
-            status = Status("cancelled", phase, "killed on request, without a last checkpoint")
+            status = Status(State.CANCELLED, phase, "killed on request, without a last checkpoint")
         elif code < 0:
             hint = ", perhaps out of memory" if code == -signal.SIGKILL else f", {signal.Signals(-code).name}"
-            status = Status("lost", phase, f"killed (signal {-code}){hint}")
+            status = Status(State.LOST, phase, f"killed (signal {-code}){hint}")
         else:
-            status = Status("failed", phase, f"ended with exit code {code}")
+            status = Status(State.FAILED, phase, f"ended with exit code {code}")
         with Lease(task.folder.path) as lease:
             task.folder.set_status(status, lease.check)
 
@@ -190,7 +190,7 @@ class Launcher:
 def due(task: Task, retry: Collection[str] = ()) -> bool:
     """Neither done nor at a bad end that is not to be tried again."""
     state = task.folder.status().state
-    return not task.done() and (state not in ENDED_BADLY or state in retry)
+    return not task.done() and (not state.needs_retry or state in retry)
 
 
 def worker_command(folder: Path, device: str, threads: int, claims: int) -> list[str]:

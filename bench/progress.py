@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bench.launch import Task
 from bench.record import Status
+from bench.states import State
 
 LINE_EVERY_S = 20.0  # plain lines of a run at work
 TAIL = 8192  # bytes
@@ -103,10 +104,10 @@ class SweepProgress:
 
     def ended(self, task: Task, status: Status) -> None:
         """One line; what went wrong, and where it is told at length."""
-        self.done += status.state == "done"
+        self.done += status.state is State.DONE
         if task.id in self.shown:
             self.bars.remove_task(self.shown.pop(task.id))
-        if status.state == "done":
+        if status.state is State.DONE:
             self._say(f"{task.label}: done ({self.done} of {self.total})")
             return
         reason = status.message.splitlines()[0] if status.message else ""

@@ -15,25 +15,22 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, get_args
+from typing import IO, Any, Protocol
 
 from bench.atomic import atomic_write, atomic_write_text
 from bench.errors import BadInput
+from bench.states import State
 
 SCHEMA_VERSION = 1
 BEST, BEST_STATE = "best", "state.json"
 SCENES = "scenes.json"
-State = Literal[
-    "planned", "running", "done", "failed", "oom", "nan", "timeout", "cancelled", "preempted", "node_fail", "lost"
-]
-STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True)
 class Status:
     """How a run stands: its state, the stage it was in, and for a bad end why and where its log is."""
 
-    state: State = "planned"
+    state: State = State.PLANNED
     phase: str = ""  # train, evaluate, profile
     message: str = ""
     trace: str = ""  # the last lines of a traceback
@@ -164,7 +161,9 @@ class RunFolder:
         if not path.is_file():
             return Status()
         content = read_json(path)
-        return Status(**{key: content[key] for key in ("state", "phase", "message", "trace")})
+        if content["state"] not in list(State):
+            raise BadInput(f"{path}: unknown state {content['state']!r}; it may be {', '.join(State)}")
+        return Status(State(content["state"]), *(content[key] for key in ("phase", "message", "trace")))
 
     def set_status(self, status: Status, check: Callable[[], None] = lambda: None) -> None:
         write_json(self.path / "status.json", asdict(status), check)

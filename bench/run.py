@@ -20,8 +20,9 @@ from rich.markup import escape
 from bench import disk, plan
 from bench.environment import cores
 from bench.errors import BadInput, run_command
-from bench.launch import ENDED_BADLY, Launcher, Task, archive, due
+from bench.launch import Launcher, Task, archive, due
 from bench.record import Status, run_folder, write_sweep
+from bench.states import RETRYABLE, State
 
 if TYPE_CHECKING:
     from bench.data.scene import DataSource
@@ -40,7 +41,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="print the runs, their sizes and what is missing; train nothing")
     add("--json", action="store_true", help="print the runs as a JSON list; all else goes to stderr")
     add("--only", metavar="PATTERN", help="only runs whose label or id matches, e.g. 'Ours*', and what they start from")
-    add("--retry", metavar="STATES", default="", help=f"try bad ends again: {', '.join(ENDED_BADLY)}; or all")
+    add("--retry", metavar="STATES", default="", help=f"try bad ends again: {', '.join(RETRYABLE)}; or all")
     add("--force", action="store_true", help="put finished and begun runs aside (results/archive/) and do them anew")
     add("--overfit", type=int, metavar="N", help="memorise N scenes, the first test of a new part")
     add("--device", default="auto", help="cpu, cuda or cuda:N; default: cuda if there is one")
@@ -76,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def retried(text: str) -> Sequence[str]:
     """The states that `--retry` names. Raises BadInput."""
     words = [word for word in text.split(",") if word]
-    if wrong := [word for word in words if word not in (*ENDED_BADLY, "all")]:
-        raise BadInput(f"--retry {wrong[0]}: it may be {', '.join(ENDED_BADLY)}, several with commas, or all")
-    return ENDED_BADLY if "all" in words else words
+    if wrong := [word for word in words if word not in (*RETRYABLE, "all")]:
+        raise BadInput(f"--retry {wrong[0]}: it may be {', '.join(RETRYABLE)}, several with commas, or all")
+    return RETRYABLE if "all" in words else words
 
 
 def _load(options: argparse.Namespace) -> tuple[Sweep, str]:
@@ -141,7 +142,7 @@ class Session:
         passed = self._verdicts(tasks) if self.options.overfit else True
         if self.options.json:
             print(json.dumps(lines, indent=1, ensure_ascii=False))
-        return DONE if passed and all(status.state == "done" for status in states.values()) else SOME_FAILED
+        return DONE if passed and all(status.state is State.DONE for status in states.values()) else SOME_FAILED
 
     def _announce(self, tasks: Sequence[Task], left: Sequence[Task]) -> None:
         from bench.spec.code import changed
@@ -153,7 +154,7 @@ class Session:
                 self._say(text, "yellow")
         for task in tasks:
             status = task.folder.status()
-            if status.state in ENDED_BADLY and task not in left:
+            if status.state.needs_retry and task not in left:
                 log = task.folder.path / "log.txt"
                 self._say(
                     f"{task.label}: {status.state} before; --retry {status.state} tries again (log: {log})", "red"

@@ -18,9 +18,10 @@ from rich.markup import escape
 
 from bench import run as running
 from bench.errors import BadInput, BadSpec, run_command
-from bench.launch import ENDED_BADLY, Launcher, due
+from bench.launch import Launcher, due
 from bench.lease import Held, Lease
 from bench.record import run_folder
+from bench.states import RETRYABLE
 
 if TYPE_CHECKING:
     from bench.pareto import Row
@@ -41,7 +42,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--scale", default="tiny", choices=running.SCALES, help="default: tiny, for a laptop")
     add("--dry-run", action="store_true", help="print what would be searched and how far it is; train nothing")
     add("--json", action="store_true", help="print the rows as a JSON list; all else goes to stderr")
-    add("--retry", metavar="STATES", default="", help=f"try bad ends again: {', '.join(ENDED_BADLY)}; or all")
+    add("--retry", metavar="STATES", default="", help=f"try bad ends again: {', '.join(RETRYABLE)}; or all")
     add("--device", default="auto", help="cpu, cuda or cuda:N; default: cuda if there is one")
     add("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
     add("--threads", type=int, metavar="N", help="CPU threads of a run (default: all cores / jobs)")

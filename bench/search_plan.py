@@ -17,6 +17,7 @@ from bench import plan
 from bench import run as running
 from bench.errors import BadSpec
 from bench.record import read_lines, run_folder
+from bench.states import State
 
 if TYPE_CHECKING:
     from bench.spec.search import Search
@@ -46,7 +47,7 @@ def show(search: Search, folder: Path, options: argparse.Namespace, console: Con
     lines = [f"{o.better} {o.title}: {o.definition}" for o in search.objectives]
     rows = read_lines(folder / "trials.jsonl")
     states = [run_folder(options.results, row["id"]).status().state for row in rows if row["kind"] == "trial"]
-    for text in [_counted(found), *lines, f"{states.count('done')} of {search.trials} trials are done in {folder}"]:
+    for text in [_counted(found), *lines, f"{states.count(State.DONE)} of {search.trials} trials are done in {folder}"]:
         console.print(escape(text), highlight=False, soft_wrap=True)
     return running.DONE
 

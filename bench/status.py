@@ -22,10 +22,10 @@ from rich.text import Text
 
 from bench.errors import BadInput, run_command
 from bench.slurm.standing import Standing, Sweep, look
+from bench.states import State
 
-COLOURS = {"done": "green", "running": "cyan", "starting": "cyan", "queued": "yellow", "planned": "bright_black"}
-RETRIED = ("failed", "oom", "nan", "timeout")  # only when asked
-FINE = ("done", "running", "starting", "queued", "planned")
+COLOURS = {State.DONE: "green", State.RUNNING: "cyan", State.STARTING: "cyan", State.QUEUED: "yellow",
+           State.PLANNED: "bright_black"}  # fmt: skip
 TRACE_LINES = 6
 LINE_EVERY_S = 60.0  # where there is no terminal
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps([asdict(run) for run in found.runs], indent=1, ensure_ascii=False))
         else:
             console.print(shown(found))
-    return int(any(run.state not in FINE for run in found.runs))
+    return int(any(run.state.failed for run in found.runs))
 
 
 def follow(sweep: Path, results: Path, every_s: float, console: Console) -> Sweep:
@@ -95,7 +95,7 @@ def shown(sweep: Sweep) -> Group:
         table.add_column(name, no_wrap=True)
     table.add_column("restarts", justify="right")
     for run in sweep.runs:
-        state = run.phase if run.state == "running" and run.phase not in ("", "train") else run.state
+        state = run.phase if run.state is State.RUNNING and run.phase not in ("", "train") else run.state
         table.add_row(
             escape(run.label),
             Text(state, style=COLOURS.get(run.state, "red")),
@@ -103,7 +103,7 @@ def shown(sweep: Sweep) -> Group:
             "" if run.loss is None else f"{run.loss:.4f}",
             "" if run.steps_per_s is None else f"{run.steps_per_s:.3g}",
             "" if run.left_s is None else str(timedelta(seconds=round(run.left_s))),
-            run.node if run.state in ("running", "starting") else "",
+            run.node if run.state in (State.RUNNING, State.STARTING) else "",
             run.job,
             str(run.restarts or ""),
         )
@@ -117,7 +117,7 @@ def signature(run: Standing) -> str:
 
 
 def _caption(sweep: Sweep) -> str:
-    counts: dict[str, int] = {}
+    counts: dict[State, int] = {}
     for run in sweep.runs:
         counts[run.state] = counts.get(run.state, 0) + 1
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
@@ -128,7 +128,7 @@ def _failures(runs: Sequence[Standing]) -> list[Text]:
     """Each kind of failure once, with its runs, the trace's last lines and a log."""
     groups: dict[str, list[Standing]] = {}
     for run in runs:
-        if run.state not in FINE:
+        if run.state.failed:
             groups.setdefault(signature(run), []).append(run)
     told = []
     for found in groups.values():
@@ -139,7 +139,7 @@ def _failures(runs: Sequence[Standing]) -> list[Text]:
         for line in first.trace.splitlines()[-TRACE_LINES:]:
             text.append(f"    {line}\n", style="bright_black")
         text.append(f"  log: {first.log}\n" if first.log else "", style="default")
-        again = f"--retry {first.state} tries again" if first.state in RETRIED else "goes on when submitted again"
+        again = f"--retry {first.state} tries again" if first.state.needs_retry else "goes on when submitted again"
         text.append(f"  {again}", style="default")
         told.append(text)
     return told
@@ -149,7 +149,7 @@ def _waiting(runs: Sequence[Standing]) -> list[Text]:
     """Why runs wait, each reason once."""
     reasons: dict[str, list[str]] = {}
     for run in runs:
-        if run.state in ("queued", "planned", "starting") and run.message:
+        if run.state in (State.QUEUED, State.PLANNED, State.STARTING) and run.message:
             reasons.setdefault(run.message, []).append(run.label)
     return [Text(f"{'; '.join(labels)}: {reason}", style="yellow") for reason, labels in reasons.items()]
 

@@ -24,6 +24,7 @@ from bench.endings import Surroundings, ending
 from bench.errors import BadInput, run_command
 from bench.lease import Held, Lease, LeasedWriter, Stale
 from bench.record import RunFolder, SilentWriter, Status, write_json
+from bench.states import State
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +116,9 @@ class Work:
             log.error("%s; this process stops without writing", stale)
             return 1
         log.info("run %s: %s", self.folder.id, status.state)
-        return {"done": 0, "cancelled": STOPPED, "timeout": STOPPED, "preempted": STOPPED}.get(status.state, 1)
+        if status.state is State.DONE:
+            return 0
+        return STOPPED if status.state.was_stopped else 1
 
     def _outcome(self) -> Status:
         try:
@@ -124,7 +127,7 @@ class Work:
             missing = missing_stages(self.folder)
             if missing or environment.place()[1] > 1:
                 self._stages(missing)
-            return Status("done")
+            return Status(State.DONE)
         except Stale:
             raise
         except BaseException as error:
@@ -158,7 +161,7 @@ class Work:
 
     def _enter(self, phase: str) -> None:
         self.phase = phase
-        self.folder.set_status(Status("running", phase), self.writer.check)
+        self.folder.set_status(Status(State.RUNNING, phase), self.writer.check)
 
     def _train(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.train import train

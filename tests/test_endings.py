@@ -11,7 +11,7 @@ from torch import distributed
 from bench.endings import ending
 from bench.errors import BadInput
 from bench.health import NonFinite
-from bench.record import State
+from bench.states import State
 
 NO_HOST_MEMORY = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"
 ENDS: list[tuple[BaseException, State, str]] = [

@@ -22,6 +22,7 @@ from bench.record import (
     write_json,
     write_sweep,
 )
+from bench.states import RETRYABLE, State
 
 KILLED = """
 import os, pathlib, signal, sys
@@ -79,6 +80,23 @@ def test_status_is_planned_until_recorded(tmp_path: Path) -> None:
     ended = Status("nan", "train", "step 7: loss/mse", "the\nlast lines")
     folder.set_status(ended)
     assert folder.status() == ended
+
+
+def test_an_unknown_state_is_named(tmp_path: Path) -> None:
+    RunFolder(tmp_path).set_status(Status(State.DONE))
+    path = tmp_path / "status.json"
+    path.write_text(path.read_text().replace("done", "finished"))
+    with pytest.raises(BadInput, match=r"status\.json: unknown state 'finished'; it may be planned, .*, lost"):
+        RunFolder(tmp_path).status()
+
+
+def test_every_state_is_waiting_active_done_or_failed() -> None:
+    for state in State:
+        assert [state is State.PLANNED, state.is_active, state is State.DONE, state.failed].count(True) == 1, state
+        assert state.is_terminal == (state is State.DONE or state.failed), state
+        assert state.failed or not (state.needs_retry or state.was_stopped), state
+    assert RETRYABLE == (State.FAILED, State.OOM, State.NAN, State.TIMEOUT)
+    assert [state for state in State if state.is_final] == [State.DONE, State.FAILED, State.OOM, State.NAN]
 
 
 def test_metrics_survive_torn_lines_and_steps_that_ran_twice(tmp_path: Path) -> None:

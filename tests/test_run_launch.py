@@ -17,7 +17,8 @@ from bench import launch
 from bench.errors import BadInput
 from bench.launch import Launcher, Task, archive, due
 from bench.lease import Held, Lease, LeasedWriter
-from bench.record import RunFolder, State, Status, read_lines, write_json
+from bench.record import RunFolder, Status, read_lines, write_json
+from bench.states import State
 from bench.work import HELD, STOPPED
 
 SPEC = {"train": {"steps": 1}, "evaluation": {"protocols": ["per_image_white"]}, "views": {"overfit": 0}}

@@ -22,9 +22,10 @@ from bench.attempts import attempts, begin, finish
 from bench.errors import BadInput
 from bench.lease import Lease, LeasedWriter, current
 from bench.process import ProcessIdentity
-from bench.record import RunFolder, State, Status, write_json
+from bench.record import RunFolder, Status, write_json
 from bench.slurm import ends, job, postmortem, queue, standing
 from bench.slurm.collect import settle
+from bench.states import State
 
 ROOT = Path(__file__).parent.parent
 RUN = "0123456789ab"

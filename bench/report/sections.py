@@ -193,12 +193,12 @@ def _failures(sweep: Sweep) -> dict[str, Any]:
     for entry in sweep.read.entries:
         status, log = sweep.status(entry), entry.folder.path / "log.txt"
         last = status.trace or (_tail(log) if log.is_file() else "")
-        if status.state in ("planned", "running"):
+        if not status.state.is_terminal:
             unfinished.append((entry, status))
-        elif status.state != "done":
+        elif status.state.failed:
             ended.append((entry, status, last, _shown_path(log, sweep) if log.is_file() else ""))
         warned += [(entry, warning) for warning in (entry.folder.training() or {}).get("warnings", [])]
-    retry = sorted({status.state for _, status, _, _ in ended} - {"cancelled", "lost", "preempted", "node_fail"})
+    retry = sorted({status.state for _, status, _, _ in ended if status.state.needs_retry})
     command = _command(sweep)
     command += f" --retry {','.join(retry)}" if retry and command else ""
     return {"ended": ended, "unfinished": unfinished, "warned": warned, "command": command,

@@ -15,6 +15,7 @@ from bench.record import Status
 from bench.report import deviations
 from bench.report.deviations import flat
 from bench.results import Entry, SweepResults, read_sweep
+from bench.states import State
 from bench.table_rows import MEASURED, rows
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Sweep:
         if entry.folder.path.is_dir():
             return entry.folder.status()
         line = entry.line
-        return Status(line.get("status", "planned"), line.get("phase", ""), line.get("message", ""))
+        return Status(State(line.get("status", State.PLANNED)), line.get("phase", ""), line.get("message", ""))
 
     def runs(self) -> pd.DataFrame:
         """One row a run, in the sweep's order: label, id, group (the label without its seed), seed, status, phase,

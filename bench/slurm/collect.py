@@ -11,6 +11,7 @@ from bench.atomic import atomic_write_text
 from bench.lease import Held, Lease, LeasedWriter, Stale
 from bench.record import RunFolder, Status, read_json, read_lines, run_folder, write_json
 from bench.slurm.standing import Standing, look
+from bench.states import State
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def refresh(sweep: Path, results: Path) -> None:
         line |= {"status": status.state, "phase": status.phase, "message": status.message}
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     atomic_write_text(sweep / "runs.jsonl", text)
-    for folder in (RunFolder(results / "runs" / line["id"]) for line in lines if line["status"] == "done"):
+    for folder in (RunFolder(results / "runs" / line["id"]) for line in lines if line["status"] == State.DONE):
         if (recorded := folder.path / "environment.json").is_file():
             write_json(sweep / "environment.json", read_json(recorded))
             return

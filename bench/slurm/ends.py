@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bench.endings import Surroundings
 from bench.environment import place
-from bench.record import State
 from bench.slurm import queue
+from bench.states import State
 
 JOBS = "jobs"  # submitit's files of a submission, SLURM's messages among them
 EARLY_S = 75.0  # SLURM may warn a minute early
@@ -19,13 +19,13 @@ BEGINS = "EAD-Bench: job"  # what a batch script says first, each time it is sta
 SIGNS: tuple[tuple[str, State, str], ...] = (
     (
         r"[Ee]xceeded (?:step |job )?memory limit|oom[-_]kill|Out [Oo]f [Mm]emory|OOM Killed",
-        "oom",
+        State.OOM,
         "host memory used up",
     ),
-    ("DUE TO TIME LIMIT", "timeout", "killed at the time limit"),
-    ("DUE TO PREEMPTION", "preempted", "preempted"),
-    ("DUE TO NODE FAILURE", "node_fail", "a node failed"),
-    ("DUE TO JOB REQUEUE", "preempted", "put back into the queue"),
+    ("DUE TO TIME LIMIT", State.TIMEOUT, "killed at the time limit"),
+    ("DUE TO PREEMPTION", State.PREEMPTED, "preempted"),
+    ("DUE TO NODE FAILURE", State.NODE_FAIL, "a node failed"),
+    ("DUE TO JOB REQUEUE", State.PREEMPTED, "put back into the queue"),
 )
 
 
@@ -50,21 +50,23 @@ class Cluster(Surroundings):
         job = queue.show(os.environ.get("SLURM_JOB_ID", "")) or {}
         word = job.get("JobState", "")
         if word == "PREEMPTED" or _seconds(job.get("PreemptTime")):
-            return "preempted", "preempted"
+            return State.PREEMPTED, "preempted"
         if "SIGUSR2" in asked:
             if self._limit_near(job):
-                return "timeout", f"time limit of {self.minutes} min"
-            return "preempted", "asked to leave before the time limit (SIGUSR2)"
+                return State.TIMEOUT, f"time limit of {self.minutes} min"
+            return State.PREEMPTED, "asked to leave before the time limit (SIGUSR2)"
         if word == "RUNNING" and place()[1] > 1:
-            return "lost", "another process of the run is gone"
-        return "cancelled", "cancelled by scancel" if word in ("COMPLETING", "CANCELLED") else asked or "asked to stop"
+            return State.LOST, "another process of the run is gone"
+        if word in ("COMPLETING", "CANCELLED"):
+            return State.CANCELLED, "cancelled by scancel"
+        return State.CANCELLED, asked or "asked to stop"
 
     def vanished(self, host: str) -> tuple[State, str]:
         """node_fail if the node of the earlier attempt is down now."""
         state = queue.node_state(host) if host else ""
         if state.startswith(("down", "fail", "drain", "drng", "unk", "boot")) or "*" in state:
-            return "node_fail", f"node {host} failed (now {state})"
-        return "lost", f"ended without a word on {host}: killed, or its node failed"
+            return State.NODE_FAIL, f"node {host} failed (now {state})"
+        return State.LOST, f"ended without a word on {host}: killed, or its node failed"
 
     def _limit_near(self, job: dict[str, str]) -> bool:
         end = _seconds(job.get("EndTime")) or self.began + self.limit_s

@@ -33,9 +33,9 @@ from bench.process import ProcessIdentity
 from bench.record import RunFolder, Status
 from bench.slurm import ends
 from bench.slurm.slots import slot
+from bench.states import State
 
 RETRY_S = 5.0
-BAD: tuple[str, ...] = ("failed", "oom", "nan", "timeout", "cancelled", "lost", "node_fail")
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +71,11 @@ class RunJob:
                 torn.unlink(missing_ok=True)
         if waits_for := self._untrained(folder):
             if rank == 0:
-                _set(folder, Status("planned", message=f"it starts from {waits_for}"))
+                _set(folder, Status(State.PLANNED, message=f"it starts from {waits_for}"))
             sys.exit(f"{self.label} starts from {waits_for}")
         with self._place(job, rank):
             code = self._work(folder, here) if rank == 0 else _follow(folder, self._options(), job)
-        if rank == 0 and code == work.STOPPED and (status := folder.status()).state in ("timeout", "preempted"):
+        if rank == 0 and code == work.STOPPED and (status := folder.status()).state in (State.TIMEOUT, State.PREEMPTED):
             self._requeue(folder, status, put_back, job.paths.stderr)
         if code:
             sys.exit(code)  # so that the cluster does not call a bad end completed
@@ -102,8 +102,9 @@ class RunJob:
         for parent in self.parents:
             other = RunFolder(folder.path.parent / parent)
             while other.training() is None:
-                if not self.slots or other.status().state in BAD:
-                    return f"run {parent}, which is {other.status().state}"
+                state = other.status().state
+                if not self.slots or (state.failed and state is not State.PREEMPTED):  # a preempted one comes back
+                    return f"run {parent}, which is {state}"
                 time.sleep(RETRY_S)
         return ""
 
@@ -120,7 +121,7 @@ class RunJob:
 
     def _requeue(self, folder: RunFolder, status: Status, put_back: Any, messages: Path) -> None:
         """Through submitit, which counts; again and again while the controller is down."""
-        while (ends.read(messages) or ("timeout",))[0] == "timeout":  # else SLURM does so itself
+        while (ends.read(messages) or (State.TIMEOUT,))[0] is State.TIMEOUT:  # else SLURM does so itself
             try:
                 put_back(signal.SIGUSR2, None)
             except UncompletedJobError as error:

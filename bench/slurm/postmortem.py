@@ -17,6 +17,7 @@ from bench.lease import Held, Lease, LeasedWriter, Stale
 from bench.record import RunFolder, Status, read_json
 from bench.slurm import ends, queue
 from bench.slurm.ends import JOBS
+from bench.states import State
 
 TAIL = 12  # lines
 PATIENCE_S, RETRY_S = 900.0, 5.0  # with a controller that does not answer
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = RunFolder(Path(plan["runs"]) / plan["groups"][int(group)][int(index)])
     jobs = Path(submission) / JOBS
     status = judge(folder, jobs, int(code))
-    if status and status.state == "lost":
+    if status and status.state is State.LOST:
         return requeue(folder, status, plan["max_losses"])
     return 0
 
@@ -39,9 +40,10 @@ def judge(folder: RunFolder, jobs: Path, code: int) -> Status | None:
     before, job = folder.status(), name()
     last = (attempts.attempts(folder) or [{}])[-1]
     mine = os.environ.get("SLURM_JOB_ID", "")
-    if before.state not in ("running", "planned", "lost") or (last and last["job"].partition(".")[0] != mine):
+    unexplained = before.state in (State.RUNNING, State.PLANNED, State.LOST)
+    if not unexplained or (last and last["job"].partition(".")[0] != mine):
         return None
-    if before.state == "planned" and (before.message or CUT_SHORT in ends.since_start(jobs / f"{job}_0_log.err")):
+    if before.state is State.PLANNED and (before.message or CUT_SHORT in ends.since_start(jobs / f"{job}_0_log.err")):
         return None  # it waits for another run, or will be submitted again
     status = _cause(folder, jobs, job, code, before)
     try:
@@ -59,23 +61,24 @@ def _cause(folder: RunFolder, jobs: Path, job: str, code: int, before: Status) -
     messages = jobs / f"{job}_0_log.err"
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     for path in sorted(jobs.glob(f"{job}_*_failure_{restart}.json")):
-        told = Status(**json.loads(path.read_text(encoding="utf-8")))
-        if told.state != "lost":  # else it only missed the others
+        content = json.loads(path.read_text(encoding="utf-8"))
+        told = Status(**content | {"state": State(content["state"])})
+        if told.state is not State.LOST:  # else it only missed the others
             return told
     if found := ends.read(messages):
         return Status(found[0], before.phase, found[1])
     killed = ends.killed(messages)
-    if before.state == "planned" and (not killed or "exit code" in killed):
-        lines = ends.since_start(messages).splitlines()[-TAIL:]
-        return Status("failed", "start", f"the job ended with exit code {code} before the run began", "\n".join(lines))
+    if before.state is State.PLANNED and (not killed or "exit code" in killed):
+        trace = "\n".join(ends.since_start(messages).splitlines()[-TAIL:])
+        return Status(State.FAILED, "start", f"the job ended with exit code {code} before the run began", trace)
     if killed:
-        return Status("lost", before.phase, f"killed ({killed})")
-    return Status("lost", before.phase, before.message or f"the step ended with exit code {code}")
+        return Status(State.LOST, before.phase, f"killed ({killed})")
+    return Status(State.LOST, before.phase, before.message or f"the step ended with exit code {code}")
 
 
 def requeue(folder: RunFolder, status: Status, most: int) -> int:
     """A killed run goes on from its checkpoint, if this has not happened too often already."""
-    losses = [a for a in attempts.attempts(folder) if a.get("state") == "lost" and _same_job(a)]
+    losses = [a for a in attempts.attempts(folder) if a.get("state") == State.LOST and _same_job(a)]
     if len(losses) > most:
         print(
             f"{folder.id}: {status.message}; killed {len(losses)} times: not put back into the queue", file=sys.stderr

@@ -7,13 +7,13 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.record import State
+from bench.states import State
 
 PATIENCE_S = 12.0  # a client gives up on a controller that is down after about 9 s
 ENDS: dict[str, State] = {
-    "COMPLETED": "done", "FAILED": "failed", "CANCELLED": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout",
-    "PREEMPTED": "preempted", "NODE_FAIL": "node_fail", "BOOT_FAIL": "node_fail", "OUT_OF_MEMORY": "oom",
-    "REVOKED": "cancelled",
+    "COMPLETED": State.DONE, "FAILED": State.FAILED, "CANCELLED": State.CANCELLED, "TIMEOUT": State.TIMEOUT,
+    "DEADLINE": State.TIMEOUT, "PREEMPTED": State.PREEMPTED, "NODE_FAIL": State.NODE_FAIL,
+    "BOOT_FAIL": State.NODE_FAIL, "OUT_OF_MEMORY": State.OOM, "REVOKED": State.CANCELLED,
 }  # fmt: skip
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 

@@ -14,21 +14,21 @@ from bench.attempts import attempts
 from bench.lease import EXPIRED_S, Claim, current, silent_s
 from bench.process import ProcessIdentity
 from bench.progress import last_records, median_step_ms
-from bench.record import RunFolder, State, read_json, read_lines, run_folder
+from bench.record import RunFolder, read_json, read_lines, run_folder
 from bench.slurm import queue
 from bench.slurm.queue import Job, Queue
+from bench.states import State
 
 JOB = "job.json"  # of a run folder: the job it was last handed to
-ENDS: tuple[State, ...] = ("done", "failed", "oom", "nan")  # that no queue changes
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One run. `state` is a record's State, or queued, starting."""
+    """One run, by its files and its queue."""
 
     id: str
     label: str
-    state: str
+    state: State
     phase: str = ""
     message: str = ""
     trace: str = ""
@@ -46,7 +46,7 @@ class Standing:
     @property
     def over(self) -> bool:
         """Whether nothing more will happen by itself."""
-        return self.state not in ("running", "queued", "starting")
+        return not self.state.is_active
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def stand(line: dict[str, Any], folder: RunFolder, job: dict[str, Any], queued: 
     records = last_records(folder.path / "metrics.jsonl")
     step, steps = int(records[-1]["step"]) if records else 0, int(line["steps"])
     per_step = median_step_ms(records)
-    training = state == "running" and status.phase == "train"
+    training = state is State.RUNNING and status.phase == "train"
     return Standing(
         id=line["id"], label=line["label"], state=state, phase=status.phase, message=message,
         trace=status.trace if state == status.state else "",
@@ -115,43 +115,45 @@ def stand(line: dict[str, Any], folder: RunFolder, job: dict[str, Any], queued: 
 
 def _unclear(folder: RunFolder, job: dict[str, Any]) -> bool:
     """Whether SLURM can tell more than the files."""
-    return job.get("executor") == "slurm" and folder.status().state not in ENDS and at_work(folder) is None
+    return job.get("executor") == "slurm" and not folder.status().state.is_final and at_work(folder) is None
 
 
 def _state(
     folder: RunFolder, job: dict[str, Any], working: bool, there: Job | None, answered: bool
-) -> tuple[str, str, State | None]:
+) -> tuple[State, str, State | None]:
     """State, message, and the end that only SLURM knows of."""
     status = folder.status()
-    if status.state in ENDS or (working and status.state == "running"):
+    if status.state.is_final or (working and status.state is State.RUNNING):
         return status.state, status.message, None
     if working:
-        return "starting", status.message, None
-    before = f"{status.state}: {status.message}; " if status.state not in ("planned", "running") else ""
+        return State.STARTING, status.message, None
+    before = f"{status.state}: {status.message}; " if status.state.is_terminal else ""
     process = process_of(job)
     if process and process.alive:
-        return ("queued", f"{before}waits for its turn", None) if status.state != "running" else ("starting", "", None)
+        if status.state is State.RUNNING:
+            return State.STARTING, "", None
+        return State.QUEUED, f"{before}waits for its turn", None
     if there and there.waits:
-        return "queued", f"{before}{there.reason or there.word}", None
+        return State.QUEUED, f"{before}{there.reason or there.word}", None
     if there and there.runs:
-        return "starting", f"{before}SLURM: {there.word.lower()}", None
+        return State.STARTING, f"{before}SLURM: {there.word.lower()}", None
     return _over(status.state, status.message, there, job, answered)
 
 
 def _over(
     state: State, message: str, there: Job | None, job: dict[str, Any], answered: bool
-) -> tuple[str, str, State | None]:
+) -> tuple[State, str, State | None]:
     """Of a run on which nobody works and whose job is not in the queue."""
-    if there and there.ended and state in ("planned", "running", "preempted"):
-        if state == "planned" and message:  # it waited for a run that failed
+    if there and there.ended and state in (State.PLANNED, State.RUNNING, State.PREEMPTED):
+        if state is State.PLANNED and message:  # it waited for a run that failed
             return state, message, None
-        end: State = "lost" if there.ended in ("done", "failed") else there.ended
+        end = State.LOST if there.ended in (State.DONE, State.FAILED) else there.ended
         return end, f"SLURM: {there.word.lower()}{f' ({there.reason})' if there.reason else ''}", end
-    if state == "running":
+    if state is State.RUNNING:
         if not answered:
-            return "lost", "nobody has worked on it lately, and SLURM does not answer", None
-        return "lost", "nobody works on it any more", "lost"
-    if state == "planned" and job and not message:
+            return State.LOST, "nobody has worked on it lately, and SLURM does not answer", None
+        return State.LOST, "nobody works on it any more", State.LOST
+    if state is State.PLANNED and job and not message:
         if (process := process_of(job)) and not process.on_this_host:
             return state, f"{process} cannot be seen from this host", None
         return state, "SLURM does not answer" if not answered else f"job {job['job']} is gone", None

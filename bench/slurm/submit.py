@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import plan
 from bench.errors import BadInput
-from bench.launch import ENDED_BADLY, Task, archive, due, prepare
+from bench.launch import Task, archive, due, prepare
 from bench.lease import Held
 from bench.paths import SOURCE
 from bench.process import ProcessIdentity
@@ -74,7 +74,7 @@ class Submission(Session):
         else:
             self.record()
             self._say("nothing to submit")
-        bad = [task for task in tasks if task not in left and task.folder.status().state in ENDED_BADLY]
+        bad = [task for task in tasks if task not in left and task.folder.status().state.needs_retry]
         return SOME_FAILED if any(task.id not in queued for task in bad) else DONE
 
     def _orphaned(self, task: Task, tasks: Sequence[Task], queued: Mapping[str, str]) -> bool:
