@@ -17,7 +17,7 @@ import models
 from bench import evaluate, metrics, protocols
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
-from bench.data.scene import LARA_VIEWS
+from bench.data.scene import distinct_views
 from bench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from bench.data.scene import DataSource
     from bench.spec.schema import RunSpec
 
-DISTINCT_VIEWS = len(LARA_VIEWS) - 2  # the last of each ring repeats its first
 ENOUGH = 28.0  # dB on the target views trained on
 ABOVE_WHITE = 3.0  # dB on all other views, over a white image
 
@@ -70,7 +69,13 @@ def overrides(scenes: int) -> list[str]:
 def check(spec: RunSpec, folder: Path, *, device: torch.device, source: DataSource) -> Verdict:
     """Of a finished run that overfitted. Raises BadInput for a view choice whose inputs depend on its targets."""
     model = models.load(folder, device)
-    everything = replace(spec.views, targets=DISTINCT_VIEWS - spec.views.inputs)
+    scenes = Sampler(source, spec.views, spec.seed).training_scenes
+    others = min(distinct_views(source, scene) for scene in scenes) - spec.views.inputs
+    if others < 1:
+        raise BadInput(
+            f"views.inputs: {spec.views.inputs} are all the views of a scene: no other one tells what it learned"
+        )
+    everything = replace(spec.views, targets=others)
     trained, drawn = (
         sampler.evaluation(sampler.training_scenes).to(device)
         for sampler in (Sampler(source, views, spec.seed, spec.model.poses) for views in (spec.views, everything))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.record import RunFolder, read_json, read_lines, runs_folder
-
-SEED = re.compile(r"(, )?\bseed \d+")
 
 
 class ReadOnce(RunFolder):
@@ -47,11 +46,7 @@ class Entry:
     label: str
     line: Mapping[str, Any]
     folder: RunFolder
-
-    @property
-    def group(self) -> str:
-        """The label without the seed."""
-        return SEED.sub("", self.label).strip(", ") or "all seeds"
+    group: str  # the name that it shares with the other seeds of its setting
 
     @property
     def state(self) -> str:
@@ -86,8 +81,45 @@ def read_sweep(sweep_folder: Path, results: Path) -> SweepResults:
     """Raises BadInput for damaged files."""
     environment, runs = sweep_folder / "environment.json", runs_folder(results)
     lines = {line["id"]: line for line in read_lines(sweep_folder / "runs.jsonl")}
+    groups = group_names(lines)
     return SweepResults(
         sweep=read_json(sweep_folder / "sweep.json"),
         environment=read_json(environment) if environment.is_file() else {},
-        entries=tuple(Entry(i, line["label"], line, ReadOnce(runs / i)) for i, line in lines.items()),
+        entries=tuple(Entry(i, line["label"], line, ReadOnce(runs / i), groups[i]) for i, line in lines.items()),
     )
+
+
+def group_names(lines: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Run id → the name of its group, from the lines of runs.jsonl by id.
+
+    Runs whose specs differ in nothing but the training seed are one group, named as the first of them without its seed.
+    """
+    keys = {run_id: _setting(line, lines) for run_id, line in lines.items()}
+    first = {key: lines[run_id] for run_id, key in reversed(keys.items())}
+    names = {key: _without_seed(line) for key, line in first.items()}
+    shared = {name for name, count in Counter(names.values()).items() if count > 1}
+    return {run_id: first[key]["label"] if names[key] in shared else names[key] for run_id, key in keys.items()}
+
+
+def _setting(line: Mapping[str, Any], lines: Mapping[str, Mapping[str, Any]]) -> str:
+    """A run's spec without its training seed, as text; a run that it starts from counts by its setting, too.
+
+    A sweep recorded before specs were gives the label without the seed.
+    """
+    if "spec" not in line:
+        return _without_seed(line)
+    spec = {key: value for key, value in line["spec"].items() if key != "seed"}
+    spec["init"] = {
+        part: _setting(lines[init["id"]], lines) if isinstance(init, Mapping) and init.get("id") in lines else init
+        for part, init in spec.get("init", {}).items()
+    }
+    return json.dumps(spec, sort_keys=True)
+
+
+def _without_seed(line: Mapping[str, Any]) -> str:
+    """The label without the training seed, where the sweep names one; `data.seed` stays."""
+    label: str = line["label"]
+    if "seed" not in line.get("settings", {}):
+        return label
+    words = f"seed {line['settings']['seed']}"
+    return ", ".join(part for part in label.split(", ") if part != words).removesuffix(f": {words}") or "all seeds"

@@ -21,74 +21,56 @@ from bench import disk, plan
 from bench.environment import cores
 from bench.errors import BadInput, run_command
 from bench.launch import Launcher, Task, archive, due
+from bench.options import RunOptions, add_shared, parse_options
 from bench.record import Status, run_folder, write_sweep
-from bench.states import RETRYABLE, State
+from bench.states import State
 
 if TYPE_CHECKING:
     from bench.data.scene import DataSource
     from bench.spec import Run, Sweep
 
 DONE, SOME_FAILED, STOPPED = 0, 1, 130
-SCALES = ("tiny", "small", "paper")
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> RunOptions:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
     add = parser.add_argument
     add("spec", type=Path, metavar="SPEC", help="a YAML file of ablations/")
     add("overrides", nargs="*", metavar="key=value", help="any field of the spec, e.g. train.steps=100")
-    add("--scale", default="tiny", choices=SCALES, help="default: tiny, for a laptop")
     add("--dry-run", action="store_true", help="print the runs, their sizes and what is missing; train nothing")
     add("--json", action="store_true", help="print the runs as a JSON list; all else goes to stderr")
     add("--only", metavar="PATTERN", help="only runs whose label or id matches, e.g. 'Ours*', and what they start from")
-    add("--retry", metavar="STATES", default="", help=f"try bad ends again: {', '.join(RETRYABLE)}; or all")
     add("--force", action="store_true", help="put finished and begun runs aside (results/archive/) and do them anew")
     add("--overfit", type=int, metavar="N", help="memorise N scenes, the first test of a new part")
-    add("--device", default="auto", help="cpu, cuda or cuda:N; default: cuda if there is one")
-    add("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
-    add("--threads", type=int, metavar="N", help="CPU threads of a run (default: all cores / jobs)")
-    add("--no-report", dest="report", action="store_false", help="make no notebook and no HTML page at the end")
     add("--slurm", type=Path, metavar="FILE", help="hand the runs to a cluster, e.g. slurm/a100.yaml, and return")
     add("--test-only", action="store_true", help="with --slurm: ask the scheduler what it would say")
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    return parser.parse_intermixed_args(argv)
+    add_shared(parser)
+    return parse_options(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    retry = retried(options.retry)
-    if options.jobs < 1 or (options.threads or 1) < 1 or (options.overfit or 1) < 1:
-        raise BadInput("--jobs, --threads and --overfit are at least 1")
     sweep, folder = _load(options)
     chosen = _chosen(sweep, options.only)
     console = Console(stderr=options.json)
     if options.slurm:
+        from bench.slurm.cluster import load
         from bench.slurm.submit import Submission
 
-        return Submission(sweep, chosen, options, retry, folder, console).run()
+        return Submission(sweep, chosen, options, folder, console, load(options.slurm, sweep.scale)).run()
     if options.test_only:
         raise BadInput("--test-only goes with --slurm FILE")
     if options.dry_run:
         plan.show(sweep, chosen, options.json, console, options.results)
         return DONE
-    return Session(sweep, chosen, options, retry, folder, console).run()
+    return Session(sweep, chosen, options, folder, console).run()
 
 
-def retried(text: str) -> Sequence[str]:
-    """The states that `--retry` names. Raises BadInput."""
-    words = [word for word in text.split(",") if word]
-    if wrong := [word for word in words if word not in (*RETRYABLE, "all")]:
-        raise BadInput(f"--retry {wrong[0]}: it may be {', '.join(RETRYABLE)}, several with commas, or all")
-    return RETRYABLE if "all" in words else words
-
-
-def _load(options: argparse.Namespace) -> tuple[Sweep, str]:
+def _load(options: RunOptions) -> tuple[Sweep, str]:
     """The sweep and the name of its folder, in which `--overfit N` stands for its many overrides."""
     from bench import spec
     from bench.spec.labels import folder_name
 
-    if wrong := [word for word in options.overrides if "=" not in word]:
-        raise BadInput(f"{wrong[0]!r} is neither an option nor key=value")
     before: list[str] = []
     if options.overfit:
         from bench.overfit import overrides
@@ -116,12 +98,11 @@ def _chosen(sweep: Sweep, pattern: str | None) -> list[Run]:
 class Session:
     """One call of the command."""
 
-    def __init__(self, sweep: Sweep, chosen: Sequence[Run], options: argparse.Namespace, retry: Sequence[str],
-                 folder: str, console: Console) -> None:  # fmt: skip
-        self.sweep, self.chosen, self.options, self.retry, self.console = sweep, chosen, options, retry, console
-        self.results: Path = options.results
+    def __init__(self, sweep: Sweep, chosen: Sequence[Run], options: RunOptions, folder: str, console: Console) -> None:
+        self.sweep, self.chosen, self.options, self.console = sweep, chosen, options, console
+        self.results = options.results
         self.folder = self.results / folder
-        self.threads: int = options.threads or max(1, cores() // options.jobs)
+        self.threads = options.threads or max(1, cores() // options.jobs)
         self.device = device_named(options.device)
 
     def run(self) -> int:
@@ -129,7 +110,7 @@ class Session:
         if self.options.force:
             for moved in filter(None, [archive(task) for task in tasks]):
                 self._say(f"put aside: {moved}")
-        left = [task for task in tasks if due(task, self.retry)]
+        left = [task for task in tasks if due(task, self.options.retry)]
         self._announce(tasks, left)
         self.same_data(tasks)
         self.prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
@@ -203,7 +184,7 @@ class Session:
         from bench.progress import SweepProgress
 
         with SweepProgress(self.console, left) as progress:
-            launcher = Launcher(tasks, progress, self.options.jobs, self.threads, self.device, self.retry)
+            launcher = Launcher(tasks, progress, self.options.jobs, self.threads, self.device, self.options.retry)
             return launcher.run(), bool(launcher.asked)
 
     def record(self) -> list[dict[str, Any]]:

@@ -20,8 +20,8 @@ from bench import run as running
 from bench.errors import BadInput, BadSpec, run_command
 from bench.launch import Launcher, due
 from bench.lease import Held, Lease
+from bench.options import RunOptions, add_shared, parse_options
 from bench.record import run_folder
-from bench.states import RETRYABLE
 
 if TYPE_CHECKING:
     from bench.pareto import Row
@@ -34,34 +34,24 @@ JOURNAL = "optuna_journal.log"
 USELESS = 200  # proposals in a row that repeat a run or break a rule, after which nothing new is expected
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> RunOptions:
     parser = argparse.ArgumentParser(prog="python -m bench.search", description=__doc__)
     add = parser.add_argument
     add("spec", type=Path, metavar="SPEC", help="a YAML file with a `search` section, such as ablations/search.yaml")
     add("overrides", nargs="*", metavar="key=value", help="any field of the spec; a searched one is searched no more")
-    add("--scale", default="tiny", choices=running.SCALES, help="default: tiny, for a laptop")
     add("--dry-run", action="store_true", help="print what would be searched and how far it is; train nothing")
     add("--json", action="store_true", help="print the rows as a JSON list; all else goes to stderr")
-    add("--retry", metavar="STATES", default="", help=f"try bad ends again: {', '.join(RETRYABLE)}; or all")
-    add("--device", default="auto", help="cpu, cuda or cuda:N; default: cuda if there is one")
-    add("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
-    add("--threads", type=int, metavar="N", help="CPU threads of a run (default: all cores / jobs)")
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    return parser.parse_intermixed_args(argv)
+    add_shared(parser)
+    return parse_options(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    retry = running.retried(options.retry)
-    if options.jobs < 1 or (options.threads or 1) < 1:
-        raise BadInput("--jobs and --threads are at least 1")
-    if wrong := [word for word in options.overrides if "=" not in word]:
-        raise BadInput(f"{wrong[0]!r} is neither an option nor key=value")
     from bench.spec.search import load_search
 
     search = load_search(options.spec, options.overrides, options.scale)
     console = Console(stderr=options.json)
-    controller = Controller(search, options, retry, console)
+    controller = Controller(search, options, console)
     if options.dry_run:
         from bench.search_plan import show
 
@@ -76,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Controller:
     """One call of the command."""
 
-    def __init__(self, search: Search, options: argparse.Namespace, retry: Sequence[str], console: Console) -> None:
-        self.search, self.options, self.retry, self.console = search, options, retry, console
-        self.results: Path = options.results
+    def __init__(self, search: Search, options: RunOptions, console: Console) -> None:
+        self.search, self.options, self.console = search, options, console
+        self.results = options.results
         self.folder = self.results / search.sweep.folder
         self.runs: dict[int, Run | BadSpec] = {}  # by number of the proposal
         self.values: dict[str, dict[str, float]] = {}  # of finished runs, by id
@@ -154,7 +144,7 @@ class Controller:
             if isinstance(run, BadSpec):
                 self._say(f"proposal {proposal.number} is not run: {run.problems[0]}", "yellow")
                 study.tell(proposal, None)
-            elif run.id in self.worked or not due(running.task_of(run, self.results), self.retry):
+            elif run.id in self.worked or not due(running.task_of(run, self.results), self.options.retry):
                 self._tell(study, proposal, run)
             else:
                 batch.append((proposal, run))
@@ -181,7 +171,7 @@ class Controller:
         """Trials that ended without a result by accident, or are to be retried; then the sampler hears the better."""
         resolved = [(p, self._resolved(p)) for p in study.history() if p.state != "pending"]
         told = [(p, run) for p, run in resolved if not isinstance(run, BadSpec)]
-        left = {run.id: run for _, run in told if due(running.task_of(run, self.results), self.retry)}
+        left = {run.id: run for _, run in told if due(running.task_of(run, self.results), self.options.retry)}
         self._train(list(left.values()), progress)
         answered = {run.id for proposal, run in told if proposal.state == "answered"}
         for proposal, run in told:
@@ -195,8 +185,8 @@ class Controller:
             return
         session, tasks = self._session(runs), [running.task_of(run, self.results) for run in runs]
         session.same_data(tasks)
-        session.prepare([run for run, task in zip(runs, tasks, strict=True) if due(task, self.retry)])
-        launcher = Launcher(tasks, progress, self.options.jobs, session.threads, session.device, self.retry)
+        session.prepare([run for run, task in zip(runs, tasks, strict=True) if due(task, self.options.retry)])
+        launcher = Launcher(tasks, progress, self.options.jobs, session.threads, session.device, self.options.retry)
         launcher.run()
         self.stopped = bool(launcher.asked)
         self.worked |= set() if self.stopped else {run.id for run in runs}
@@ -240,7 +230,7 @@ class Controller:
 
     def _session(self, runs: Sequence[Run]) -> running.Session:
         sweep = replace(self.search.sweep, runs=list(runs))
-        return running.Session(sweep, runs, self.options, self.retry, self.folder.name, self.console)
+        return running.Session(sweep, runs, self.options, self.folder.name, self.console)
 
     def _announce(self, study: Study) -> int:
         """How many runs are left to do."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 from dataclasses import asdict
@@ -20,13 +19,14 @@ from bench.record import read_lines, run_folder
 from bench.states import State
 
 if TYPE_CHECKING:
+    from bench.options import RunOptions
     from bench.spec.search import Search
     from bench.spec.space import Proposed
 
 COUNTED = 256  # combinations that are built and counted
 
 
-def show(search: Search, folder: Path, options: argparse.Namespace, console: Console) -> int:
+def show(search: Search, folder: Path, options: RunOptions, console: Console) -> int:
     """Prints it; nothing is written. The exit code."""
     from bench.spec import describe
 

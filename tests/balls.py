@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.scene import FIELD_OF_VIEW, SceneData, Split, gobjaverse_cameras
+from bench.data.scene import FIELD_OF_VIEW, LARA_VIEWS, SceneData, Split, gobjaverse_cameras
 
 POSES = gobjaverse_cameras((1.6, 1.5), (0.3, -0.2))
 
@@ -28,6 +28,9 @@ class Balls:
 
     def camera_centres(self, scene: str) -> NDArray[np.float64]:
         return POSES[:, :3, 3]
+
+    def usable_views(self, scene: str) -> NDArray[np.int64]:
+        return np.array(LARA_VIEWS)
 
     def read(self, scene: str, views: Sequence[int]) -> SceneData:
         poses, radius = POSES[list(views)], 0.4 - 0.02 * int(scene[-1])

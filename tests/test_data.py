@@ -125,14 +125,18 @@ def test_cache_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_choice_is_valid_and_fixed_in_evaluation(choice: lara.Spec) -> None:
     centres = gobjaverse_cameras((1.7, 1.9), (0.3, -0.05))[:, :3, 3]
     draws = [
-        choice.choose(centres, inputs=4, targets=4, stage="training", random=np.random.default_rng(i))
+        choice.choose(
+            centres, np.array(LARA_VIEWS), inputs=4, targets=4, stage="training", random=np.random.default_rng(i)
+        )
         for i in range(20)
     ]
     assert all(set(inputs + targets) <= set(LARA_VIEWS) for inputs, targets in draws)
     assert all(len(set(inputs)) == len(set(targets)) == 4 for inputs, targets in draws)
     assert len(set(draws)) > 10
     fixed = {
-        choice.choose(centres, inputs=4, targets=4, stage="evaluation", random=np.random.default_rng(i))
+        choice.choose(
+            centres, np.array(LARA_VIEWS), inputs=4, targets=4, stage="evaluation", random=np.random.default_rng(i)
+        )
         for i in range(3)
     }
     assert len(fixed) == 1
@@ -143,7 +147,9 @@ def test_only_lara_lets_a_target_be_an_input() -> None:
 
     def overlaps(choice: lara.Spec) -> int:
         draws = (
-            choice.choose(centres, inputs=4, targets=4, stage="training", random=np.random.default_rng(i))
+            choice.choose(
+                centres, np.array(LARA_VIEWS), inputs=4, targets=4, stage="training", random=np.random.default_rng(i)
+            )
             for i in range(100)
         )
         return sum(np.linalg.norm(centres[list(i)][:, None] - centres[list(t)], axis=-1).min() < 1e-6 for i, t in draws)
@@ -226,9 +232,12 @@ def test_micro_batches_are_slices(source: procedural.Procedural) -> None:
 def test_clusters_do_not_depend_on_threads() -> None:
     """Cameras on rings tie: K-means on two threads would add in another order and choose other clusters."""
     code = (
-        "import numpy as np; from bench.data.choices import clusters; from bench.data.scene import gobjaverse_cameras\n"
+        "import numpy as np; from bench.data.choices import clusters\n"
+        "from bench.data.scene import LARA_VIEWS, gobjaverse_cameras\n"
         "radii = np.random.default_rng(0).uniform(1.6, 2.0, (30, 2))\n"
-        "for r in radii: print([c.tolist() for c in clusters(gobjaverse_cameras(tuple(r), (.3, -.05))[:, :3, 3], 4)])"
+        "for r in radii:\n"
+        " centres = gobjaverse_cameras(tuple(r), (.3, -.05))[:, :3, 3]\n"
+        " print([c.tolist() for c in clusters(centres, np.array(LARA_VIEWS), 4)])"
     )
     found = {
         subprocess.run(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bench import baselines, evaluate, metrics, protocols
 from bench.data.choices import rig
 from bench.data.sampler import Sampler
-from bench.data.scene import FIELD_OF_VIEW, SceneData, Split, gobjaverse_cameras
+from bench.data.scene import FIELD_OF_VIEW, LARA_VIEWS, SceneData, Split, gobjaverse_cameras
 from bench.data.sources import procedural
 from bench.record import PlainWriter, RunFolder
 from bench.spec.schema import RunSpec, Views
@@ -38,6 +38,9 @@ class Balls:
 
     def camera_centres(self, scene: str) -> NDArray[np.float64]:
         return gobjaverse_cameras((1.6, 1.5), (0.3, -0.2))[:, :3, 3]
+
+    def usable_views(self, scene: str) -> NDArray[np.int64]:
+        return np.array(LARA_VIEWS)
 
     def read(self, scene: str, views: Sequence[int]) -> SceneData:
         poses = gobjaverse_cameras((1.6, 1.5), (0.3, -0.2))[list(views)]

@@ -14,11 +14,11 @@ import pytest
 import torch
 from gobjaverse_files import LEVEL, SIZE, change_camera, scene, view_file, write_root
 
-from bench import scenes, spec
+from bench import overfit, scenes, spec
 from bench.data import broken
-from bench.data.choices import exclude_inputs, lara, rig, usable
+from bench.data.choices import exclude_inputs, lara, rig
 from bench.data.sampler import Sampler
-from bench.data.scene import SceneData, gobjaverse_cameras
+from bench.data.scene import DISTINCT_VIEWS, LARA_VIEWS, SceneData, distinct_views, gobjaverse_cameras
 from bench.data.source import StoreSource
 from bench.data.sources import gobjaverse
 from bench.data.store import Broken
@@ -204,6 +204,7 @@ def test_targets_are_free_views_even_of_few(count: int, stage: str) -> None:
     for i in range(20):
         inputs, targets = exclude_inputs.Spec().choose(
             centres,
+            np.arange(count) if count < 40 else np.array(LARA_VIEWS),
             inputs=4,
             targets=4,
             stage=stage,
@@ -217,28 +218,38 @@ def test_too_few_views_end_in_a_message() -> None:
     random = np.random.default_rng(0)
     asked = {"inputs": 4, "targets": 4, "stage": "training", "random": random}
     with pytest.raises(BadInput, match="7 views has no camera left"):
-        exclude_inputs.Spec().choose(few_views(7), **asked)  # type: ignore[arg-type]
+        exclude_inputs.Spec().choose(few_views(7), np.arange(7), **asked)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="3 distinct cameras, fewer than the 4"):
-        lara.Spec().choose(few_views(3), **asked)  # type: ignore[arg-type]
+        lara.Spec().choose(few_views(3), np.arange(3), **asked)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="rig needs G-Objaverse's 40 cameras on two rings, a scene has 7"):
-        rig.Spec().choose(few_views(7), **asked)  # type: ignore[arg-type]
+        rig.Spec().choose(few_views(7), np.arange(7), **asked)  # type: ignore[arg-type]
 
 
-def test_forty_other_views_are_all_used() -> None:
-    centres = few_views(40)
-    assert len(usable(centres)) == 38
+def test_forty_other_views_are_all_used(roots: tuple[Path, Path], copy: Path) -> None:
+    original = source(roots[0])
+    assert tuple(original.usable_views(TRAINING[0])) == LARA_VIEWS
+    assert distinct_views(original, TRAINING[0]) == DISTINCT_VIEWS
+    change_camera(copy / TRAINING[0], 24, origin=[1.0, 1.0, 1.0])
+    assert tuple(source(copy).usable_views(TRAINING[0])) == tuple(range(40))
     other = np.random.default_rng(0).normal(size=(40, 3))
-    assert len(usable(other)) == 40
     with pytest.raises(BadInput, match="40 others"):
-        rig.Spec().choose(other, inputs=4, targets=4, stage="evaluation", random=np.random.default_rng(0))
+        rig.Spec().choose(
+            other, np.arange(40), inputs=4, targets=4, stage="evaluation", random=np.random.default_rng(0)
+        )
 
 
-def test_scenes_of_few_views_train(tmp_path: Path) -> None:
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A root of two scenes, the first 9 views of each."""
     whole = scene(3)
-    few = SceneData(*(getattr(whole, name)[:9] for name in SceneData.__dataclass_fields__))
+    part = SceneData(*(getattr(whole, name)[:9] for name in SceneData.__dataclass_fields__))
     for i in range(2):
-        write_scene(few, tmp_path / "few" / "0" / str(i) / LEVEL)
-    batch = sampler(source(tmp_path / "few", scene_views=9), choice=exclude_inputs.Spec()).training(0, range(2))
+        write_scene(part, tmp_path / "few" / "0" / str(i) / LEVEL)
+    return tmp_path / "few"
+
+
+def test_scenes_of_few_views_train(few: Path) -> None:
+    batch = sampler(source(few, scene_views=9), choice=exclude_inputs.Spec()).training(0, range(2))
     assert batch.input_views.max() < 9
 
 
@@ -258,6 +269,15 @@ def trained(of: RunSpec, folder: Path) -> RunFolder:
     train(of, writer, device=device, source=opened)
     evaluate(of, writer, device=device, source=opened)
     return RunFolder(folder)
+
+
+def test_overfitting_is_checked_on_all_views_of_scenes_with_few(few: Path, tmp_path: Path) -> None:
+    settings = [*TINY, f"data.root={few}", "data.scene_views=9", "views.choice=exclude_inputs", "views.overfit=1"]
+    of = spec.load(Path("ablations/base/freesplatter.yaml"), settings, "tiny").runs[0].spec
+    opened = source(few, scene_views=9)
+    train(of, PlainWriter(tmp_path / "run"), device=torch.device("cpu"), source=opened)
+    found = overfit.check(of, tmp_path / "run", device=torch.device("cpu"), source=opened)
+    assert np.isfinite([found.memorised, found.elsewhere, found.white]).all() and not found.passed
 
 
 def test_a_run_records_its_scenes_and_what_was_broken(roots: tuple[Path, Path], copy: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ LAYERS = (
     ("bench.train", "bench.evaluate", "bench.measure", "bench.tables", "bench.figures"),
     ("bench.step_parts", "bench.pareto", "bench.study"),
     ("bench.trace",),
-    ("bench.launch", "bench.work", "bench.overfit", "bench.report", "bench.plan"),
+    ("bench.launch", "bench.options", "bench.work", "bench.overfit", "bench.report", "bench.plan"),
     ("bench.run", "bench.slurm", "bench.status", "bench.cancel", "bench.benchmark", "bench.benchmarks", "bench.setup"),
     ("bench.search", "bench.search_plan"),
 )

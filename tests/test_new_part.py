@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,6 +132,7 @@ def test_an_edited_part_is_noticed(tmp_path: Path, mine: Write) -> None:
     assert changed(of, trained) == []
     assert changed(of, trained | {"models/heads/linear.py": "0" * 16}) == ["models/heads/linear.py"]
     assert changed(of, {}) == []  # trained before code was recorded
+    assert changed(of, {"models/encoders/conv.py": trained["models/encoders/conv.py"]}) == []  # before imports were
 
     mine(ENCODER)
     cls = places.class_of("model.encoder", "mine")
@@ -134,3 +140,26 @@ def test_an_edited_part_is_noticed(tmp_path: Path, mine: Write) -> None:
     before = code(edited)
     Path(sys.modules[cls.__module__].__file__ or "").write_text(ENCODER + "# edited")
     assert changed(edited, before) == ["models/encoders/mine.py"]
+
+
+def test_an_edit_of_what_a_part_imports_is_noticed(tmp_path: Path) -> None:
+    """In a copy of the source: shared layers, what joins the parts, scenes made by a module two imports away, C++."""
+    source = Path(__file__).parent.parent
+    for package in ("models", "bench", "ablations"):
+        shutil.copytree(source / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    told = ("import json, sys; from bench.spec import load; from bench.spec.code import changed, code; "
+            "spec = load('ablations/base/ours1.yaml').runs[0].spec; before = json.load(sys.stdin); "
+            "print(json.dumps(changed(spec, before) if before else code(spec)))")  # fmt: skip
+
+    def ask(before: object) -> Any:
+        done = subprocess.run([sys.executable, "-c", told], cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""},
+                              input=json.dumps(before), capture_output=True, text=True, check=True)  # fmt: skip
+        return json.loads(done.stdout)
+
+    before = ask({})
+    edited = ["bench/data/shapes.py", "models/ead.py", "models/layers.py"]
+    edited = sorted([*edited, *(str(path.relative_to(tmp_path)) for path in tmp_path.glob("bench/rendering/*.cpp"))])
+    for name in (*edited, "bench/run.py", "bench/errors.py"):
+        comment = "//" if name.endswith(".cpp") else "#"
+        (tmp_path / name).write_text((tmp_path / name).read_text() + f"\n{comment} edited\n")
+    assert len(edited) > 3 and ask(before) == edited

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+import bench.figures
+import bench.run
 import bench.search
 from bench import protocols
 from bench.errors import BadInput
@@ -53,7 +55,10 @@ scales:
 """
 GRID = """base: freesplatter
 runs: [{name: Own, model.encoder.width: 48}]
-set: {model.aggregator.heads: 2, losses.lpips: null}
+set:
+  data: {name: procedural, training_scenes: 16, validation_scenes: 16, evaluation_scenes: 16}
+  model.aggregator.heads: 2
+  losses.lpips: null
 search:
   trials: 99
   sampler: grid
@@ -119,7 +124,6 @@ def finish(run: RunFolder, spec: Mapping[str, Any]) -> None:
 @pytest.fixture(autouse=True)
 def formula(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     stand_in(monkeypatch.setattr)
-    monkeypatch.setattr(bench.search.Controller, "figure", lambda *_: [])
     monkeypatch.setattr(Trainer, "trained", 0)
     for name in ("kill_at", "stop_at", "cured"):
         monkeypatch.setattr(Trainer, name, getattr(Trainer, name))
@@ -127,10 +131,9 @@ def formula(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def stand_in(replace: Any) -> None:
-    """No training, and no figures but the front's."""
+    """No training, and no figures but the front's; tests/test_search_real.py has both."""
     replace(bench.search, "Launcher", Trainer)
-    replace(bench.run.Session, "prepare", lambda *_: None)
-    replace(bench.run.Session, "report", lambda *_: None)
+    replace(bench.figures, "write", lambda *_: [])
 
 
 def command(folder: Path, *words: str, text: str = SPEC) -> list[str]:
@@ -138,7 +141,7 @@ def command(folder: Path, *words: str, text: str = SPEC) -> list[str]:
     if not path.is_file():
         folder.mkdir(exist_ok=True)
         path.write_text(text)
-    return [str(path), "--results", str(folder / "results"), *words]
+    return [str(path), "--results", str(folder / "results"), "--no-report", *words]
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -289,7 +292,7 @@ def test_a_grid_ends_and_tells_repeats_and_broken_rules(tmp_path: Path, capsys: 
     kinds = [row["kind"] for row in rows(tmp_path)]
     assert [kinds.count(kind) for kind in ("reference", "trial", "repeat", "invalid")] == [1, 4, 4, 4]
     output = capsys.readouterr().out
-    assert "ends after 4 of 99 trials: all 12 combinations" in output and "question.yaml:8" in output
+    assert "ends after 4 of 99 trials: all 12 combinations" in output and "question.yaml:11" in output
     assert "5 does not divide" in next(row["message"] for row in rows(tmp_path) if row["kind"] == "invalid")
     assert "a formula; one noisy measurement a run, on paper with 1 threads" in output.replace("\n", " ")
     assert Trainer.trained == 5
@@ -305,7 +308,7 @@ def test_what_another_sweep_trained_is_not_trained_again(found: Path, tmp_path: 
     text = SPEC.replace("trials: 8", "trials: 12\n  sampler: tpe")
     other = tmp_path / "other.yaml"
     other.write_text(text)
-    assert bench.search.main([str(other), "--results", str(tmp_path / "results")]) in (0, 1)
+    assert bench.search.main([str(other), "--results", str(tmp_path / "results"), "--no-report"]) in (0, 1)
     assert Trainer.trained == 0
 
 

@@ -89,7 +89,9 @@ def sweep(tmp_path: Path) -> tuple[Path, Path]:
         records = [{"step": s, "loss/points": 1 / s} | ({"loss/mse": 0.1 / s} if s > 4 else {}) for s in range(1, 12)]
         if state != "planned":
             (run.path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-        lines.append({"id": run.id, "label": label, "status": state, "parameters": {"total": 475_718_231}})
+        line = {"id": run.id, "label": label, "status": state, "parameters": {"total": 475_718_231}}
+        model, _, seed = label.partition(", seed ")
+        lines.append(line | {"settings": {"seed": int(seed)}, "spec": {"model": model, "seed": int(seed)}})
     (folder / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder, tmp_path
 

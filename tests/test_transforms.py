@@ -21,11 +21,12 @@ from bench.data.check import check
 from bench.data.choices import lara
 from bench.data.pack import pack
 from bench.data.sampler import Sampler
-from bench.data.scene import VIEWS, SceneData
+from bench.data.scene import VIEWS, SceneData, distinct_views
 from bench.data.sources import gso, omniobject3d
 from bench.data.store import Broken, open_store
 from bench.data.transforms import TransformsSpec
 from bench.errors import BadInput
+from bench.spec import load
 from bench.spec.schema import Views
 
 SIZE, FAR = 24, 65504.0
@@ -122,6 +123,17 @@ def test_batches_of_laras_protocol(form: str, tmp_path: Path) -> None:
     image = torch.einsum("bvij,bvhwj->bvhwi", batch.input_cameras.intrinsics, pixel + shift)
     error = image[..., :2] / depth[..., None] - torch.stack([x, y], -1)
     assert error[batch.input_mask].abs().max() < 1e-3 and batch.input_mask.any()
+
+
+def test_views_that_gobjaverse_leaves_out_or_repeats_are_used(tmp_path: Path) -> None:
+    """Its rule belongs to its own data: LaRa takes all cameras of GSO, whatever the rig."""
+    write_gso(tmp_path)
+    settings = ["data=gso", f"data.root={tmp_path}", "views.choice=lara", "views.inputs=1", "views.targets=38"]
+    (run,) = load(Path("ablations/base/freesplatter.yaml"), settings).runs
+    source = run.spec.data.open(SIZE, False)  # type: ignore[attr-defined]
+    assert distinct_views(source, "Mug") == 38  # of 40: two repeat others
+    batch = Sampler(source, run.spec.views, seed=0).evaluation(["Mug"])
+    assert {25, 26} <= set(batch.target_views[0].tolist())  # top and bottom
 
 
 def test_some_may_be_for_training(tmp_path: Path) -> None:

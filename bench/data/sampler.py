@@ -79,6 +79,7 @@ class Sampler:
         choice = cast(Choice, self.views.choice)
         inputs, targets = choice.choose(
             self.source.camera_centres(scene),
+            self.source.usable_views(scene),
             inputs=self.views.inputs,
             targets=self.views.targets,
             stage=stage,

@@ -15,6 +15,8 @@ SPLITS: tuple[Split, ...] = ("training", "validation", "evaluation")
 VIEWS = 40  # 0–24 ring 1 (24 repeats 0), 25 top, 26 bottom, 27–39 ring 2 (39 repeats 27)
 RING_1 = tuple(range(24))
 LARA_VIEWS = (*range(25), *range(27, 40))  # the 38 that LaRa and the paper use
+DISTINCT_VIEWS = len(LARA_VIEWS) - 2  # the last of each ring repeats its first
+REPEATED = 1e-3  # cameras closer than this are one
 FIELD_OF_VIEW = 0.691150367  # radians, both axes
 
 
@@ -55,6 +57,22 @@ class DataSource(Protocol):
     def camera_centres(self, scene: str) -> NDArray[np.float64]:
         """(view, 3) in the world, of all views of the scene: what view choices look at. Raises Broken."""
         ...
+
+    def usable_views(self, scene: str) -> NDArray[np.int64]:
+        """The views that may be chosen, ascending: the data set's own rule. Raises Broken."""
+        ...
+
+
+def is_gobjaverse(centres: NDArray[np.float64]) -> bool:
+    """Whether a scene's cameras (view, 3) are G-Objaverse's: 40, of which the last of each ring repeats its first."""
+    return len(centres) == VIEWS and bool(np.abs(centres[[24, 39]] - centres[[0, 27]]).max() < REPEATED)
+
+
+def distinct_views(source: DataSource, scene: str) -> int:
+    """How many of a scene's usable views no other one repeats. Raises Broken."""
+    centres = source.camera_centres(scene)[source.usable_views(scene)]
+    near = np.linalg.norm(centres[:, None] - centres, axis=-1) < REPEATED
+    return int((near.argmax(1) == np.arange(len(centres))).sum())
 
 
 def look_at(centre: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -50,5 +50,9 @@ class StoreSource:
         centres: NDArray[np.float64] = self.stores[scene].cameras(scene)[0][:, :3, 3]
         return centres
 
+    def usable_views(self, scene: str) -> NDArray[np.int64]:
+        """All of them. Raises Broken."""
+        return np.arange(len(self.camera_centres(scene)))
+
     def _read_view(self, scene: str, view: int) -> SceneData:
         return self.stores[scene].read(scene, [view], self.image_size)

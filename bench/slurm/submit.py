@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from bench.process import ProcessIdentity
 from bench.record import runs_folder, write_json
 from bench.run import DONE, SOME_FAILED, Session, task_of
 from bench.slurm import queue, snapshot
-from bench.slurm.cluster import Cluster, load
+from bench.slurm.cluster import Cluster
 from bench.slurm.groups import Group, grouped
 from bench.slurm.job import CollectJob, RunJob
 from bench.slurm.sbatch import ask_scheduler, executor_of, submitted
@@ -29,26 +29,25 @@ from bench.slurm.script import YEAR, Script
 from bench.slurm.standing import JOB, job_of, process_of
 
 if TYPE_CHECKING:
-    import argparse
-
     from rich.console import Console
 
+    from bench.options import RunOptions
     from bench.spec import Run, Sweep
 
 
 class Submission(Session):
     """One call of the command that submits instead of running."""
 
-    def __init__(self, sweep: Sweep, chosen: Sequence[Run], options: argparse.Namespace, retry: Sequence[str],
-                 folder: str, console: Console) -> None:  # fmt: skip
-        self.sweep, self.chosen, self.options, self.retry, self.console = sweep, chosen, options, retry, console
-        self.cluster: Cluster = load(options.slurm, sweep.scale)
+    def __init__(self, sweep: Sweep, chosen: Sequence[Run], options: RunOptions, folder: str, console: Console,
+                 cluster: Cluster) -> None:  # fmt: skip
+        self.sweep, self.chosen, self.console, self.cluster = sweep, chosen, console, cluster
+        self.options = replace(options, jobs=cluster.array_parallelism)  # at once: the disk needs room for them
+        self.sweep, self.chosen, self.console = sweep, chosen, console
         self.results = options.results
         self.folder = self.results / folder
         self.threads = options.threads or self.cluster.cpus
         self.device = "cpu"  # of this process; the jobs' is:
         self.job_device = options.device if options.device != "auto" else "cuda" if self.cluster.gpus else "cpu"
-        options.jobs = self.cluster.array_parallelism  # at once, which room on the disk is wanted for
 
     def run(self) -> int:
         tasks = [task_of(run, self.results) for run in self.chosen]
@@ -61,7 +60,7 @@ class Submission(Session):
                 raise BadInput(f"--force: {', '.join(sorted(queued.values()))} in the queue; cancel first")
             for moved in filter(None, [archive(task) for task in tasks]):
                 self._say(f"put aside: {moved}")
-        left = [task for task in tasks if due(task, self.retry)]
+        left = [task for task in tasks if due(task, self.options.retry)]
         self._announce(tasks, left)
         for task in left:
             if task.id in queued:
@@ -80,14 +79,14 @@ class Submission(Session):
     def _orphaned(self, task: Task, tasks: Sequence[Task], queued: Mapping[str, str]) -> bool:
         """Whether it starts from a run that has no weights and will not get any."""
         for parent in (other for other in tasks if other.id in task.parents and other.id not in queued):
-            if not due(parent, self.retry) and parent.folder.training() is None:
+            if not due(parent, self.options.retry) and parent.folder.training() is None:
                 self._say(f"{task.label}: it starts from {parent.label}, which is {parent.folder.status().state}")
                 return True
         return False
 
     def _show(self, tasks: Sequence[Task]) -> int:
         """The batch scripts on stdout, all else on stderr; or what the scheduler says of them."""
-        left = [task for task in tasks if self.options.force or due(task, self.retry)]
+        left = [task for task in tasks if self.options.force or due(task, self.options.retry)]
         if not left:
             self._say("nothing to submit: all runs have ended; with --force it would be")
             left = list(tasks)

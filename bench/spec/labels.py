@@ -36,7 +36,7 @@ def _clear(keys: Sequence[str]) -> dict[str, str]:
     """The fewest last words that tell the keys apart; none for the only `init` among them."""
     inits = [key for key in keys if key.startswith("init.") and choice_of(key) == key]
     rest = [key for key in keys if key not in inits]
-    endings = [_words(key)[-1] for key in rest]
+    endings = [_words(key)[-1] for key in rest] + ["seed"]  # the training seed's, whether it varies or not
     clear = {
         key: " ".join(_words(key)[-2:] if endings.count(_words(key)[-1]) > 1 else _words(key)[-1:]) for key in rest
     }

@@ -7,7 +7,6 @@ from dataclasses import fields
 from functools import lru_cache
 
 from bench import protocols
-from bench.data.scene import LARA_VIEWS
 from bench.spec.read import did_you_mean
 from bench.spec.schema import Init, RunSpec, Weights, of_a_run
 from models.ead import EADSpec
@@ -19,7 +18,6 @@ AT_LEAST = {  # whole numbers that count something
     "train.validations": 1,
     "views.inputs": 1, "views.targets": 1, "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
 }  # fmt: skip
-DISTINCT_VIEWS = len(LARA_VIEWS) - 2  # the last of each ring repeats its first
 INIT_PARTS = tuple(field.name for field in fields(Init) if field.name != "model")
 POSITIVE = ("train.learning_rate", "train.gradient_clip")
 NOT_NEGATIVE = ("train.final_learning_rate", "train.weight_decay")
@@ -108,10 +106,12 @@ def _data(spec: RunSpec) -> Iterator[Problem]:
 
 
 def _views(spec: RunSpec) -> Iterator[Problem]:
+    """More than a scene has, where the data set fixes how many; of others that is known once they are read."""
     wanted = spec.views.inputs + spec.views.targets
-    if wanted > DISTINCT_VIEWS:
+    there = spec.data.distinct_views() if hasattr(spec.data, "distinct_views") else None
+    if there is not None and wanted > there:
         where = "targets" if spec.views.targets >= spec.views.inputs else "inputs"
-        yield Problem(f"views.{where}", f"inputs and targets are {wanted} views, of {DISTINCT_VIEWS} that a scene has")
+        yield Problem(f"views.{where}", f"inputs and targets are {wanted} views, of {there} that a scene has")
 
 
 def _protocols(spec: RunSpec) -> Iterator[Problem]:

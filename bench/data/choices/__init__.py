@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from bench.data.scene import LARA_VIEWS, VIEWS
 from bench.errors import BadInput
 from models.parts import PartSpec
 
-REPEATED = 1e-3  # cameras closer than this are one
 Stage = Literal["training", "evaluation"]
 Chosen = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -26,27 +24,18 @@ class Choice(PartSpec, ABC):
 
     @abstractmethod
     def choose(
-        self, centres: NDArray[np.float64], *, inputs: int, targets: int, stage: Stage, random: np.random.Generator
-    ) -> Chosen:
-        """Inputs and targets, as view indices; `centres` are all cameras' centres (view, 3). Raises BadInput."""
+        self, centres: NDArray[np.float64], usable: NDArray[np.int64], *, inputs: int, targets: int, stage: Stage,
+        random: np.random.Generator,
+    ) -> Chosen:  # fmt: skip
+        """Inputs and targets, as view indices; `centres` are all cameras' centres (view, 3), `usable` the views that
+        the data set lets one choose. Raises BadInput."""
 
 
-def is_gobjaverse(centres: NDArray[np.float64]) -> bool:
-    """Whether a scene's views are G-Objaverse's: 40, of which the last of each ring repeats its first."""
-    return len(centres) == VIEWS and bool(np.abs(centres[[24, 39]] - centres[[0, 27]]).max() < REPEATED)
-
-
-def usable(centres: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Of G-Objaverse's 40 views the 38 without top and bottom, as LaRa; of others, all."""
-    return np.array(LARA_VIEWS) if is_gobjaverse(centres) else np.arange(len(centres))
-
-
-def clusters(centres: NDArray[np.float64], count: int) -> list[NDArray[np.int64]]:
-    """K-means of the usable views' camera centres, as LaRa; each cluster's views in ascending order, seeded.
+def clusters(centres: NDArray[np.float64], views: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
+    """K-means of these views' camera centres, as LaRa; each cluster's views in ascending order, seeded.
 
     Raises BadInput for a scene with fewer distinct cameras than clusters.
     """
-    views = usable(centres)
     labels = _labels(centres[views].tobytes(), count)
     return [views[labels == i] for i in range(count)]
 

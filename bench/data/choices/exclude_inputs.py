@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.choices import Choice, Chosen, Stage, clusters, usable
+from bench.data.choices import Choice, Chosen, Stage, clusters
 from bench.errors import BadInput
 
 SAME = 1e-6  # cameras closer than this are one: view 24 repeats view 0
@@ -18,19 +18,22 @@ class Spec(Choice):
     """A cluster of which inputs took every camera gives the free view that is nearest to it."""
 
     def choose(
-        self, centres: NDArray[np.float64], *, inputs: int, targets: int, stage: Stage, random: np.random.Generator
-    ) -> Chosen:
+        self, centres: NDArray[np.float64], usable: NDArray[np.int64], *, inputs: int, targets: int, stage: Stage,
+        random: np.random.Generator,
+    ) -> Chosen:  # fmt: skip
         training = stage == "training"
-        chosen = tuple(int(random.choice(v) if training else v[0]) for v in clusters(centres, inputs))
+        chosen = tuple(int(random.choice(v) if training else v[0]) for v in clusters(centres, usable, inputs))
         seen = [centres[view] for view in chosen]
-        groups = clusters(centres, targets)
+        groups = clusters(centres, usable, targets)
         novel: list[int | None] = []
         for views in groups:
             free = _free(views, centres, seen)
             novel.append(int(random.choice(free) if training else free[-1]) if free else None)
         for i, views in enumerate(groups):
             if novel[i] is None:
-                novel[i] = _nearest(views, centres, [*seen, *(centres[view] for view in novel if view is not None)])
+                novel[i] = _nearest(
+                    views, centres, usable, [*seen, *(centres[view] for view in novel if view is not None)]
+                )
         return chosen, tuple(view for view in novel if view is not None)
 
 
@@ -39,9 +42,11 @@ def _free(views: NDArray[np.int64], centres: NDArray[np.float64], taken: list[ND
     return [int(v) for v in views if np.linalg.norm(np.stack(taken) - centres[v], axis=1).min() > SAME]
 
 
-def _nearest(views: NDArray[np.int64], centres: NDArray[np.float64], taken: list[NDArray[np.float64]]) -> int:
+def _nearest(
+    views: NDArray[np.int64], centres: NDArray[np.float64], usable: NDArray[np.int64], taken: list[NDArray[np.float64]]
+) -> int:
     """The free view nearest to the middle of a cluster. Raises BadInput where none is left."""
-    free = _free(usable(centres), centres, taken)
+    free = _free(usable, centres, taken)
     if not free:
         raise BadInput(
             f"views: a scene of {len(centres)} views has no camera left for a target that no input or other target "

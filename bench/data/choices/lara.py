@@ -16,12 +16,13 @@ from bench.data.choices import Choice, Chosen, Stage, clusters
 @dataclass(frozen=True)
 class Spec(Choice):
     def choose(
-        self, centres: NDArray[np.float64], *, inputs: int, targets: int, stage: Stage, random: np.random.Generator
-    ) -> Chosen:
+        self, centres: NDArray[np.float64], usable: NDArray[np.int64], *, inputs: int, targets: int, stage: Stage,
+        random: np.random.Generator,
+    ) -> Chosen:  # fmt: skip
         if stage == "evaluation":
-            first = tuple(int(views[0]) for views in clusters(centres, inputs))
-            return first, tuple(int(views[-1]) for views in clusters(centres, targets))
+            first = tuple(int(views[0]) for views in clusters(centres, usable, inputs))
+            return first, tuple(int(views[-1]) for views in clusters(centres, usable, targets))
         return (
-            tuple(int(random.choice(views)) for views in clusters(centres, inputs)),
-            tuple(int(random.choice(views)) for views in clusters(centres, targets)),
+            tuple(int(random.choice(views)) for views in clusters(centres, usable, inputs)),
+            tuple(int(random.choice(views)) for views in clusters(centres, usable, targets)),
         )

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.choices import Choice, Chosen, Stage, is_gobjaverse
-from bench.data.scene import LARA_VIEWS, RING_1, VIEWS
+from bench.data.choices import Choice, Chosen, Stage
+from bench.data.scene import RING_1, VIEWS, is_gobjaverse
 from bench.errors import BadInput
 
 
 @dataclass(frozen=True)
 class Spec(Choice):
     def choose(
-        self, centres: NDArray[np.float64], *, inputs: int, targets: int, stage: Stage, random: np.random.Generator
-    ) -> Chosen:
+        self, centres: NDArray[np.float64], usable: NDArray[np.int64], *, inputs: int, targets: int, stage: Stage,
+        random: np.random.Generator,
+    ) -> Chosen:  # fmt: skip
         if not is_gobjaverse(centres):
             raise BadInput(
                 f"views.choice: rig needs G-Objaverse's {VIEWS} cameras on two rings, a scene has {len(centres)} "
@@ -24,7 +25,7 @@ class Spec(Choice):
             )
         offset = int(random.integers(len(RING_1))) if stage == "training" else 0
         ring = [RING_1[(offset + i * len(RING_1) // inputs) % len(RING_1)] for i in range(inputs)]
-        others = np.array([view for view in LARA_VIEWS if view not in ring and view not in (24, 39)])
+        others = np.array([view for view in usable if view not in ring and view not in (24, 39)])
         if stage == "training":
             chosen = random.choice(others, targets, replace=False)
         else:

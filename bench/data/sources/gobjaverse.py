@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.data import broken
 from bench.data.index import cache_folder
-from bench.data.scene import VIEWS, Split
+from bench.data.scene import DISTINCT_VIEWS, LARA_VIEWS, VIEWS, Split, is_gobjaverse
 from bench.data.source import StoreSource
 from bench.data.store import Broken, Store, open_store
 from bench.errors import BadInput
@@ -44,7 +47,11 @@ class Spec(PartSpec):
             return ["data: gobjaverse needs data.root=FOLDER (or train on procedural scenes with data=procedural)"]
         return [f"data.{name}: there is no {path}" for name, path in paths.items() if path and not Path(path).exists()]
 
-    def open(self, image_size: int, progress: bool = True) -> StoreSource:
+    def distinct_views(self) -> int | None:
+        """Of a scene of G-Objaverse; of others, known once they are read."""
+        return DISTINCT_VIEWS if self.scene_views == VIEWS else None
+
+    def open(self, image_size: int, progress: bool = True) -> GObjaverse:
         """Indexes the roots, once. Raises BadInput."""
         if missing := self.missing():
             raise BadInput("\n".join(missing))
@@ -60,7 +67,13 @@ class Spec(PartSpec):
             keep_apart(listed, splits["evaluation"], root, other)
             stores |= dict.fromkeys(splits["evaluation"], evaluation)
             _report(Path(other), self.scene_views, evaluation.broken())
-        return StoreSource("gobjaverse", self.version, stores, splits, image_size)
+        return GObjaverse("gobjaverse", self.version, stores, splits, image_size)
+
+
+class GObjaverse(StoreSource):
+    def usable_views(self, scene: str) -> NDArray[np.int64]:
+        """The 38 of G-Objaverse's 40 that LaRa uses, without top and bottom; all of other cameras. Raises Broken."""
+        return np.array(LARA_VIEWS) if is_gobjaverse(self.camera_centres(scene)) else super().usable_views(scene)
 
 
 def split(scenes: Sequence[str], every: int, validation: int, all_for_training: bool) -> dict[Split, list[str]]:

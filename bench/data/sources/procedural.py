@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.generator import VERSION, generate
-from bench.data.scene import SceneData, Split
+from bench.data.scene import DISTINCT_VIEWS, LARA_VIEWS, SceneData, Split
 from bench.paths import cache_dir
 from models.parts import PartSpec
 
@@ -38,6 +38,10 @@ class Spec(PartSpec):
         "tiny": {"training_scenes": 400, "validation_scenes": 16, "evaluation_scenes": 32},
         "small": {"training_scenes": 4000, "validation_scenes": 50, "evaluation_scenes": 100},
     }
+
+    def distinct_views(self) -> int:
+        """Of a scene."""
+        return DISTINCT_VIEWS
 
     def open(self, image_size: int, progress: bool = True) -> Procedural:
         """Open at an image size, generating what the cache lacks. Nothing already there is made again."""
@@ -75,6 +79,10 @@ class Procedural:
         arrays, i = self._locate(scene)
         centres: NDArray[np.float64] = arrays["camera_to_world"][i, :, :3, 3]
         return centres
+
+    def usable_views(self, scene: str) -> NDArray[np.int64]:
+        """As of G-Objaverse, whose cameras these are."""
+        return np.array(LARA_VIEWS)
 
     def prepare(self, progress: bool) -> None:
         """Generate every chunk that is missing, one process a core; each is committed by a rename."""
