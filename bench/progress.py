@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from bench.console import LINE_EVERY_S
 from bench.launch import Task
 from bench.record import Status
 
-LINE_EVERY_S = 20.0  # plain lines of a run at work
 TAIL = 8192  # bytes
 GREY, RED = "bright_black", "red"
 

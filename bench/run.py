@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import disk, plan
+from bench.console import command_console
 from bench.environment import cores
 from bench.errors import BadInput, run_command
 from bench.launch import ENDED_BADLY, Launcher, Task, archive, due
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise BadInput("--jobs, --threads and --overfit are at least 1")
     sweep, folder = _load(options)
     chosen = _chosen(sweep, options.only)
-    console = Console(stderr=options.json)
+    console = command_console(to_stderr=options.json)
     if options.slurm:
         from bench.slurm.submit import Submission
 
@@ -166,7 +167,7 @@ class Session:
 
         for run, task in zip(self.chosen, tasks, strict=True):
             if task.folder.scenes() and task.folder.spec()["data"] != task.spec["data"]:
-                source = open_source(run.spec, progress=self.console.is_terminal)
+                source = open_source(run.spec)
                 compare(used(run.spec, source), task.folder, source)
 
     def prepare(self, runs: Sequence[Run]) -> None:
@@ -181,7 +182,7 @@ class Session:
         sources: dict[Any, DataSource] = {}
         for run in runs:
             key = run.spec.data, run.spec.model.image_size
-            sources[key] = sources.get(key) or open_source(run.spec, progress=self.console.is_terminal)
+            sources[key] = sources.get(key) or open_source(run.spec)
             scenes.ready(run.spec, sources[key])
 
     def _room(self, runs: Sequence[Run]) -> None:

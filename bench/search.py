@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import run as running
+from bench.console import command_console
 from bench.errors import BadInput, BadSpec, run_command
 from bench.launch import ENDED_BADLY, Launcher, due
 from bench.lease import Held, Lease
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bench.spec.search import load_search
 
     search = load_search(options.spec, options.overrides, options.scale)
-    console = Console(stderr=options.json)
+    console = command_console(to_stderr=options.json)
     controller = Controller(search, options, retry, console)
     if options.dry_run:
         from bench.search_plan import show

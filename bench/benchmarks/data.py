@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import track
 from rich.table import Table
 
+from bench.console import track
 from bench.data.generator import generate
 from bench.data.pack import pack
 from bench.data.packed import DATA
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 def written(root: Path, scenes: int, size: int, show: Console) -> Path:
     """Procedural scenes as raw files."""
-    for i in track(range(scenes), "scenes, some seconds each", console=show, transient=True):
+    for i in track(range(scenes), "generating scenes", scenes, show):
         write_scene(generate(0, "training", i, size), root / "0" / f"{i:05d}" / LEVEL)
     return root
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from bench.console import track
 from bench.rendering import Backend, render
 from models.tensors import Cameras, Gaussians
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     fast: Backend = "gsplat" if device.type == "cuda" else "compiled"
     show = Console(stderr=True)
     rows = []
-    for case in track(CASES, "cases, some minutes", console=show):
+    for case in track(CASES, "timing cases", len(CASES), show):
         rows.append(measure(case, fast, device, options.repeats))
         if not show.is_terminal:
             show.print(f"{len(rows)} of {len(CASES)} cases", highlight=False)
