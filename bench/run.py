@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import disk, plan
-from bench.console import command_console
+from bench.console import command_console, progress
 from bench.environment import cores
 from bench.errors import BadInput, run_command
 from bench.launch import ENDED_BADLY, Launcher, Task, archive, due
@@ -228,7 +228,9 @@ class Session:
         for path in written:
             if path.name == "table.md":
                 self._say(path.read_text(encoding="utf-8"))
-        for path in (*written, *figures.write(self.folder, self.results)):
+        with progress("drawing figures", console=self.console):
+            drawn = figures.write(self.folder, self.results)
+        for path in (*written, *drawn):
             self._say(str(path))
         if self.options.report:
             self._page()
@@ -238,7 +240,9 @@ class Session:
         from bench import report
 
         try:
-            for path in report.write(self.folder, self.results):
+            with progress("executing the report's notebook", console=self.console):
+                pages = report.write(self.folder, self.results)
+            for path in pages:
                 self._say(str(path))
         except Exception as error:
             last = (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -33,7 +33,9 @@ from bench.data.sources import procedural
 from bench.data.store import open_store
 from bench.errors import BadInput
 from bench.evaluate import evaluate
-from bench.record import PlainWriter
+from bench.launch import Task
+from bench.progress import SweepProgress
+from bench.record import PlainWriter, RunFolder
 from models import weights
 
 
@@ -162,6 +164,21 @@ def test_indexing_prints_lines_without_a_terminal(
     open_store(root)
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"indexing scenes of {root}: 2 done, 0:00:00 elapsed"
+
+
+def test_a_sweep_prints_lines_of_runs_at_work_and_of_runs_that_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.progress, "LINE_EVERY_S", 0.05)
+    output = io.StringIO()
+    task = Task(RunFolder(tmp_path / "abc"), "mine", {"train": {"steps": 9}})
+    with SweepProgress(Console(file=output), 2) as shown:
+        for _ in range(30):
+            shown.update([task], {"theirs": "pid 7 on host"})
+            time.sleep(0.01)
+    lines = output.getvalue().splitlines()
+    assert lines.count("theirs: pid 7 on host works on it; waiting for that") > 2
+    assert sum(line.startswith("mine:") for line in lines) > 2
 
 
 def test_set_up_prints_lines_while_it_fetches(
