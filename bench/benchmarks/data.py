@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from bench.console import track
+from bench.console import command_console, track
 from bench.data.generator import generate
 from bench.data.pack import pack
 from bench.data.packed import DATA
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
             raise BadInput(f"--{name} is at least 1")
     if options.root is not None and (options.root / PACKED).is_file():
         raise BadInput(f"{options.root} is packed: name a raw root")
-    show = Console(stderr=True)
+    show = command_console(to_stderr=True)
     with TemporaryDirectory(prefix="ead-bench-") as folder:
         root = options.root or written(Path(folder) / "raw", options.scenes, options.size, show)
         raw = open_store(root, progress=False)
