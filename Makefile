@@ -16,8 +16,11 @@ setup: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "EAD-Bench needs Python 3.11 or newer; name one with: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@echo "Setting up EAD-Bench in $(VENV): a Python environment, then torch and the other libraries (about 1.7 GB), then LPIPS's backbones (64 MB)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@(while sleep 10 </dev/null >/dev/null 2>&1; do [ -t 1 ] || echo "installing: $$(du -sm $(VENV) | cut -f1) MB so far"; done) & timer=$$!; \
+	trap 'kill $$timer' EXIT; \
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m bench.setup
 	@touch $@
 

@@ -16,6 +16,7 @@ from torch import Tensor
 import models
 from bench import metrics, protocols
 from bench.baselines import BASELINES
+from bench.console import track
 from bench.data import broken
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
@@ -71,7 +72,8 @@ def evaluate(
     measure = metrics.ImageMetrics(chosen, device)
     size = max(1, PIXELS // (spec.views.targets * spec.model.image_size**2))
     batches = (batch.to(device) for batch in sampler.evaluation_batches(scenes, size))
-    result, samples = run(model, batches, measure)
+    shown = track(batches, f"evaluating {len(scenes)} scenes in batches of {size}", math.ceil(len(scenes) / size))
+    result, samples = run(model, shown, measure)
     if not result["scenes"]:
         raise BadInput(f"data: none of {len(scenes)} evaluation scenes can be used:\n{broken.table(sampler.broken)}")
     writer.commit("samples", lambda folder: _save_samples(folder, samples))

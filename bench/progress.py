@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from bench.console import LINE_EVERY_S
 from bench.launch import Task
 from bench.record import Status
 from bench.states import State
 
-LINE_EVERY_S = 20.0  # plain lines of a run at work
 TAIL = 8192  # bytes
 GREY, RED = "bright_black", "red"
 
@@ -82,7 +82,7 @@ class SweepProgress:
         columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[now]}")
         self.bars = Progress(*columns, console=console, transient=True)
         self.shown: dict[str, TaskID] = {}
-        self.spoken: dict[str, float] = {}
+        self.spoken: dict[str, float] = {}  # by a run's id, or the label of one that is waited for: when
         self.elsewhere: Mapping[str, str] = {}
 
     def __enter__(self) -> Self:
@@ -95,8 +95,9 @@ class SweepProgress:
 
     def update(self, working: Collection[Task], elsewhere: Mapping[str, str]) -> None:
         for label, who in elsewhere.items():
-            if label not in self.elsewhere:
+            if label not in self.elsewhere or (not self.console.is_terminal and self._line_due(label)):
                 self._say(f"{label}: {who} works on it; waiting for that", GREY)
+                self.spoken[label] = time.monotonic()
         self.elsewhere = elsewhere
         show = self._draw if self.console.is_terminal else self._speak
         for task in working:
@@ -125,11 +126,14 @@ class SweepProgress:
     def _speak(self, task: Task) -> None:
         if task.id not in self.spoken:
             self._say(f"{task.label}: started ({task.id})")
-        elif time.monotonic() - self.spoken[task.id] < LINE_EVERY_S:
-            return
-        else:
+        elif self._line_due(task.id):
             self._say(f"{task.label}: {now(task)}")
+        else:
+            return
         self.spoken[task.id] = time.monotonic()
+
+    def _line_due(self, about: str) -> bool:
+        return time.monotonic() - self.spoken[about] >= LINE_EVERY_S
 
     def _say(self, text: str, style: str | None = None) -> None:
         self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)

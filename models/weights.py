@@ -56,9 +56,25 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> EAD:
     for name in (SPEC_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise WeightsError(f"{folder} holds no {name}: it is not the folder of a run that finished training")
-    model = load_spec(folder).build(seed=0)
-    fill(model, load_file(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
+    spec, state, source = load_spec(folder), load_file(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE)
+    with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced
+        model = spec.build()
+    check(model, state, source)
+    wanted = model.state_dict()
+    model.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()}, assign=True)
+    if any(_on_meta(module) for module in model.modules()):  # what is no part of the state dict only building makes
+        model = spec.build(seed=0)
+        fill(model, state, source)
     return model.to(device).eval()
+
+
+def _on_meta(module: nn.Module) -> bool:
+    """Whether a tensor that the module holds, by itself or in a dict, list or tuple, has no values."""
+    for value in vars(module).values():  # parameters and buffers are in dicts
+        items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(item, Tensor) and item.is_meta for item in items):
+            return True
+    return False
 
 
 def load_spec(folder: Path) -> EADSpec:
@@ -90,10 +106,11 @@ def check(module: nn.Module, state: State, source: str) -> None:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file; they stay on disk until they are used.
+    """The tensors of a safetensors or torch file, on the CPU.
 
-    Nothing pickled is executed: torch reads weights alone, and what published files keep beside them becomes Inert.
-    Raises WeightsError.
+    Files are mapped into memory, so that only tensors which are used are read; a torch file from before version 1.6, a
+    bare pickle, is read whole. Nothing pickled is executed: torch reads weights alone, and what published files keep
+    beside them becomes Inert. Raises WeightsError.
     """
     try:
         state = _read_torch(path) if _is_torch(path) else load_file(path)

@@ -16,7 +16,7 @@ LAYERS = (
     ("models.encoders", "models.aggregators", "models.heads", "models.outputs"),
     ("models.ead",),
     ("models.weights", "models"),
-    ("bench.errors", "bench.paths", "bench.atomic", "bench.process", "bench.states"),
+    ("bench.errors", "bench.paths", "bench.atomic", "bench.process", "bench.states", "bench.console"),
     ("bench.lpips_weights", "bench.record", "bench.endings"),
     ("bench.data", "bench.rendering", "bench.losses", "bench.protocols", "bench.paper"),
     ("bench.objectives", "bench.spec"),

@@ -1,4 +1,4 @@
-"""Parity with the public classes on tiny random weights (tests/golden/README.md says where they come from)."""
+"""Parity with the public classes on tiny random weights: tests/golden/README.md names each class and commit."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -16,12 +17,13 @@ import pytest
 import torch
 from test_train import run, spec
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import models.encoders
 from bench.errors import BadSpec
 from bench.spec import load, places
 from bench.spec.code import changed, code
-from models import parts
+from models import parts, weights
 from models.tensors import Tokens, Views
 
 ENCODER = """
@@ -163,3 +165,66 @@ def test_an_edit_of_what_a_part_imports_is_noticed(tmp_path: Path) -> None:
         comment = "//" if name.endswith(".cpp") else "#"
         (tmp_path / name).write_text((tmp_path / name).read_text() + f"\n{comment} edited\n")
     assert len(edited) > 3 and ask(before) == edited
+
+
+BUFFERED = (
+    ENCODER.replace("return nn.Identity()", "return Encoder(self)")
+    + """
+class Encoder(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        self.project = nn.Conv2d(3, spec.width, spec.patch, spec.patch)
+        self.register_buffer("mean", torch.tensor([0.5, 0.4, 0.3]), persistent=False)
+        self.register_buffer("steps", torch.tensor(7))
+        self.waves = [torch.linspace(0, 1, spec.width)]
+        self.project.bias.requires_grad_(False)
+
+    def forward(self, views):
+        batch, count = views.images.shape[:2]
+        x = self.project(views.images.flatten(0, 1) - self.mean[:, None, None])
+        return Tokens(x.movedim(1, -1).unflatten(0, (batch, count)) + self.waves[0])
+"""
+)
+
+
+def test_a_loaded_model_equals_the_saved_one(mine: Write, tmp_path: Path) -> None:
+    """Tensors that are no part of the state dict (buffers, plain attributes) have their values, too."""
+    mine("import torch\nfrom models.tensors import Tokens\n" + BUFFERED)
+    views = Views(torch.rand(1, 2, 3, 16, 16))
+    mine_spec = importlib.import_module("models.encoders.mine").Spec()
+    for model in (spec().model, replace(spec().model, encoder=mine_spec)):
+        built = model.build(3).eval()
+        weights.save_spec(built, tmp_path / weights.SPEC_FILE)
+        weights.save_weights(built, tmp_path / weights.WEIGHTS_FILE)
+        before = torch.random.get_rng_state()
+        loaded = weights.load(tmp_path)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert not loaded.training and loaded.state_dict().keys() == built.state_dict().keys()
+        for (name, one), (_, other) in zip(loaded.named_parameters(), built.named_parameters(), strict=True):
+            assert (one.dtype, one.requires_grad, one.device) == (other.dtype, other.requires_grad, other.device), name
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(views).means, built(views).means, rtol=0, atol=0)
+
+
+class Random(TorchDispatchMode):
+    """Counts the numbers drawn."""
+
+    drawn = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags and result.device.type != "meta":
+            self.drawn += result.numel()
+        return result
+
+
+def test_loading_draws_no_random_numbers(tmp_path: Path) -> None:
+    built = spec().model.build(3)
+    weights.save_spec(built, tmp_path / weights.SPEC_FILE)
+    weights.save_weights(built, tmp_path / weights.WEIGHTS_FILE)
+    with Random() as random:
+        weights.load(tmp_path)
+    assert random.drawn == 0
+    with Random() as random:
+        spec().model.build(3)
+    assert random.drawn > 1000

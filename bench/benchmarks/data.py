@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import track
 from rich.table import Table
 
+from bench.console import command_console, track
 from bench.data.generator import generate
 from bench.data.pack import pack
 from bench.data.packed import DATA
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
             raise BadInput(f"--{name} is at least 1")
     if options.root is not None and (options.root / PACKED).is_file():
         raise BadInput(f"{options.root} is packed: name a raw root")
-    show = Console(stderr=True)
+    show = command_console(to_stderr=True)
     with TemporaryDirectory(prefix="ead-bench-") as folder:
         root = options.root or written(Path(folder) / "raw", options.scenes, options.size, show)
         raw = open_store(root, progress=False)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 def written(root: Path, scenes: int, size: int, show: Console) -> Path:
     """Procedural scenes as raw files."""
-    for i in track(range(scenes), "scenes, some seconds each", console=show, transient=True):
+    for i in track(range(scenes), "generating scenes", scenes, show):
         write_scene(generate(0, "training", i, size), root / "0" / f"{i:05d}" / LEVEL)
     return root
 

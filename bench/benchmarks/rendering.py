@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from bench.console import command_console, track
 from bench.rendering import Backend, render
 from models.tensors import Cameras, Gaussians
 
@@ -43,9 +43,9 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast: Backend = "gsplat" if device.type == "cuda" else "compiled"
-    show = Console(stderr=True)
+    show = command_console(to_stderr=True)
     rows = []
-    for case in track(CASES, "cases, some minutes", console=show):
+    for case in track(CASES, "timing cases", len(CASES), show):
         rows.append(measure(case, fast, device, options.repeats))
         if not show.is_terminal:
             show.print(f"{len(rows)} of {len(CASES)} cases", highlight=False)

@@ -31,7 +31,7 @@ def main() -> int:
         from bench.data.sources.gobjaverse import read_list
         from bench.data.store import open_store
 
-        store, path = open_store(options.root, console.is_terminal, options.views, options.data), options.scene_list
+        store, path = open_store(options.root, True, options.views, options.data), options.scene_list
         listed = read_list(path, store, options.root) if path else None
         pack(options.root, options.out, options.size, console, views=options.views, only=listed, form=options.data)
         return 0

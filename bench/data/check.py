@@ -49,7 +49,7 @@ class Defect:
 
 def check(root: Path, console: Console, workers: int | None = None, views: int = VIEWS, form: str = FORMS[0]) -> int:
     """Print every defect; 0 without any, 1 otherwise. `views`, `form`: open_store's. Raises BadInput."""
-    store = open_store(root, console.is_terminal, views, form)
+    store = open_store(root, True, views, form)
     left_out = store.broken() if isinstance(store, Packed) else {}
     scenes = [scene for scene in store.scenes() if scene not in left_out]
     kinds: Counter[str] = Counter()

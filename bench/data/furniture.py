@@ -22,8 +22,8 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 
+from bench.console import progress, track
 from bench.data import debian, meshes, render
 from bench.data.mesh_files import MeshFile
 from bench.environment import cores
@@ -99,7 +99,8 @@ def libraries(package: Path) -> Path:
         return package
     folder = cache_dir() / "furniture" / package.stem
     if not all((folder / f"{name}.sh3f").is_file() for name in LIBRARIES):
-        debian.unpack(package, ".sh3f", folder)
+        with progress(f"unpacking {package}"):
+            debian.unpack(package, ".sh3f", folder)
     return folder
 
 
@@ -152,8 +153,7 @@ def choose(models: Sequence[Model], package: Path, console: Console) -> tuple[li
     jobs = [mesh_file(package, model) for model in models]
     with ProcessPoolExecutor(cores(), mp_context=get_context("forkserver")) as pool:
         running = pool.map(signature, jobs, chunksize=8)
-        shown = track(running, "comparing geometry", total=len(jobs), console=console, disable=not console.is_terminal)
-        signatures = list(shown)
+        signatures = list(track(running, "comparing the geometry of models", len(jobs), console))
     reasons = {model.number: "reserved for evaluation" for model in models if model.number in RESERVED}
     kept: list[Model] = []
     held = [i for i, model in enumerate(models) if model.number in RESERVED]

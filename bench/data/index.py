@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from bench import console
 from bench.data.pixels import check_magic
 from bench.data.store import Broken, Kind
 from bench.data.write import LEVEL
@@ -53,16 +54,13 @@ def index(root: Path, views: int, progress: bool) -> dict[str, Place]:
     kept = cache_folder(root, views) / "index.json"
     before = _load(kept)
     after: dict[str, Folder] = {}
-    from rich.progress import Progress, TextColumn
-
-    shown = Progress(TextColumn("indexing {task.description}: {task.completed:,} scenes"), disable=not progress)
-    with shown, ThreadPoolExecutor(THREADS) as pool:
-        task = shown.add_task(str(root), total=None)
+    shown = console.progress(f"indexing scenes of {root}", visible=progress)
+    with shown as advance, ThreadPoolExecutor(THREADS) as pool:
         level = [""]
         for _ in range(DEPTH):
             for relative in level:
                 after[relative] = _look_through(root, relative, before.get(relative), views, pool)
-                shown.advance(task, len(after[relative].scenes))
+                advance(len(after[relative].scenes))
             level = [name for relative in level for name in after[relative].folders]
     if after != before:
         write_json(kept, {"root": str(root), "views": views, "folders": {k: _plain(v) for k, v in after.items()}})

@@ -49,7 +49,7 @@ def pack(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is there already: remove it, or name another --out")
     started = time.monotonic()
-    store = open_store(root, console.is_terminal, views, form)
+    store = open_store(root, True, views, form)
     opener = partial(open_store, root, False, views, form)
     names = sorted(only or store.scenes())
     if long := [name for name in names if len(view_key(name, 0)) > KEY]:

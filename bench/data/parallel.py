@@ -9,8 +9,8 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import track
 
+from bench.console import track
 from bench.data.store import Store
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def each_scene(
 ) -> Iterator[tuple[str, T]]:
     """(scene, work(store, scene)), in the order of `scenes`. `work` and `opener` are what a process can be sent."""
     found = _alone(work, opener, scenes) if workers == 1 else _pooled(work, opener, scenes, workers)
-    yield from track(found, title, total=len(scenes), console=console, disable=not console.is_terminal, transient=True)
+    yield from track(found, title, len(scenes), console)
 
 
 def _alone(

@@ -19,8 +19,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
+from bench.console import progress
 from bench.data import meshes
 from bench.data.mesh_files import SUFFIXES, MeshFile, find
 from bench.data.store import PACKED
@@ -140,20 +140,19 @@ def _refuse_others(jobs: Sequence[Job], out: Path, size: int) -> None:
 def _made(jobs: Sequence[Job], out: Path, size: int, console: Console) -> Iterator[Made]:
     """As they end. Where a process dies, those that it may have had run again, each alone."""
     waiting, workers = list(jobs), cores()
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("rendering", total=len(jobs))
+    with progress("rendering meshes", len(jobs), console) as advance:
         while waiting:
             ended = set()
             for made in _pooled(waiting, out, size, workers):
                 ended.add(made.scene)
-                progress.advance(task)
+                advance(1)
                 yield made
             waiting = [job for job in waiting if job.scene not in ended]
             suspects, waiting = waiting[: 2 * workers + 1], waiting[2 * workers + 1 :]
             for job in suspects:
                 died = Made(job.scene, f"{job.file}: its process died, perhaps for lack of memory")
                 yield next(iter(list(_pooled([job], out, size, 1))), died)
-                progress.advance(task)
+                advance(1)
 
 
 def _pooled(jobs: Sequence[Job], out: Path, size: int, workers: int) -> Iterator[Made]:

@@ -30,7 +30,7 @@ def of_root(
         raise BadInput("--scenes, --size and --zoom are at least 1")
     if out.suffix.lower() not in PICTURES:
         raise BadInput(f"--out {out}: a contact sheet is a picture, {' or '.join(PICTURES)}")
-    store = open_store(root, console.is_terminal, views, form)
+    store = open_store(root, True, views, form)
     rows: list[NDArray[np.uint8]] = []
     for scene in store.scenes():
         try:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.console import progress
 from bench.errors import run_command
 
 
@@ -16,7 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     from bench import report
 
-    for path in report.write(options.sweep, options.results):
+    with progress("executing the report's notebook"):
+        pages = report.write(options.sweep, options.results)
+    for path in pages:
         print(path)
     return 0
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from submitit import JobEnvironment
 from submitit.core.utils import DelayedSubmission, UncompletedJobError

@@ -1,4 +1,4 @@
-"""The resolved spec: everything that decides what a run is, typed. YAML becomes this in `bench.spec.resolve`.
+"""The resolved spec: everything that decides what a run is, typed. `bench.spec.load` makes it from YAML.
 
 Defaults are the paper's (PAPER.md: training, data; what the paper leaves open follows the first author's later public
 trainer and NoPoSplat). `sizes` says what the scales `tiny` and `small` change. A field whose metadata says

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.console import track
 from bench.data.generator import VERSION, generate
 from bench.data.scene import DISTINCT_VIEWS, LARA_VIEWS, SceneData, Split
 from bench.paths import cache_dir
@@ -94,13 +95,11 @@ class Procedural:
         ]
         if not missing:
             return
-        from rich.progress import track
-
         self.folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("forkserver")) as pool:
             made = pool.map(_make_chunk, missing)
-            title = f"procedural scenes, {self.image_size} px"
-            for _ in track(made, title, total=len(missing)) if progress else made:
+            title = f"generating procedural scenes at {self.image_size} px, {CHUNK} at a time"
+            for _ in track(made, title, len(missing), visible=progress):
                 pass
 
     def _counts(self) -> Mapping[Split, int]:
