@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import models
-from bench import metrics, protocols
+from bench import metrics, numerics, protocols
 from bench.baselines import BASELINES
 from bench.data import broken
 from bench.data.batch import Batch
@@ -64,6 +64,7 @@ def evaluate(
     """Reads the model of `writer.folder`; commits samples, then the result. Raises BadInput for an unknown protocol."""
     chosen = protocols.get(protocol)
     started = time.perf_counter()
+    numerics.configure(spec, device)
     model = models.load(writer.folder, device)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     scenes = sampler.evaluation_scenes(spec.evaluation.scenes)

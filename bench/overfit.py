@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import models
-from bench import evaluate, metrics, protocols
+from bench import evaluate, metrics, numerics, protocols
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.data.scene import LARA_VIEWS
@@ -69,6 +69,7 @@ def overrides(scenes: int) -> list[str]:
 @torch.no_grad()
 def check(spec: RunSpec, folder: Path, *, device: torch.device, source: DataSource) -> Verdict:
     """Of a finished run that overfitted. Raises BadInput for a view choice whose inputs depend on its targets."""
+    numerics.configure(spec, device)
     model = models.load(folder, device)
     everything = replace(spec.views, targets=DISTINCT_VIEWS - spec.views.inputs)
     trained, drawn = (

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.profiler import record_function
 
-from bench import checkpoint, health, initialise, optimiser, scenes
+from bench import checkpoint, health, initialise, numerics, optimiser, scenes
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler, batches
 from bench.errors import BadInput
@@ -50,6 +50,7 @@ def train(
     elif spec.train.steps:
         steps(spec, writer, device, source, ranks, stop)
     elif ranks.first:
+        numerics.configure(spec, device)
         adopt(spec, writer, source)
 
 
@@ -104,7 +105,7 @@ class Trainer:
     """Model, optimiser and loss terms of one run, and what one step does with them."""
 
     def __init__(self, spec: RunSpec, device: torch.device, ranks: Ranks = ALONE, runs: Path | None = None) -> None:
-        torch.set_float32_matmul_precision(spec.train.matmul_precision)
+        numerics.configure(spec, device)
         self.spec, self.ranks = spec, ranks
         self.model: EAD = initialise.build(spec, runs).to(device).train()
         self.forward = torch.compile(self.model) if spec.train.compile else self.model

@@ -243,9 +243,9 @@ def follow(folder: RunFolder, device_name: str, threads: int) -> int:
 
 
 def use(device_name: str, threads: int) -> torch.device:
-    """The device; of several visible GPUs each process of a node takes its own. Sets threads and determinism.
+    """The device; of several visible GPUs each process of a node takes its own. Sets the CPU threads.
 
-    On CUDA the rasteriser adds in any order: nothing is promised there. Raises BadInput.
+    All other global state of torch is set by each stage (`bench.numerics`). Raises BadInput.
     """
     import torch
 
@@ -257,9 +257,6 @@ def use(device_name: str, threads: int) -> torch.device:
         if device.index is None:
             device = torch.device("cuda", environment.local_rank() % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    else:
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
 
 
