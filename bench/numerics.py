@@ -5,29 +5,42 @@ Threads are not among them: a worker sets them once, before its first stage (`be
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 
-if TYPE_CHECKING:
-    from bench.spec.schema import RunSpec
+MatmulPrecision = Literal["highest", "high", "medium"]  # of fp32 matrix products: fp32, TF32 or bf16 where there is it
+EVALUATION: MatmulPrecision = "highest"  # cameras, baselines and metrics are matrix products, too
 
 
-def configure(spec: RunSpec, device: torch.device) -> None:
-    """Set all global state of torch as this run wants it on this device, whatever ran before in the process.
+def configure(device: torch.device, matmul_precision: MatmulPrecision, seed: int) -> None:
+    """Set all global state of torch for a stage, whatever ran before in the process.
 
-    Every stage (train, evaluate, profile, trace, overfit check) calls this before it computes anything, so that none
-    depends on the stages before it. On a CPU algorithms are deterministic; on CUDA the rasterizer adds in any order,
-    so nothing is promised there. cuDNN keeps torch's own default of TF32 convolutions.
+    Every stage calls this before it computes anything: train, profile and trace with the run's own precision, evaluate
+    and the overfit check with that of `EVALUATION`. On a CPU algorithms are deterministic; on CUDA the rasterizer adds
+    in any order, so nothing is promised there. cuDNN keeps torch's own default of TF32 convolutions.
     """
     torch.set_default_dtype(torch.float32)
-    torch.set_float32_matmul_precision(spec.train.matmul_precision)
+    torch.set_float32_matmul_precision(matmul_precision)
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = False
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.manual_seed(spec.seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def evaluation_precision() -> Iterator[None]:
+    """Compute as an evaluation does, within another stage: for validation while training."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(EVALUATION)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def precision_settings() -> dict[str, Any]:

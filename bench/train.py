@@ -50,7 +50,7 @@ def train(
     elif spec.train.steps:
         steps(spec, writer, device, source, ranks, stop)
     elif ranks.first:
-        numerics.configure(spec, device)
+        numerics.configure(device, spec.train.matmul_precision, spec.seed)
         adopt(spec, writer, source)
 
 
@@ -105,7 +105,7 @@ class Trainer:
     """Model, optimiser and loss terms of one run, and what one step does with them."""
 
     def __init__(self, spec: RunSpec, device: torch.device, ranks: Ranks = ALONE, runs: Path | None = None) -> None:
-        numerics.configure(spec, device)
+        numerics.configure(device, spec.train.matmul_precision, spec.seed)
         self.spec, self.ranks = spec, ranks
         self.model: EAD = initialise.build(spec, runs).to(device).train()
         self.forward = torch.compile(self.model) if spec.train.compile else self.model

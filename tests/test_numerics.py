@@ -26,7 +26,7 @@ SIZE = 32
 
 def of(**changes: Any) -> RunSpec:
     """The small run of tests/test_train.py at a size at which LPIPS can be computed."""
-    made = spec(steps=2, **changes)
+    made = spec(**{"steps": 2, "matmul_precision": "high"} | changes)
     aggregator = replace(made.model.aggregator, table_size=SIZE)  # type: ignore[call-arg]
     return replace(made, model=replace(made.model, image_size=SIZE, aggregator=aggregator), seed=3)
 
@@ -82,8 +82,8 @@ def test_every_stage_sets_all_global_state_itself(trained: Path, stage: str) -> 
     STAGES[stage](trained)
     assert numerics.precision_settings() == {
         "default_dtype": "float32",
-        "float32_matmul_precision": "highest",
-        "cuda_matmul_allow_tf32": False,
+        "float32_matmul_precision": "highest" if stage in ("evaluate", "overfit") else "high",
+        "cuda_matmul_allow_tf32": stage not in ("evaluate", "overfit"),
         "cudnn_allow_tf32": True,
         "cudnn_benchmark": False,
         "cudnn_deterministic": False,
@@ -100,10 +100,20 @@ def test_an_evaluation_is_the_same_alone_and_after_a_training_with_another_preci
         weights.save_spec(model, folder / weights.SPEC_FILE)
         weights.save_weights(model, folder / weights.WEIGHTS_FILE)
     evaluate(of(), PlainWriter(folders[0]), device=CPU, source=Balls(SIZE))
-    run(tmp_path / "other", spec(steps=1, matmul_precision="medium"))
+    run(tmp_path / "other", spec(steps=1, matmul_precision="medium"))  # bf16 products, where the processor has them
     assert torch.get_float32_matmul_precision() == "medium"
     evaluate(of(), PlainWriter(folders[1]), device=CPU, source=Balls(SIZE))
     alone, after = (RunFolder(folder).evaluations()["per_image_white@1"] for folder in folders)
     assert torch.get_float32_matmul_precision() == "highest"
     assert json.dumps(alone["per_view"]) == json.dumps(after["per_view"])
     assert alone["baselines"] == after["baselines"]
+
+
+def test_validation_is_as_precise_as_evaluation_and_training_goes_on_as_before(tmp_path: Path) -> None:
+    best = of(matmul_precision="medium", keep="best", validations=1)
+    train(best, PlainWriter(tmp_path), device=CPU, source=Balls(SIZE))
+    assert torch.get_float32_matmul_precision() == "medium"
+    evaluate(best, PlainWriter(tmp_path), device=CPU, source=Balls(SIZE))
+    (evaluation,) = RunFolder(tmp_path).evaluations().values()
+    kept = (RunFolder(tmp_path).training() or {})["kept"]["validation_psnr"]
+    assert kept == pytest.approx(evaluation["means"]["psnr"], abs=1e-9)  # both splits hold the same balls
