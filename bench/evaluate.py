@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import models
-from bench import baselines, metrics, numerics, protocols
+from bench import baselines, metrics, numerics, protocols, provenance
 from bench.data import broken
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
@@ -64,6 +64,7 @@ def evaluate(
     chosen = protocols.get(protocol)
     started = time.perf_counter()
     numerics.configure(device, numerics.EVALUATION, spec.seed)
+    this = provenance.of_stage(spec, device)
     model = models.load(writer.folder, device)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     scenes = sampler.evaluation_scenes(spec.evaluation.scenes)
@@ -81,6 +82,7 @@ def evaluate(
         "data": spec.data.to_dict(),
         "frame": spec.views.frame,
         "image_size": spec.model.image_size,
+        "provenance": this,
         "device": str(device),
         "seconds": round(time.perf_counter() - started, 3),
     }

@@ -142,8 +142,6 @@ class Work:
         device = use(self.device_name, self.threads)
         self.ranks = rendezvous.join(self.folder.path, device)
         self.ranks.told(missing)
-        recorded = environment.describe(device, self.threads) | {"deterministic": device.type == "cpu"}
-        self.writer.commit("environment.json", lambda path: write_json(path, recorded))
         source = open_source(spec)
         stages = {"train": self._train, "evaluate": self._evaluate, "profile": self._profile, "trace": self._trace,
                   "overfit": self._overfit}  # fmt: skip
@@ -182,10 +180,11 @@ class Work:
         trace(spec, self.writer, device=device, source=source, ranks=self.ranks)
 
     def _overfit(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
+        from bench import provenance
         from bench.overfit import check
 
         verdict = check(spec, self.folder.path, device=device, source=source)
-        content = {"passed": verdict.passed, "text": str(verdict)}
+        content = {"passed": verdict.passed, "text": str(verdict), "provenance": provenance.of_stage(spec, device)}
         self.writer.commit("overfit.json", lambda path: write_json(path, content))
 
     def _stop(self) -> bool:
