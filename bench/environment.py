@@ -1,13 +1,12 @@
-"""What ran it: recorded beside every run and sweep, and no part of a run's id."""
+"""Where this process runs: cores, its place among the processes of a run, the name of its device."""
 
 from __future__ import annotations
 
 import os
 import platform
-import socket
-import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -35,26 +34,12 @@ def local_rank(environment: Mapping[str, str] = os.environ) -> int:
     return int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0")))
 
 
-def describe(device: torch.device, threads: int) -> dict[str, Any]:
-    """Ready for JSON: software, hardware, commit ("+" where files differ from it), LPIPS backbones by content."""
-    import torch
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
+    if device.type == "cuda":
+        import torch
 
-    from bench import lpips_weights
-    from bench.measure import commit, device_name
-
-    return {
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "platform": platform.platform(),
-        "host": socket.gethostname(),
-        "device": str(device),
-        "device_name": device_name(device),
-        "processor": device_name(torch.device("cpu")),
-        "cores": cores(),
-        "threads": threads,
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
-        "commit": commit(),
-        "lpips_sha256": {net: lpips_weights.SHA256[net] if lpips_weights.available(net) else None
-                         for net in lpips_weights.NETS},
-    }  # fmt: skip
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()

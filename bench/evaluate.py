@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 import models
-from bench import metrics, protocols
-from bench.baselines import BASELINES
+from bench import baselines, metrics, numerics, protocols, provenance
 from bench.console import track
 from bench.data import broken
 from bench.data.batch import Batch
@@ -65,13 +64,15 @@ def evaluate(
     """Reads the model of `writer.folder`; commits samples, then the result. Raises BadInput for an unknown protocol."""
     chosen = protocols.get(protocol)
     started = time.perf_counter()
+    numerics.configure(device, numerics.EVALUATION, spec.seed)
+    this = provenance.of_stage(spec, device)
     model = models.load(writer.folder, device)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     scenes = sampler.evaluation_scenes(spec.evaluation.scenes)
     compare(used(spec, source), RunFolder(writer.folder), source)
     measure = metrics.ImageMetrics(chosen, device)
     size = max(1, PIXELS // (spec.views.targets * spec.model.image_size**2))
-    batches = (batch.to(device) for batch in sampler.evaluation_batches(scenes, size))
+    batches = (batch.to(device) for batch in sampler.evaluation_batches(scenes, size, chosen.background_gray))
     shown = track(batches, f"evaluating {len(scenes)} scenes in batches of {size}", math.ceil(len(scenes) / size))
     result, samples = run(model, shown, measure)
     if not result["scenes"]:
@@ -83,6 +84,7 @@ def evaluate(
         "data": spec.data.to_dict(),
         "frame": spec.views.frame,
         "image_size": spec.model.image_size,
+        "provenance": this,
         "device": str(device),
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -93,14 +95,14 @@ def run(
     model: EAD, batches: Iterator[Batch], measure: metrics.ImageMetrics
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The result, ready for JSON, and the first scenes' arrays for the figures."""
-    protocol = measure.protocol
-    scores = {"model": Scores()} | {baseline.name: Scores() for baseline in BASELINES}
+    protocol, compared = measure.protocol, baselines.of(measure.protocol)
+    scores = {"model": Scores()} | {baseline.name: Scores() for baseline in compared}
     views: dict[str, dict[str, list[int]]] = {}
     samples: list[dict[str, Any]] = []
     for batch in batches:
         gaussians, rendering = predict(model, batch)
         images = {"model": rendering.rgb}
-        images |= {baseline.name: baseline.predict(batch, protocol.foreground_alpha) for baseline in BASELINES}
+        images |= {baseline.name: baseline.predict(batch, protocol.foreground_alpha) for baseline in compared}
         for name, values in measure(images, batch.targets, batch.target_alpha > protocol.foreground_alpha).items():
             scores[name].add(batch.scenes, values)
         scores["model"].add(batch.scenes, geometry(model, gaussians, rendering, batch, protocol))
@@ -113,17 +115,16 @@ def run(
         "views": views,
         "parameters": count_parameters(model),
         **scores["model"].to_dict(),
-        "baselines": {b.name: {"label": b.label, "oracle": b.oracle, **scores[b.name].to_dict()} for b in BASELINES},
+        "baselines": {b.name: {"label": b.label, "oracle": b.oracle, **scores[b.name].to_dict()} for b in compared},
     }
     return result, samples
 
 
 @torch.no_grad()
 def predict(model: EAD, batch: Batch) -> tuple[Gaussians, Rendering]:
-    """Gaussians of the inputs, and their target views on white."""
+    """Gaussians of the inputs, and their target views on the batch's background."""
     gaussians = model(batch.inputs)
-    white = torch.ones(*batch.targets.shape[:2], 3, device=batch.targets.device)
-    return gaussians, render(gaussians, batch.target_cameras, white)
+    return gaussians, render(gaussians, batch.target_cameras, batch.background)
 
 
 def geometry(model: EAD, gaussians: Gaussians, rendering: Rendering, batch: Batch, protocol: Protocol) -> Values:

@@ -73,10 +73,10 @@ def main() -> int:
 
 def run_part(suite: Suite, name: str) -> bool:
     """Run a part and write <out>/<name>.json, whatever came of it; whether it passed."""
-    from bench.environment import describe
+    from bench import provenance
 
     started = time.monotonic()
-    result: dict[str, Any] = {"part": name, "environment": describe(suite.device, _threads())}
+    result: dict[str, Any] = {"part": name, "provenance": provenance.of_process(suite.device, _threads())}
     if suite.left() <= 0:
         result |= {"state": "skipped", "message": "no time was left"}
     else:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
+from bench import provenance
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
+from bench.environment import device_name
 from bench.errors import BadInput
 from bench.optimiser import geometry_steps
-from bench.paths import SNAPSHOT, SOURCE
 from bench.ranks import ALONE, Ranks
-from bench.record import Writer, read_json, write_json
+from bench.record import Writer, write_json
 from bench.train import Trainer
 from models.weights import WEIGHTS_FILE, fill
 
@@ -57,6 +56,7 @@ def measure(
     """
     refuse_disturbed()
     trainer = Trainer(spec, device, ranks, folder.parent if folder else None)
+    started = provenance.of_stage(spec, device)
     trained = load_trained(trainer, folder)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     first = geometry_steps(spec.train)  # the first step with all losses
@@ -81,8 +81,7 @@ def measure(
         "threads": torch.get_num_threads(),
         "world": ranks.world,
         "device": device_name(device),
-        "torch": torch.__version__,
-        "commit": commit(),
+        "provenance": started,
         "definitions": DEFINITIONS,
     }
 
@@ -116,31 +115,6 @@ def load_trained(trainer: Trainer, folder: Path | None) -> bool:
         return False
     fill(trainer.model, load_file(path), source=str(path))
     return True
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def commit() -> str | None:
-    """The source's git commit, with "+" when files differ from it; None outside a repository."""
-    if (SOURCE / SNAPSHOT).is_file():
-        kept = read_json(SOURCE / SNAPSHOT)
-        return f"{kept['commit']}{'+' * bool(kept['changed'])}" if kept["commit"] else None
-    here = Path(__file__).resolve().parent
-    try:
-        head, changed = (
-            subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + ("+" if changed else "")
 
 
 def synchronise(device: torch.device) -> None:

@@ -36,9 +36,9 @@ class ImageMetrics:
         stacked = torch.stack([image.clamp(0, 1) for image in images.values()])
         window, sigma = self.protocol.ssim_window, self.protocol.ssim_sigma
         values = {
-            "psnr": psnr(stacked, truth, self.protocol.psnr_cap),
+            "psnr": psnr(stacked, truth, self.protocol),
             "ssim": torch.stack([ssim(image, truth, window, sigma) for image in stacked]),  # 2 GiB a method at 512 px
-            "psnr_foreground": psnr(stacked, truth, self.protocol.psnr_cap, mask),
+            "psnr_foreground": psnr(stacked, truth, self.protocol, mask),
         }
         values |= {f"lpips_{net}": lpips_distance(model, stacked, truth) for net, model in self.lpips.items()}
         return {name: {metric: value[i] for metric, value in values.items()} for i, name in enumerate(images)}
@@ -47,14 +47,18 @@ class ImageMetrics:
 def psnr(
     images: Float[Tensor, "*shape 3 height width"],
     truth: Float[Tensor, "*#shape 3 height width"],
-    cap: float,
+    protocol: Protocol,
     mask: Bool[Tensor, "*#shape height width"] | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """dB at a peak of 1, at most `cap`; with a mask over its pixels alone, nan where it is empty."""
-    error = (images - truth).double().square().mean(-3)
+    """PSNR of each image in dB at a peak of 1, both clipped to [0, 1], at most the protocol's cap.
+
+    The only PSNR there is: evaluation, training's validation and `--overfit` call it. With a mask over its pixels
+    alone, nan where it is empty.
+    """
+    error = (images.clamp(0, 1) - truth.clamp(0, 1)).double().square().mean(-3)
     weight = torch.ones_like(error) if mask is None else mask.to(error).expand_as(error)
     mean = (error * weight).sum((-2, -1)) / weight.sum((-2, -1))
-    return -10 * mean.clamp(min=10 ** (-cap / 10)).log10()
+    return -10 * mean.clamp(min=10 ** (-protocol.psnr_cap / 10)).log10()
 
 
 def ssim(

@@ -24,21 +24,26 @@ class Metric:
     definition: str
 
 
+BACKGROUNDS = {"white": 1.0, "black": 0.0}
+
+
 @dataclass(frozen=True)
 class Protocol:
-    """How pictures are compared. Another convention is another protocol; a changed one is another version."""
+    """How pictures are compared; every field drives the computation. Another convention is another protocol; a changed
+    one is another version.
+
+    Common to all: a metric is computed on single images, clipped to [0, 1], of the views that the spec's view choice
+    gives in evaluation, and averaged over the views of a scene, then over scenes (`bench.evaluate.Scores`).
+    """
 
     name: str
     version: int
-    background: Literal["white"]
-    unit: Literal["image"]  # what one PSNR is computed on
-    views: str
+    background: Literal["white", "black"]  # behind true and rendered images and baselines; inputs are always on white
     psnr_cap: float  # dB of identical images, so that means stay finite
     ssim_window: int  # pixels; Gaussian, sum 1
     ssim_sigma: float  # pixels
     lpips_nets: tuple[Net, ...]
     foreground_alpha: float  # true alpha above it is foreground
-    aggregation: str
     metrics: tuple[Metric, ...]
 
     @property
@@ -46,21 +51,26 @@ class Protocol:
         """name@version: the file name of a run's evaluation, without the suffix."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def background_gray(self) -> float:
+        """In [0, 1]."""
+        return BACKGROUNDS[self.background]
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def _metrics(cap: float, alpha: float) -> tuple[Metric, ...]:
+def _metrics(background: str, cap: float, alpha: float) -> tuple[Metric, ...]:
     lpips = "LPIPS 0.1 (lpips package, trained {} backbone and linear layers), inputs mapped to [−1, 1]"
     return (
         Metric("psnr", "PSNR", "higher", "dB", "−10 log10 of the mean squared error over all pixels and channels, "
-               f"both images on white and clipped to [0, 1]; {cap:g} dB at most"),
+               f"both images on {background} and clipped to [0, 1]; {cap:g} dB at most"),
         Metric("ssim", "SSIM", "higher", "", "Gaussian window 11, sigma 1.5, population covariance, data range 1, "
                "channels averaged, the 5 border pixels left out (scikit-image's convention)"),
         Metric("lpips_vgg", "LPIPS (VGG)", "lower", "", lpips.format("VGG16")),
         Metric("lpips_alex", "LPIPS (Alex)", "lower", "", lpips.format("AlexNet")),
         Metric("psnr_foreground", "FG PSNR", "higher", "dB", "PSNR over the pixels whose true alpha exceeds "
-               f"{alpha:g}, images on white; views without such pixels are left out"),
+               f"{alpha:g}, images on {background}; views without such pixels are left out"),
         Metric("depth_error", "Depth err.", "lower", "frame unit", "mean |expected depth of the rendering − true "
                "depth| over target pixels in the foreground with a valid truth; where nothing is rendered depth is 0"),
         Metric("point_error", "Point err.", "lower", "frame unit", "mean distance of the Gaussians' means to the "
@@ -78,15 +88,12 @@ PROTOCOLS: dict[str, Protocol] = {
             name="per_image_white",
             version=1,
             background="white",
-            unit="image",
-            views="evaluation split; inputs and targets by the evaluation rule of the spec's view choice",
             psnr_cap=100.0,
             ssim_window=11,
             ssim_sigma=1.5,
             lpips_nets=("vgg", "alex"),
             foreground_alpha=0.5,
-            aggregation="mean over the views of a scene, then over scenes",
-            metrics=_metrics(100.0, 0.5),
+            metrics=_metrics("white", 100.0, 0.5),
         ),
     )
 }

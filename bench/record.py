@@ -1,7 +1,7 @@
 """Run folders and sweep folders: the one module that reads and writes them. Plain files; no torch.
 
 results/runs/<id>/        spec.json scenes.json status.json lease/ log.txt metrics.jsonl checkpoints/ best/ model.json
-                          weights.safetensors train.json evals/ samples/ profiles/ traces/ environment.json overfit.json
+                          weights.safetensors train.json evals/ samples/ profiles/ traces/ overfit.json
 results/archive/<id>.<n>/ what `--force` put aside
 results/<sweep>/          sweep.json runs.jsonl environment.json tables/ figures/
                           and of a search search.json trials.jsonl front/ optuna_journal.log
@@ -191,10 +191,23 @@ class RunFolder:
         """{"<device>-<world>": profile}."""
         return {path.stem: read_json(path) for path in sorted((self.path / "profiles").glob("*.json"))}
 
-    def environment(self) -> dict[str, Any] | None:
-        """What ran it: environment.json."""
+    def provenance(self) -> dict[str, dict[str, Any]]:
+        """{"train", "evals/KEY", "profiles/KEY", "traces/KEY", "overfit": which code and machine produced it}.
+
+        Folders from before stages carried their own have one environment.json for all, of the last stage.
+        """
         path = self.path / "environment.json"
-        return read_json(path) if path.is_file() else None
+        shared = read_json(path) if path.is_file() else {}
+        stages = {"train": self.training(), "overfit": self.overfit()}
+        for kind, results in (
+            ("evals", self.evaluations()), ("profiles", self.profiles()), ("traces", self.traces())
+        ):  # fmt: skip
+            stages |= {f"{kind}/{key}": result for key, result in results.items()}
+        return {
+            stage: result.get("provenance") or shared | {key: result[key] for key in ("commit",) if key in result}
+            for stage, result in stages.items()
+            if result is not None
+        }
 
     def traces(self) -> dict[str, dict[str, Any]]:
         """{"<device>-<world>": time by part}, of runs that were traced."""

@@ -49,6 +49,12 @@ class Entry:
     group: str  # the name that it shares with the other seeds of its setting
 
     @property
+    def provenance(self) -> Mapping[str, Mapping[str, Any]]:
+        """{stage: which code and machine produced it}; of a summary, whose runs are not here, as it recorded it."""
+        recorded: Mapping[str, Any] = self.line.get("provenance", {})
+        return self.folder.provenance() if self.folder.path.is_dir() else recorded
+
+    @property
     def state(self) -> str:
         return self.folder.status().state
 

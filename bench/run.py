@@ -192,14 +192,15 @@ class Session:
         """sweep.json, runs.jsonl and environment.json; the lines of the second."""
         import torch
 
-        from bench.environment import describe
+        from bench import provenance
         from bench.spec import bases_at_paper_scale
 
         lines = _lines(self.sweep, self.results)
         told = {"name": self.sweep.name, "scale": self.sweep.scale, "question": self.sweep.question,
                 "spec": str(self.sweep.path), "overrides": list(self.sweep.overrides),
                 "bases": bases_at_paper_scale(self.sweep)}  # fmt: skip
-        write_sweep(self.folder, told, lines, describe(torch.device(self.device), self.threads))
+        recorded = provenance.of_sweep(self.sweep.path, torch.device(self.device), self.threads)
+        write_sweep(self.folder, told, lines, recorded)
         return lines
 
     def report(self) -> None:
@@ -262,6 +263,7 @@ def _lines(sweep: Sweep, results: Path) -> list[dict[str, Any]]:
             "base": bases[row["id"]],
             "data": spec["data"]["name"], "steps": spec["train"]["steps"], "seed": spec["seed"],
             "status": status.state, "phase": status.phase, "message": status.message,
+            "provenance": run_folder(results, row["id"]).provenance(),
         })  # fmt: skip
     return lines
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench import provenance
 from bench.atomic import atomic_write_text
 from bench.results import Entry, SweepResults, read_sweep
 from bench.table_rows import MEASURED, Row, rows
@@ -130,10 +131,43 @@ def caption(sweep: SweepResults, protocol: str) -> str:
             f"{len(evaluation['scenes'])} evaluation scenes of {data['name']} {data.get('version', '')}".strip(),
             f"{len(views['inputs'])} inputs and {len(views['targets'])} targets at {evaluation['image_size']} px",
         ]
-    if commit_id := sweep.environment.get("commit"):
-        changed = " (with local changes)" if commit_id.endswith("+") else ""
-        parts.append(f"commit {commit_id[:12]}{changed}")
+    if commits := "; ".join(commits_of(sweep, protocol)):
+        parts.append(commits)
     return "; ".join(parts) + "."
+
+
+def commits_of(sweep: SweepResults, protocol: str) -> list[str]:
+    """What a caption says of the code: the commit that computed the table's numbers, or that there are several; then
+    the spec's file, where that commit does not hold it. Without any number, the commit that recorded the sweep."""
+    found = list(_stages_by_commit(sweep, protocol)) or provenance.commit_labels(sweep.environment)
+    spec_file = list(filter(None, [spec_file_remark(sweep)]))
+    if not found:
+        return []
+    if len(found) > 1:
+        return [f"{len(found)} commits (see below)", *spec_file]
+    changed = " (with local changes)" if found[0].endswith("+") or spec_file else ""
+    return [f"commit {found[0].rstrip('+')}{changed}", *spec_file]
+
+
+def spec_file_remark(sweep: SweepResults) -> str:
+    """Empty where the commit holds the spec's file as it was run, or where that was not recorded."""
+    state, path = sweep.environment.get("spec_file") or "committed", sweep.sweep.get("spec", "")
+    told = {
+        "changed": f"the spec file {path} differs from the commit",
+        "untracked": f"the spec file {path} is in no commit",
+        "outside the repository": f"the spec file {path} lies outside the repository, so no commit holds it",
+    }
+    return told.get(state, "")
+
+
+def _stages_by_commit(sweep: SweepResults, protocol: str) -> dict[str, list[str]]:
+    """Commit → the runs, or stages of runs, whose numbers stand in the table."""
+
+    def shown(stage: str) -> bool:
+        return stage in ("train", f"evals/{protocol}") or stage.startswith("profiles/")
+
+    runs = {entry.label: {s: record for s, record in entry.provenance.items() if shown(s)} for entry in sweep.entries}
+    return provenance.by_commit(runs)
 
 
 def metrics_of(sweep: SweepResults, protocol: str) -> list[dict[str, str]]:
@@ -185,6 +219,10 @@ def _remarks(sweep: SweepResults, protocol: str, found: Sequence[Row]) -> list[s
     missing = {n: r for entry in sweep.entries
                for n, r in entry.folder.evaluations().get(protocol, {}).get("missing", {}).items()}  # fmt: skip
     notes += [f"{name} is empty: {reason}." for name, reason in missing.items()]
+    if len(commits := _stages_by_commit(sweep, protocol)) > 1:
+        told = "; ".join(f"{commit} ({', '.join(what)})" for commit, what in commits.items())
+        changed = "; + means with local changes" if any(commit.endswith("+") for commit in commits) else ""
+        notes.append(f"These numbers come from different commits: {told}{changed}.")
     notes += _data_notes(sweep, protocol, runs)
     if unfinished := [f"{row.label}: {row.status}" for row in runs if row.status != "done"]:
         notes.append(f"Not finished: {'; '.join(unfinished)}.")

@@ -17,9 +17,11 @@ import torch
 from torch.profiler import ProfilerActivity, schedule
 from torch.profiler import profile as profiler
 
+from bench import provenance
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
-from bench.measure import commit, device_name, load_trained, refuse_disturbed, synchronise
+from bench.environment import device_name
+from bench.measure import load_trained, refuse_disturbed, synchronise
 from bench.optimiser import geometry_steps
 from bench.ranks import ALONE, Ranks
 from bench.record import Writer, write_json
@@ -38,6 +40,7 @@ def trace(spec: RunSpec, writer: Writer, *, device: torch.device, source: DataSo
     """Commits the trace, then the JSON which says that both are there. Raises BadInput like `bench.measure`."""
     refuse_disturbed()
     trainer = Trainer(spec, device, ranks, writer.folder.parent)
+    started = provenance.of_stage(spec, device)
     trained = load_trained(trainer, writer.folder)
     parts = by_part(trainer, source, TIMED)
     sampler, first = Sampler(source, spec.views, spec.seed, spec.model.poses), geometry_steps(spec.train)
@@ -55,8 +58,7 @@ def trace(spec: RunSpec, writer: Writer, *, device: torch.device, source: DataSo
         "weights": "trained" if trained else "initial",
         "threads": torch.get_num_threads(),
         "device": device_name(device),
-        "torch": torch.__version__,
-        "commit": commit(),
+        "provenance": started,
     }
     record = _record(trainer, batch, first, device)
     if ranks.first:

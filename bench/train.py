@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.profiler import record_function
 
-from bench import checkpoint, health, initialise, optimiser, scenes
+from bench import checkpoint, health, initialise, numerics, optimiser, provenance, scenes
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler, batches
 from bench.errors import BadInput
 from bench.journal import Entry, Journal, Stopwatch
 from bench.losses import LossSpec, Prediction, Term
 from bench.ranks import ALONE, Ranks
-from bench.record import BEST, RunFolder, Writer, write_json
+from bench.record import BEST, RunFolder, Writer, read_lines, write_json
 from bench.rendering import render
 from bench.spec.code import code
 from bench.validate import Best
@@ -29,6 +29,9 @@ from models.ead import EAD
 if TYPE_CHECKING:
     from bench.data.scene import DataSource
     from bench.spec.schema import RunSpec
+
+
+SESSIONS = "sessions.jsonl"  # the provenance of each session of a training that is not finished
 
 
 class Stopped(Exception):
@@ -50,7 +53,8 @@ def train(
     elif spec.train.steps:
         steps(spec, writer, device, source, ranks, stop)
     elif ranks.first:
-        adopt(spec, writer, source)
+        numerics.configure(device, spec.train.matmul_precision, spec.seed)
+        adopt(spec, writer, source, device)
 
 
 def steps(
@@ -63,10 +67,13 @@ def steps(
     if ranks.first:
         scenes.settle(spec, source, writer)
     trainer = Trainer(spec, device, ranks, runs=writer.folder.parent)
+    session = provenance.of_stage(spec, device)
     done, warnings = checkpoint.restore(writer.folder, trainer.model, trainer.optimiser)
     if len(steps_done := {said["done"] for said in ranks.gather({"done": done})}) > 1:
         raise BadInput(f"{writer.folder}: ranks see checkpoints of different steps, {sorted(steps_done)}: try again")
     samples = ranks.samples(spec.train.batch)
+    if ranks.first:
+        writer.append(SESSIONS, {"from_step": done, **session})
     journal = Journal(writer if ranks.first else None, trainer.model, warnings,
                       lambda step: sampler.training(step - 1, samples).to(device))  # fmt: skip
     best = Best(spec, sampler, writer)
@@ -99,14 +106,14 @@ def steps(
 
     if ranks.first:
         summary = {"warnings": list(warnings.values()), "last_session_s": time.perf_counter() - started, "code": files}
-        finish(writer, trainer, summary)
+        finish(writer, trainer, summary | {"provenance": session | {"sessions": sessions(writer.folder)}})
 
 
 class Trainer:
     """Model, optimiser and loss terms of one run, and what one step does with them."""
 
     def __init__(self, spec: RunSpec, device: torch.device, ranks: Ranks = ALONE, runs: Path | None = None) -> None:
-        torch.set_float32_matmul_precision(spec.train.matmul_precision)
+        numerics.configure(device, spec.train.matmul_precision, spec.seed)
         self.spec, self.ranks = spec, ranks
         self.model: EAD = initialise.build(spec, runs).to(device).train()
         self.forward = torch.compile(self.model) if spec.train.compile else self.model
@@ -168,7 +175,7 @@ class Trainer:
         return Prediction(gaussians, rendering)
 
 
-def adopt(spec: RunSpec, writer: Writer, source: DataSource) -> None:
+def adopt(spec: RunSpec, writer: Writer, source: DataSource, device: torch.device) -> None:
     """Without a step of training, what `init` gives is the run's model. Raises BadInput.
 
     A model that a run has trained is not evaluated on the scenes that it was trained on.
@@ -176,7 +183,7 @@ def adopt(spec: RunSpec, writer: Writer, source: DataSource) -> None:
     evaluation = scenes.settle(spec, source, writer)["evaluation"]
     if seen := initialise.trained_scenes(spec, writer.folder.parent) & set(evaluation):
         raise BadInput(f"data: the given weights were trained on {len(seen)} of these scenes, {min(seen)} among them")
-    content = {"steps": 0, "warnings": [], "code": code(spec)}
+    content = {"steps": 0, "warnings": [], "code": code(spec), "provenance": provenance.of_stage(spec, device)}
     _commit(writer, initialise.build(spec, writer.folder.parent), content)
 
 
@@ -200,9 +207,22 @@ def finish(writer: Writer, trainer: Trainer, summary: Mapping[str, Any]) -> None
     clear(writer)
 
 
+def sessions(folder: Path) -> list[dict[str, Any]]:
+    """Of those that took part in training, in order: what differs between them. One that got no further than the
+    checkpoint from which a later one started left nothing in the result."""
+    records = read_lines(folder / SESSIONS)
+    kept = ("from_step", "time", "commit", "local_changes", "host", "device_name")
+    return [
+        {key: record[key] for key in kept}
+        for i, record in enumerate(records)
+        if all(later["from_step"] > record["from_step"] for later in records[i + 1 :])
+    ]
+
+
 def clear(writer: Writer) -> None:
     """What only unfinished training needs."""
     checkpoint.remove(writer)
+    writer.remove(SESSIONS)
     writer.remove(BEST)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from bench import protocols
+from bench import numerics, protocols
 from bench.data.sampler import Sampler
 from bench.errors import BadInput
+from bench.evaluate import Scores, predict
 from bench.metrics import psnr
 from bench.protocols import Protocol
 from bench.record import BEST, BEST_STATE, RunFolder, Writer, write_json
-from bench.rendering import render
 from models import weights
 from models.ead import EAD
 
@@ -55,14 +54,15 @@ class Best:
         return found
 
 
-@torch.no_grad()
+@numerics.evaluation_precision()
 def validation_psnr(model: EAD, sampler: Sampler, scenes: Sequence[str], protocol: Protocol) -> float:
-    """Mean PSNR of these scenes' target views under the protocol, in dB; views are chosen as in evaluation."""
+    """The protocol's PSNR of these scenes in dB: views, background, clipping and means are those of evaluation."""
     device = next(model.parameters()).device
     model.eval()
-    values = []
-    for batch in (found.to(device) for found in sampler.evaluation_batches(scenes, SCENES)):
-        drawn = render(model(batch.inputs), batch.target_cameras, batch.background).rgb
-        values.append(psnr(drawn, batch.targets, protocol.psnr_cap).flatten())
+    scores = Scores()
+    for batch in sampler.evaluation_batches(scenes, SCENES, protocol.background_gray):
+        batch = batch.to(device)
+        scores.add(batch.scenes, {"psnr": psnr(predict(model, batch)[1].rgb, batch.targets, protocol)})
     model.train()
-    return float(torch.cat(values).mean())
+    mean = scores.to_dict()["means"]["psnr"]
+    return math.nan if mean is None else float(mean)

@@ -146,8 +146,6 @@ class Work:
         device = use(self.device_name, self.threads)
         self.ranks = rendezvous.join(self.folder.path, device)
         self.ranks.told(missing)
-        recorded = environment.describe(device, self.threads) | {"deterministic": device.type == "cpu"}
-        self.writer.commit("environment.json", lambda path: write_json(path, recorded))
         source = open_source(spec)
         stages = {"train": self._train, "evaluate": self._evaluate, "profile": self._profile, "trace": self._trace,
                   "overfit": self._overfit}  # fmt: skip
@@ -186,10 +184,11 @@ class Work:
         trace(spec, self.writer, device=device, source=source, ranks=self.ranks)
 
     def _overfit(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
+        from bench import provenance
         from bench.overfit import check
 
         verdict = check(spec, self.folder.path, device=device, source=source)
-        content = {"passed": verdict.passed, "text": str(verdict)}
+        content = {"passed": verdict.passed, "text": str(verdict), "provenance": provenance.of_stage(spec, device)}
         self.writer.commit("overfit.json", lambda path: write_json(path, content))
 
     def _stop(self) -> bool:
@@ -247,9 +246,9 @@ def follow(folder: RunFolder, device_name: str, threads: int) -> int:
 
 
 def use(device_name: str, threads: int) -> torch.device:
-    """The device; of several visible GPUs each process of a node takes its own. Sets threads and determinism.
+    """The device; of several visible GPUs each process of a node takes its own. Sets the CPU threads.
 
-    On CUDA the rasteriser adds in any order: nothing is promised there. Raises BadInput.
+    All other global state of torch is set by each stage (`bench.numerics`). Raises BadInput.
     """
     import torch
 
@@ -261,9 +260,6 @@ def use(device_name: str, threads: int) -> torch.device:
         if device.index is None:
             device = torch.device("cuda", environment.local_rank() % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    else:
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
 
 

@@ -50,7 +50,7 @@ python: {python} {faulty}
 environment: ["export EAD_FAULTS={faults} EAD_BREAK={broken}"]
 collect: {{time: 10, memory: 2G}}
 """
-RECORDS = ("weights.safetensors", "train.json", "environment.json", "cpu-1.json")
+RECORDS = ("weights.safetensors", "train.json", "per_image_white@1.json", "cpu-1.json")
 
 
 def planned(runs: list[str], broken: str) -> dict[str, list[dict[str, Any]]]:

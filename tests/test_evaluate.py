@@ -130,7 +130,7 @@ def test_missing_backbones_leave_cells_empty_and_say_so(
 
 def test_baselines(spec: RunSpec) -> None:
     batch = Sampler(Balls(), spec.views, 0).evaluation(["evaluation/0", "evaluation/2"])
-    white, nearest, mean, flat = (b.predict(batch, 0.5) for b in baselines.BASELINES)
+    white, nearest, mean, flat = (b.predict(batch, 0.5) for b in baselines.of(protocols.get("per_image_white")))
     assert torch.equal(white, torch.ones_like(batch.targets))
     torch.testing.assert_close(mean[1, 2], batch.inputs.images[1].mean(0))
     for scene in range(2):

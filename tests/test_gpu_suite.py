@@ -33,7 +33,7 @@ def test_every_part_writes_its_json(tmp_path: Path) -> None:
     for row in cost["models"].values():
         assert row["step_time_ms"] > 0 and row["host_peak_memory_gib"] > 0 and row["reserved_peak_memory_gib"] is None
     assert training["steps"] == 4 and training["means"]["psnr"] > 0 and "white" in training["baselines"]
-    assert rendering["environment"]["torch"] == torch.__version__
+    assert rendering["provenance"]["torch"] == torch.__version__
 
 
 def test_without_time_parts_are_skipped_and_said(tmp_path: Path) -> None:

@@ -56,4 +56,4 @@ def test_transposed_rotation_is_noticed(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(bench.rendering, "_backend", faulty)
     found = verdict(tmp_path, "ours1")
-    assert not found.passed and found.elsewhere < found.white + overfit.ABOVE_WHITE
+    assert not found.passed and found.elsewhere < found.blank + overfit.ABOVE_BLANK

@@ -37,7 +37,7 @@ def test_protocols_are_named_and_unknown_ones_refused() -> None:
 
 def test_psnr_and_ssim_are_scikit_images() -> None:
     reference, distorted, golden = golden_images("skimage_ssim_psnr")
-    psnr = metrics.psnr(distorted, reference, PROTOCOL.psnr_cap)
+    psnr = metrics.psnr(distorted, reference, PROTOCOL)
     ssim = metrics.ssim(distorted, reference, PROTOCOL.ssim_window, PROTOCOL.ssim_sigma)
     np.testing.assert_allclose(psnr.numpy(), golden["out/psnr"], atol=1e-6, rtol=0)
     np.testing.assert_allclose(ssim.numpy(), golden["out/ssim_gaussian11"], atol=1e-7, rtol=0)
@@ -65,10 +65,10 @@ def test_masked_psnr_sees_the_mask_only_and_is_undefined_where_it_is_empty() -> 
     image[:, :, :8] = 0.9  # error 0.1 in the mask, none outside
     mask = torch.zeros(2, 16, 16, dtype=torch.bool)
     mask[0, :8] = True
-    value = metrics.psnr(image, truth, 100.0, mask)
+    value = metrics.psnr(image, truth, PROTOCOL, mask)
     assert float(value[0]) == pytest.approx(20.0, abs=1e-4) and value[1].isnan()
-    assert float(metrics.psnr(image, truth, 100.0)[0]) == pytest.approx(20 + 10 * np.log10(2), abs=1e-4)
-    assert metrics.psnr(truth, truth, 100.0).tolist() == [100.0, 100.0]
+    assert float(metrics.psnr(image, truth, PROTOCOL)[0]) == pytest.approx(20 + 10 * np.log10(2), abs=1e-4)
+    assert metrics.psnr(truth, truth, PROTOCOL).tolist() == [100.0, 100.0]
 
 
 def test_images_are_clipped_before_they_are_compared() -> None:

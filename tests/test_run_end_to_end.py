@@ -134,14 +134,17 @@ def test_what_is_recorded(undisturbed: Path) -> None:
     lines = read_lines(sweep / "runs.jsonl")
     assert [(line["label"], line["status"]) for line in lines] == [(label, "done") for label in RUNS]
     assert read_json(sweep / "sweep.json")["question"] == "Does the patch matter?"
+    recorded = read_json(sweep / "environment.json")
+    assert recorded["spec_file"] == "outside the repository" and len(recorded["local_changes"]) >= 1
+    assert "sweep.yaml lies outside the repository" in (sweep / "tables" / "table.md").read_text()
     for folder in folders(undisturbed):
         assert read_json(folder.path / "spec.json")["id"] == folder.id
-        recorded = read_json(folder.path / "environment.json")
-        assert (
-            recorded["threads"] == 1
-            and recorded["deterministic"]
-            and "process" in (folder.path / "log.txt").read_text()
-        )
+        recorded = folder.provenance()
+        assert set(recorded) == {"train", "evals/per_image_white@1", "profiles/cpu-1"}
+        for record in recorded.values():
+            assert record["threads"] == 1 and record["precision"]["deterministic_algorithms"]
+        assert "process" in (folder.path / "log.txt").read_text()
+        assert not (folder.path / "environment.json").exists()
         assert not (folder.path / "checkpoints").exists() and not list(folder.path.rglob(".tmp-*"))
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.spec.schema import Views as ViewsSpec
 
 GREYS = (0.0, 0.5, 1.0)  # LaRa's backgrounds of training targets
+WHITE = 1.0
 REDRAWS = 100  # broken scenes in a row, before giving up
 
 
@@ -37,17 +38,17 @@ class Sampler:
         """Samples `indices` of a step; in a broken scene's place stands the next that the sample's own dice give."""
         return self._batch([self._training_draw(step, index) for index in indices])
 
-    def evaluation(self, scenes: Sequence[str]) -> Batch:
-        """The fixed views of these scenes, targets on white. Raises Broken."""
-        return self._batch([self._evaluation_draw(scene) for scene in scenes])
+    def evaluation(self, scenes: Sequence[str], background: float = WHITE) -> Batch:
+        """The fixed views of these scenes, targets on a gray `background` in [0, 1]. Raises Broken."""
+        return self._batch([self._evaluation_draw(scene, background) for scene in scenes])
 
-    def evaluation_batches(self, scenes: Sequence[str], size: int) -> Iterator[Batch]:
+    def evaluation_batches(self, scenes: Sequence[str], size: int, background: float = WHITE) -> Iterator[Batch]:
         """The same, up to `size` scenes at a time, without those that are broken."""
         for start in range(0, len(scenes), size):
             draws = []
             for scene in scenes[start : start + size]:
                 try:
-                    draws.append(self._evaluation_draw(scene))
+                    draws.append(self._evaluation_draw(scene, background))
                 except Broken as broken:
                     self.broken[scene] = broken
             if draws:
@@ -65,15 +66,15 @@ class Sampler:
         random = np.random.default_rng([self.seed, step, index])
         for _ in range(REDRAWS):
             scene = self.training_scenes[int(random.integers(len(self.training_scenes)))]
-            grey = 1.0 if self.views.background == "white" else GREYS[int(random.integers(len(GREYS)))]
+            grey = WHITE if self.views.background == "white" else GREYS[int(random.integers(len(GREYS)))]
             try:
                 return self._draw(scene, "training", random, grey)
             except Broken as broken:
                 self.broken[scene] = last = broken
         raise BadInput(f"data: {REDRAWS} scenes drawn one after another are broken, the last: {last}")
 
-    def _evaluation_draw(self, scene: str) -> Draw:
-        return self._draw(scene, "evaluation", np.random.default_rng(0), 1.0)
+    def _evaluation_draw(self, scene: str, background: float = WHITE) -> Draw:
+        return self._draw(scene, "evaluation", np.random.default_rng(0), background)
 
     def _draw(self, scene: str, stage: Stage, random: np.random.Generator, background: float) -> Draw:
         choice = cast(Choice, self.views.choice)

@@ -169,7 +169,8 @@ def _told(key: str, fields: Fields) -> str:
 def _hardware(sweep: Sweep, entries: Sequence[Entry]) -> Iterator[tuple[str, str, str, str]]:
     """The device that measured the first seed, or the sweep's."""
     profile: Mapping[str, Any] = next((p for e in entries for p in e.folder.profiles().values()), {})
-    name = profile.get("device") or sweep.read.environment.get("device_name")
+    recorded = [record for e in entries for record in e.provenance.values()] + [sweep.read.environment]
+    name = profile.get("device") or next((r["device_name"] for r in recorded if r.get("device_name")), None)
     if name and "A100" not in name:
         yield "hardware", "hardware", f"{paper.HARDWARE} (§3.2)", f"{profile.get('world', 1)} × {name}"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench import figures, paper, tables
+from bench import figures, paper, provenance, tables
 from bench.errors import BadInput
 from bench.report import deviations
 from bench.report.deviations import text, together
@@ -215,14 +215,20 @@ def _shown_path(path: Path, sweep: Sweep) -> str:
 
 
 def _environment(sweep: Sweep) -> dict[str, Any]:
-    recorded = {"the sweep": sweep.read.environment}
+    """Line by line what the sweep and the stages of its runs recorded; a run's name stands for all its stages."""
+    recorded: dict[str, Mapping[str, Any]] = {"the sweep": sweep.read.environment}
     for entry in sweep.read.entries:
-        if environment := entry.folder.environment():
-            recorded[entry.label] = environment
-    names = [name for name in dict.fromkeys(n for e in recorded.values() for n in e) if name != "schema_version"]
+        recorded |= {f"{entry.label}: {stage}": record for stage, record in entry.provenance.items() if record}
+    names = dict.fromkeys(name for record in recorded.values() for name in record)
     lines = []
-    for name in names:
-        told = {who: _setting(environment[name]) for who, environment in recorded.items() if name in environment}
+    for name in (name for name in names if name not in ("schema_version", "time", "sessions")):
+        told = {who: _setting(record[name]) for who, record in recorded.items() if name in record}
+        for entry in sweep.read.entries:
+            stages = [f"{entry.label}: {stage}" for stage in entry.provenance if f"{entry.label}: {stage}" in told]
+            if len({told[who] for who in stages}) == 1:
+                told[entry.label] = told[stages[0]]
+                for who in stages:
+                    del told[who]
         runs = "; ".join(who for who in told if who != "the sweep")
         lines += [Line([name, value, {runs: "the runs"}.get(who, who)]) for value, who in together(told, list(told))]
     return {"environment": Grid(["", "value", "of"], lines, (0, 1, 2))}
@@ -231,19 +237,29 @@ def _environment(sweep: Sweep) -> dict[str, Any]:
 def _setting(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_setting(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
     return "–" if value is None else str(value)
 
 
 def _reproduce(sweep: Sweep) -> dict[str, Any]:
-    """The command as it was given, the commit, and each run's id with the commit that made it."""
-    commit = sweep.read.environment.get("commit") or ""
+    """The command as it was given, the commit, and each run's id with the commits that its stages ran at."""
+    entries = sweep.read.entries
+    commits = provenance.by_commit({entry.label: entry.provenance for entry in entries})
+    records = [record for entry in entries for record in entry.provenance.values()] + [sweep.read.environment]
+    commit = next((record["commit"] for record in records if record.get("commit")), "")
     rows = []
     for entry in sweep.read.entries:
         fields = sweep.specs[entry.group]
         data = " ".join(str(fields[key]) for key in ("data.name", "data.version") if key in fields)
-        made = (entry.folder.environment() or {}).get("commit") or ""
-        rows.append(Line([entry.label, entry.id, str(entry.line.get("seed", "")), data, made[:12] + made[40:]]))
-    return {"commit": commit.rstrip("+"), "changed": commit.endswith("+"), "command": _command(sweep),
+        own = provenance.by_commit({"": entry.provenance})
+        told = "; ".join(label + (f" ({', '.join(s.removeprefix(': ') for s in stages)})" if len(own) > 1 else "")
+                         for label, stages in own.items())  # fmt: skip
+        rows.append(Line([entry.label, entry.id, str(entry.line.get("seed", "")), data, told]))
+    labels = list(commits) or provenance.commit_labels(sweep.read.environment)
+    return {"commit": commit.rstrip("+"), "several": len({label.rstrip("+") for label in labels}) > 1,
+            "changed": any(label.endswith("+") for label in labels), "command": _command(sweep),
+            "spec_file": tables.spec_file_remark(sweep.read),
             "ids": Grid(["run", "id", "seed", "data", "commit"], rows, range(5))}  # fmt: skip
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from bench import attempts
 from bench.atomic import atomic_write_text
 from bench.lease import Held, Lease, LeasedWriter, Stale
-from bench.record import RunFolder, Status, read_json, read_lines, run_folder, write_json
+from bench.record import Status, read_lines, run_folder
 from bench.slurm.standing import Standing, look
-from bench.states import State
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +51,12 @@ def settle(standing: Standing, results: Path) -> None:
 
 
 def refresh(sweep: Path, results: Path) -> None:
-    """The runs' states in runs.jsonl, and the environment of a run that is done."""
+    """The runs' states in runs.jsonl, and which code and machines produced their results."""
     lines = read_lines(sweep / "runs.jsonl")
     for line in lines:
-        status = run_folder(results, line["id"]).status()
+        folder = run_folder(results, line["id"])
+        status = folder.status()
         line |= {"status": status.state, "phase": status.phase, "message": status.message}
+        line["provenance"] = folder.provenance()
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     atomic_write_text(sweep / "runs.jsonl", text)
-    for folder in (RunFolder(results / "runs" / line["id"]) for line in lines if line["status"] == State.DONE):
-        if (recorded := folder.path / "environment.json").is_file():
-            write_json(sweep / "environment.json", read_json(recorded))
-            return
