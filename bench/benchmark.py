@@ -1,6 +1,6 @@
 """`python -m bench.benchmark NAME [options]`: times as ratios against a baseline of the same run.
 
-One file of bench/benchmarks/, one NAME; `NAME --help` says what it measures.
+One file of bench/profiling/benchmarks/, one NAME; `NAME --help` says what it measures.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from bench.errors import BadInput, run_command
-from models.parts import names
+from bench.common.errors import UserError, run_command
+from models.parts import available
 
 
 def main() -> int:
-    known = names("bench.benchmarks")
+    known = available("bench.profiling.benchmarks")
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(f"{__doc__}\nNAME is one of: {', '.join(known)}")
         return 0
     if sys.argv[1] not in known:
-        raise BadInput(f"no benchmark {sys.argv[1]!r}; it may be {', '.join(known)}")
-    code: int = import_module(f"bench.benchmarks.{sys.argv[1]}").main(sys.argv[2:])
+        raise UserError(f"no benchmark {sys.argv[1]!r}; it may be {', '.join(known)}")
+    code: int = import_module(f"bench.profiling.benchmarks.{sys.argv[1]}").main(sys.argv[2:])
     return code
 
 

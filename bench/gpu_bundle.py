@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import lpips_weights
-from bench.console import progress
-from bench.errors import BadInput, run_command
+from bench.common.console import progress
+from bench.common.errors import UserError, run_command
+from bench.protocols import lpips_weights
 
 WHEELS = (
     "gsplat==1.5.3",
@@ -40,29 +40,29 @@ def main() -> int:
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file()) / 1e6
     print(f"{options.out}: {size:.1f} MB")
     if size > LIMIT_MB:
-        raise BadInput(f"{options.out} has {size:.1f} MB, more than {LIMIT_MB}: remove what does not belong there")
+        raise UserError(f"{options.out} has {size:.1f} MB, more than {LIMIT_MB}: remove what does not belong there")
     return 0
 
 
 def fetch_wheels(folder: Path) -> None:
-    """By pip, without dependencies. Raises BadInput when PyPI does not give one."""
+    """By pip, without dependencies. Raises UserError when PyPI does not give one."""
     words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     words += ["--python-version", "3.12", "--implementation", "cp", "--dest", str(folder)]
     words += [word for platform in PLATFORMS for word in ("--platform", platform)]
     done = subprocess.run([*words, *WHEELS], capture_output=True, text=True)
     if done.returncode:
-        raise BadInput(f"pip could not fetch {', '.join(WHEELS)}: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"pip could not fetch {', '.join(WHEELS)}: {done.stderr.strip().splitlines()[-1]}")
 
 
 def write_backbones(folder: Path) -> None:
-    """LPIPS's backbones in float16. Raises BadInput if they have not been set up."""
+    """LPIPS's backbones in float16. Raises UserError if they have not been set up."""
     from safetensors.numpy import load_file, save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     for net in lpips_weights.NETS:
         source = lpips_weights.path(net)
         if not source.is_file():
-            raise BadInput(f"{source} is not there: run `python -m bench.setup`")
+            raise UserError(f"{source} is not there: run `python -m bench.setup`")
         tensors = load_file(source)
         lpips_weights.verify(net, tensors, source)
         halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}

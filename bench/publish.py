@@ -9,9 +9,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from bench.atomic import atomic_write
-from bench.errors import BadInput, run_command
-from bench.record import read_lines
+from bench.common.errors import UserError, run_command
+from bench.common.files import atomic_write
+from bench.common.json_files import read_lines
 
 KEPT = ("sweep.json", "runs.jsonl", "environment.json", "tables", "figures")
 OF_A_SEARCH = ("search.json", "trials.jsonl", "front")
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--name", help="of its folder there; default: the sweep's own")
     options = parser.parse_args()
     if missing := [name for name in KEPT if not (options.sweep / name).exists()]:
-        raise BadInput(f"{options.sweep} has no {missing[0]}: name the folder of a sweep that bench.run finished")
+        raise UserError(f"{options.sweep} has no {missing[0]}: name the folder of a sweep that bench.run finished")
     target = options.to / (options.name or options.sweep.name)
 
     def write(folder: Path) -> None:

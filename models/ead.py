@@ -70,7 +70,7 @@ class EADSpec:
     def _problems_of_head(self, tokens: TokenSpec) -> Iterator[Problem]:
         """Taps must lie in A, and reach its end."""
         blocks = self.aggregator.blocks
-        levels = self.head.reads(blocks)
+        levels = self.head.tap_levels(blocks)
         if outside := [level for level in levels if not 0 <= level <= blocks]:
             yield Problem(
                 "head.taps",
@@ -93,7 +93,7 @@ class EADSpec:
         return inputs * ((self.image_size // tokens.patch) ** 2 + tokens.extra)
 
     def build(self, seed: int | None = None) -> EAD:
-        """The model, initialised part by part from (seed, part): another head leaves E's and A's weights alone.
+        """The model, initialized part by part from (seed, part): another head leaves E's and A's weights alone.
 
         Under `torch.device("meta")` no memory is taken. `seed=None` draws from torch's global generator.
         """
@@ -124,7 +124,7 @@ class EAD(nn.Module):
         super().__init__()
         self.spec = spec
         tokens = spec.encoder.tokens()
-        self.levels = spec.head.reads(spec.aggregator.blocks)
+        self.levels = spec.head.tap_levels(spec.aggregator.blocks)
         available = spec.aggregator.levels(tokens)
         taps = [available[level] for level in self.levels]
         with _seeded(seed, 0):

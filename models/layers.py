@@ -89,7 +89,7 @@ class PatchEmbedding(nn.Conv2d):
         super().__init__(3, dim, kernel_size=patch, stride=patch, bias=bias)
 
 
-def initialise(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     """Truncated normal of standard deviation 0.02 for linear maps, zero biases: the practice of ViTs."""
     for m in module.modules():
         if isinstance(m, nn.Linear | PatchEmbedding):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar
@@ -84,7 +84,7 @@ class HeadSpec(PartSpec, ABC):
     """D: `build(…)` gives a module (list[Tokens], Views) → Dense, for each view alone (eq. 5)."""
 
     @abstractmethod
-    def reads(self, blocks: int) -> tuple[int, ...]:
+    def tap_levels(self, blocks: int) -> tuple[int, ...]:
         """The levels of an aggregator of so many blocks that it taps."""
 
     @abstractmethod
@@ -110,15 +110,15 @@ class OutputSpec(PartSpec, ABC):
         yield from ()
 
 
-def at_least_one(spec: PartSpec, *fields: str) -> list[Problem]:
+def at_least_one(spec: PartSpec, *names: str) -> list[Problem]:
     """Problems of fields that count something."""
     return [
-        Problem(field, f"{value} is too small: at least 1") for field in fields if (value := getattr(spec, field)) < 1
+        Problem(field, f"{value} is too small: at least 1") for field in names if (value := getattr(spec, field)) < 1
     ]
 
 
 @cache
-def names(package: str) -> tuple[str, ...]:
+def available(package: str) -> tuple[str, ...]:
     """The choices of a package, e.g. names("models.encoders") → ("conv", "croco")."""
     path = import_module(package).__path__
     return tuple(sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_")))
@@ -126,13 +126,25 @@ def names(package: str) -> tuple[str, ...]:
 
 def spec_class(package: str, name: str) -> type[PartSpec]:
     """The `Spec` class of one choice. Raises KeyError naming the choices."""
-    if name not in names(package):
-        raise KeyError(f"no {name!r} in {package}: choose from {', '.join(names(package))}")
+    if name not in available(package):
+        raise KeyError(f"no {name!r} in {package}: choose from {', '.join(available(package))}")
     found: type[PartSpec] = import_module(f"{package}.{name}").Spec
     return found
 
 
 def from_dict(package: str, values: Mapping[str, Any]) -> PartSpec:
     """The inverse of `PartSpec.to_dict`; lists become tuples, so that specs stay hashable."""
-    rest = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "name"}
-    return spec_class(package, values["name"])(**rest)
+    cls = spec_class(package, values["name"])
+    rest = {k: tuple(v) if isinstance(v, list) else v for k, v in current_names(cls, values).items() if k != "name"}
+    return cls(**rest)
+
+
+def current_names(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields and values of a dataclass as an earlier version wrote them (`former_name`, `former_values` in a field's
+    metadata), under their names of today."""
+    former = {f.metadata["former_name"]: f.name for f in fields(cls) if "former_name" in f.metadata}
+    named = {former.get(name, name): value for name, value in values.items()}
+    for f in fields(cls):
+        if f.name in named and f.metadata.get("former_values"):
+            named[f.name] = f.metadata["former_values"].get(named[f.name], named[f.name])
+    return named

@@ -39,7 +39,7 @@ HEAD: Names = (
     ("head.2.{}", "conv2.{}"),
     ("head.4.{}", "out.{}"),
 )
-TWICE = tuple((f"scratch.layer{n}_rn.weight", f"scratch.layer_rn.{n - 1}.weight") for n in (1, 2, 3, 4))
+ALIASED_KEYS = tuple((f"scratch.layer{n}_rn.weight", f"scratch.layer_rn.{n - 1}.weight") for n in (1, 2, 3, 4))
 MODEL: Names = (
     ("patchify.weight", "encoder.patchify.weight"),
     ("pos_embed", "aggregator.table"),
@@ -52,7 +52,7 @@ MODEL: Names = (
     ("unpatchify.{}", "head.linear.{}"),
 )
 FREESPLATTER_PREFIX = "transformer."
-FLAT_CHANNELS = 22  # a pixel, of FreeSplatter's 2D Gaussians: two scales instead of three
+CHANNELS_2DGS = 22  # a pixel, of FreeSplatter's 2D Gaussians: two scales instead of three
 
 
 class WeightsError(Exception):
@@ -75,18 +75,20 @@ class Layout:
     adapts: str = "(?!)"
 
 
-def fill(module: nn.Module, public: State, layout: Layout, source: str) -> list[str]:
+def load_layout(module: nn.Module, public: State, layout: Layout, source: str) -> list[str]:
     """Give a part a published checkpoint's tensors; the public keys that were left as they are here (`adapts`).
 
     Raises WeightsError naming the first key that is missing, of another shape or too much.
     """
-    found, left = check(module, public, layout, source)
+    found, left = validate_layout(module, public, layout, source)
     here = layout.to_public(module.state_dict())
     module.load_state_dict(layout.to_ours(found | {key: here[key] for key in left}), strict=True)
     return left
 
 
-def check(module: nn.Module, public: State, layout: Layout, source: str) -> tuple[dict[str, Tensor], list[str]]:
+def validate_layout(
+    module: nn.Module, public: State, layout: Layout, source: str
+) -> tuple[dict[str, Tensor], list[str]]:
     """The part's tensors in the file, and the keys to leave; the module may be on the meta device.
 
     Raises WeightsError.
@@ -163,7 +165,7 @@ def dpt_head(prefix: str = "downstream_head1.dpt.") -> Layout:
 def _stored_twice(public: State, prefix: str) -> dict[str, Tensor]:
     """`scratch.layerN_rn` is one tensor under two names; a file may hold either or both, if they are equal."""
     found = {key: value for key, value in public.items() if key.startswith(prefix)}
-    for one, other in ((prefix + one, prefix + other) for one, other in TWICE):
+    for one, other in ((prefix + one, prefix + other) for one, other in ALIASED_KEYS):
         if one in found and other in found and not _same(found[one], found[other]):
             raise WeightsError(f"{one} and {other} differ, but are one tensor in DUSt3R")
         if one in found or other in found:
@@ -176,12 +178,12 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _first_names(public: State, prefix: str) -> dict[str, Tensor]:
-    second = {prefix + other for _, other in TWICE}
+    second = {prefix + other for _, other in ALIASED_KEYS}
     return {key.removeprefix(prefix): value for key, value in public.items() if key not in second}
 
 
 def _both_names(public: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    both = public | {other: public[one] for one, other in TWICE if one in public}
+    both = public | {other: public[one] for one, other in ALIASED_KEYS if one in public}
     return {prefix + key: value for key, value in both.items()}
 
 
@@ -214,9 +216,9 @@ def _freesplatter_select(public: State) -> dict[str, Tensor]:
     prefix = "" if any(key.startswith(FREESPLATTER_PREFIX) for key in public) else FREESPLATTER_PREFIX
     found = {prefix + key: value for key, value in public.items()}
     patch, bias = (found.get(FREESPLATTER_PREFIX + key) for key in ("patchify.weight", "unpatchify.bias"))
-    if patch is not None and bias is not None and bias.numel() == FLAT_CHANNELS * patch.shape[-1] ** 2:
+    if patch is not None and bias is not None and bias.numel() == CHANNELS_2DGS * patch.shape[-1] ** 2:
         raise WeightsError(
-            f"this is FreeSplatter's model of 2D Gaussians ({FLAT_CHANNELS} channels a pixel, two scales each), which "
+            f"this is FreeSplatter's model of 2D Gaussians ({CHANNELS_2DGS} channels a pixel, two scales each), which "
             "this harness does not render: use freesplatter-object.safetensors or freesplatter-scene.safetensors"
         )
     return found

@@ -7,7 +7,7 @@ Axes
 
 Conventions
     Cameras follow OpenCV: x right, y down, z forward. `world_to_camera` maps points of the scene's frame to the
-    camera's; `intrinsics` are in pixels, and pixel centres lie at +0.5. Images are RGB in [0, 1]. Quaternions are
+    camera's; `intrinsics` are in pixels, and pixel centers lie at +0.5. Images are RGB in [0, 1]. Quaternions are
     (w, x, y, z).
 """
 
@@ -22,22 +22,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 Layout = Literal["views", "planes"]
-Moved = TypeVar("Moved", bound="Moves")
+Moved = TypeVar("Moved", bound="TensorDataclass")
 
 
-class Moves:
+class TensorDataclass:
     """Dataclasses of tensors that move to a device as one."""
 
     def to(self: Moved, device: torch.device | str) -> Moved:
         moved: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            moved[field.name] = value.to(device) if isinstance(value, Tensor | Moves) else value
+            moved[field.name] = value.to(device) if isinstance(value, Tensor | TensorDataclass) else value
         return type(self)(**moved)
 
 
 @dataclass(frozen=True)
-class Cameras(Moves):
+class Cameras(TensorDataclass):
     """Pinhole cameras of one image size (`height` × `width` pixels)."""
 
     world_to_camera: Float[Tensor, "*shape 4 4"]
@@ -56,13 +56,13 @@ class Cameras(Moves):
         return inverse
 
     @property
-    def centres(self) -> Float[Tensor, "*shape 3"]:
-        """Camera centres in the scene's frame."""
+    def centers(self) -> Float[Tensor, "*shape 3"]:
+        """Camera centers in the scene's frame."""
         return self.camera_to_world[..., :3, 3]
 
 
 @dataclass(frozen=True)
-class Views(Moves):
+class Views(TensorDataclass):
     """What a model sees: N images a scene, in [0, 1]; cameras only under `poses: known`."""
 
     images: Float[Tensor, "batch view 3 height width"]
@@ -80,7 +80,7 @@ class TokenSpec:
 
 
 @dataclass(frozen=True)
-class Tokens(Moves):
+class Tokens(TensorDataclass):
     """T_i of eq. 3, all views of a batch together; `extra` holds class and register tokens."""
 
     grid: Float[Tensor, "batch view rows cols dim"]
@@ -96,7 +96,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Gaussians(Moves):
+class Gaussians(TensorDataclass):
     """G of the paper: μ, r, s, α, c. Pixel-aligned ones have the shape (batch, view, height, width)."""
 
     means: Float[Tensor, "*shape 3"]
@@ -106,7 +106,7 @@ class Gaussians(Moves):
     harmonics: Float[Tensor, "*shape coefficient 3"]
 
     def flat(self) -> Gaussians:
-        """(batch, …) → (batch, gaussian): what a rasteriser takes."""
+        """(batch, …) → (batch, gaussian): what a rasterizer takes."""
         batch = self.means.shape[0]
         return Gaussians(
             means=self.means.reshape(batch, -1, 3),

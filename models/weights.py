@@ -23,16 +23,16 @@ SCHEMA_VERSION = 1
 PARTS = ("encoder.", "aggregator.", "head.")
 CONTAINERS = ("model", "state_dict")  # the key below which torch files keep the tensors
 
-BESIDE = (  # what published files keep beside the tensors; anything else is refused
+ALLOWED_PICKLE_GLOBALS = (  # what published files keep beside the tensors; anything else is refused
     "argparse.Namespace", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath",
     "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
 )  # fmt: skip
 
 
-class Inert:
+class PickleStub:
     """Stands in for each of BESIDE: takes anything, does nothing, keeps nothing."""
 
-    def __new__(cls, *_: object, **__: object) -> Inert:
+    def __new__(cls, *_: object, **__: object) -> PickleStub:
         return super().__new__(cls)
 
     def __init__(self, *_: object, **__: object) -> None: ...
@@ -59,12 +59,12 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> EAD:
     spec, state, source = load_spec(folder), load_file(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE)
     with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced
         model = spec.build()
-    check(model, state, source)
+    validate_state_dict(model, state, source)
     wanted = model.state_dict()
     model.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()}, assign=True)
     if any(_on_meta(module) for module in model.modules()):  # what is no part of the state dict only building makes
         model = spec.build(seed=0)
-        fill(model, state, source)
+        load_strict(model, state, source)
     return model.to(device).eval()
 
 
@@ -87,13 +87,13 @@ def load_spec(folder: Path) -> EADSpec:
     return EADSpec.from_dict(values)
 
 
-def fill(module: nn.Module, state: State, source: str) -> None:
+def load_strict(module: nn.Module, state: State, source: str) -> None:
     """Give a module these tensors, strictly. Raises WeightsError naming the first key that does not fit."""
-    check(module, state, source)
+    validate_state_dict(module, state, source)
     module.load_state_dict(dict(state), strict=True)
 
 
-def check(module: nn.Module, state: State, source: str) -> None:
+def validate_state_dict(module: nn.Module, state: State, source: str) -> None:
     """Whether `fill` would succeed; the module may be on the meta device. Raises WeightsError."""
     wanted = module.state_dict()
     for key, tensor in wanted.items():
@@ -132,7 +132,7 @@ def _is_torch(path: Path) -> bool:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        with torch.serialization.safe_globals([(Inert, name) for name in BESIDE]):
+        with torch.serialization.safe_globals([(PickleStub, name) for name in ALLOWED_PICKLE_GLOBALS]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds for damaged or unsafe files
         reason = str(error).strip().splitlines()

@@ -14,4 +14,4 @@ install_import_hook(["models", "bench.rendering"], "conftest.check")
 @pytest.fixture(autouse=True)
 def no_progress_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that what tests compare does not depend on how fast the machine is; tests/test_console.py wants the lines."""
-    monkeypatch.setattr("bench.console.FIRST_LINE_S", 600.0)
+    monkeypatch.setattr("bench.common.console.FIRST_LINE_S", 600.0)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
 from ruamel.yaml import YAML
-
-ROOT = Path(__file__).parent.parent
+from support.paths import ROOT
 
 
 def test_license_and_citation_agree_with_the_package() -> None:

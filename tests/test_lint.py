@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 FOLDERS = sorted({path.parent.relative_to(ROOT) for package in ("bench", "models", "tests")
                   for path in (ROOT / package).rglob("*.py")})  # fmt: skip
 CODE = '''"""A module."""

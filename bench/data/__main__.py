@@ -8,42 +8,44 @@ from typing import Literal
 
 from rich.console import Console
 
+from bench.common.errors import UserError, run_command
 from bench.data.scene import SPLITS, VIEWS
-from bench.data.store import FORMS
-from bench.errors import BadInput, run_command
+from bench.data.storage.store import FORMS
 
 
 def main() -> int:
     options = parse()
     console = Console(highlight=False)
     if getattr(options, "views", VIEWS) < 1:
-        raise BadInput(f"--views {options.views}: at least 1")
+        raise UserError(f"--views {options.views}: at least 1")
     if options.verb == "render":
-        from bench.data.render import render
+        from bench.data.meshes.render import render
 
         return render(options.meshes, options.out, options.size, console)
     if options.verb == "furniture":
-        from bench.data.furniture import furniture
+        from bench.data.meshes.furniture import furniture
 
         return furniture(options.out, options.size, options.package, console, options.limit)
     if options.verb == "pack":
-        from bench.data.pack import pack
         from bench.data.sources.gobjaverse import read_list
-        from bench.data.store import open_store
+        from bench.data.storage.pack import pack
+        from bench.data.storage.store import open_store
 
         store, path = open_store(options.root, True, options.views, options.data), options.scene_list
         listed = read_list(path, store, options.root) if path else None
         pack(options.root, options.out, options.size, console, views=options.views, only=listed, form=options.data)
         return 0
     if options.verb == "check":
-        from bench.data.check import check
+        from bench.data.checks.check import check
 
         return check(options.root, console, views=options.views, form=options.data)
     if options.verb == "sheet" and options.root:
-        from bench.data import sheet
+        from bench.data import contact_sheet
 
         scenes, size, zoom = options.scenes, options.size, options.zoom
-        sheet.of_root(options.root, options.out, scenes, size, zoom, options.views, console, options.data)
+        contact_sheet.contact_sheet_of_root(
+            options.root, options.out, scenes, size, zoom, options.views, console, options.data
+        )
         return 0
     return procedural(options)
 
@@ -98,16 +100,16 @@ def _made(sub: argparse.ArgumentParser) -> None:
 def procedural(options: argparse.Namespace) -> int:
     """`generate` and `sheet`."""
     if options.size < 1 or options.scenes < 1:
-        raise BadInput("--size and --scenes are at least 1")
+        raise UserError("--size and --scenes are at least 1")
     from bench.data.sources import procedural
 
     n = options.scenes
     spec = procedural.Spec(training_scenes=n, validation_scenes=n, evaluation_scenes=n, seed=options.seed)
     source = spec.open(options.size)
     if options.verb == "sheet":
-        from bench.data import sheet
+        from bench.data import contact_sheet
 
-        sheet.write(options.out, sheet.sheet(source, options.split, n, options.zoom))
+        contact_sheet.write(options.out, contact_sheet.contact_sheet(source, options.split, n, options.zoom))
         print(options.out)
     else:
         print(source.folder)

@@ -19,8 +19,8 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Draw:
-    """A scene as drawn: `data` holds its inputs, then its targets; `background` is the grey behind the targets."""
+class Sample:
+    """A scene as drawn: `data` holds its inputs, then its targets; `background` is the gray behind the targets."""
 
     scene: str
     inputs: tuple[int, ...]
@@ -29,7 +29,7 @@ class Draw:
     data: SceneData
 
 
-def assemble(draws: Sequence[Draw], frame: Frame, known_poses: bool) -> Batch:
+def assemble(draws: Sequence[Sample], frame: Frame, known_poses: bool) -> Batch:
     """One batch. Draws agree in their numbers of inputs and targets and in image size."""
     n = len(draws[0].inputs)
     images = np.stack([draw.data.images for draw in draws])
@@ -37,7 +37,7 @@ def assemble(draws: Sequence[Draw], frame: Frame, known_poses: bool) -> Batch:
     world_to_camera, scales = _cameras(draws, frame)
     depth = np.stack([draw.data.depth for draw in draws]) * scales.astype(np.float32)[:, None, None, None]
     intrinsics = np.stack([draw.data.intrinsics for draw in draws])
-    grey = np.array([draw.background for draw in draws], np.float32)
+    gray = np.array([draw.background for draw in draws], np.float32)
     mask = (alpha[:, :n] > 0.5) & (depth[:, :n] > 0)
     points = _unproject(depth[:, :n], world_to_camera[:, :n], intrinsics[:, :n]) * mask[..., None]
     height, width = alpha.shape[2:]
@@ -48,17 +48,17 @@ def assemble(draws: Sequence[Draw], frame: Frame, known_poses: bool) -> Batch:
         input_views=_tensor(np.array([draw.inputs for draw in draws])),
         target_views=_tensor(np.array([draw.targets for draw in draws])),
         inputs=Views(
-            _tensor(_composite(images[:, :n], alpha[:, :n], np.ones_like(grey))), input_cameras if known_poses else None
+            _tensor(_composite(images[:, :n], alpha[:, :n], np.ones_like(gray))), input_cameras if known_poses else None
         ),
         input_cameras=input_cameras,
         input_alpha=_tensor(alpha)[:, :n],
         input_points=_tensor(points.astype(np.float32)),
         input_mask=_tensor(mask),
-        targets=_tensor(_composite(images[:, n:], alpha[:, n:], grey)),
+        targets=_tensor(_composite(images[:, n:], alpha[:, n:], gray)),
         target_alpha=_tensor(alpha)[:, n:],
         target_depth=_tensor(np.ascontiguousarray(depth[:, n:])),
         target_cameras=Cameras(matrices[:, n:], pixels[:, n:], height, width),
-        background=_tensor(np.repeat(grey, 3 * len(draws[0].targets)).reshape(len(draws), -1, 3)),
+        background=_tensor(np.repeat(gray, 3 * len(draws[0].targets)).reshape(len(draws), -1, 3)),
     )
 
 
@@ -66,16 +66,16 @@ def _tensor(array: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(array)
 
 
-def _cameras(draws: Sequence[Draw], frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _cameras(draws: Sequence[Sample], frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """World-to-camera (batch, view, 4, 4) from the frames of the first inputs, and the frames' scales (batch,)."""
     frames = [world_to_frame(draw.data.camera_to_world[0], frame) for draw in draws]
     poses = [in_frame(draw.data.camera_to_world, to) for draw, to in zip(draws, frames, strict=True)]
     return np.stack(poses), np.array([to.scale for to in frames])
 
 
-def _composite(images: NDArray[np.uint8], alpha: Floats, grey: Floats) -> Floats:
-    """(batch, view, 3, height, width) RGB over each scene's grey."""
-    behind = grey[:, None, None, None] * (1 - alpha)
+def _composite(images: NDArray[np.uint8], alpha: Floats, gray: Floats) -> Floats:
+    """(batch, view, 3, height, width) RGB over each scene's gray."""
+    behind = gray[:, None, None, None] * (1 - alpha)
     composed = np.empty((*alpha.shape[:2], 3, *alpha.shape[2:]), np.float32)
     for i in range(3):
         composed[:, :, i] = images[..., i].astype(np.float32) / 255 * alpha + behind
@@ -85,15 +85,15 @@ def _composite(images: NDArray[np.uint8], alpha: Floats, grey: Floats) -> Floats
 def _unproject(
     depth: Floats, world_to_camera: NDArray[np.float64], intrinsics: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(batch, view, height, width, 3): the point behind every pixel's centre, in the frame.
+    """(batch, view, height, width, 3): the point behind every pixel's center, in the frame.
 
     Plane by plane: einsum over the last axis of such arrays takes five times as long, for the same bits.
     """
     height, width = depth.shape[-2:]
     y, x = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
-    focal, centre = intrinsics[..., 0, 0], intrinsics[..., :2, 2]
+    focal, center = intrinsics[..., 0, 0], intrinsics[..., :2, 2]
     rotation, translation = world_to_camera[..., :3, :3], world_to_camera[..., :3, 3]
-    rays = ((x - _each(centre[..., 0])) / _each(focal), (y - _each(centre[..., 1])) / _each(focal), 1)
+    rays = ((x - _each(center[..., 0])) / _each(focal), (y - _each(center[..., 1])) / _each(focal), 1)
     local = [ray * depth - _each(translation[..., i]) for i, ray in enumerate(rays)]
     points = np.empty((*depth.shape, 3))
     for i in range(3):

@@ -8,11 +8,11 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from models.tensors import Cameras, Moves, Views
+from models.tensors import Cameras, TensorDataclass, Views
 
 
 @dataclass(frozen=True)
-class Batch(Moves):
+class Batch(TensorDataclass):
     """Cameras, points and depths are in the frame of `views.frame`."""
 
     scenes: tuple[str, ...]

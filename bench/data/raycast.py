@@ -1,4 +1,4 @@
-"""Triangles → colour, depth and normals of one view, by embreex: means over the rays of a pixel that hit. No torch."""
+"""Triangles → color, depth and normals of one view, by embreex: means over the rays of a pixel that hit. No torch."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Triangles:
         """RGBA (size, size, 4), depth (size, size) and world normals (size, size, 3) in a camera-to-world pose."""
         directions = (_rays(size) @ pose[:3, :3].T).astype(np.float32)
         hit, hits = self._cast(pose[:3, 3], directions, opaque)
-        pixel, colour = hit // SAMPLES**2, paint(hits)
+        pixel, color = hit // SAMPLES**2, paint(hits)
         count = np.bincount(pixel, minlength=size * size)
-        values = (*colour.T, *hits.normal.T, hits.depth)
+        values = (*color.T, *hits.normal.T, hits.depth)
         sums = [np.bincount(pixel, weights=w, minlength=size * size) for w in values]
         means = np.stack(sums, -1) / np.maximum(count, 1)[:, None]
         length = np.maximum(np.linalg.norm(means[:, 3:6], axis=-1, keepdims=True), 1e-12)
@@ -62,10 +62,10 @@ class Triangles:
         )
 
     def _cast(
-        self, centre: NDArray[np.float64], directions: NDArray[np.float32], opaque: Opaque | None
+        self, center: NDArray[np.float64], directions: NDArray[np.float32], opaque: Opaque | None
     ) -> tuple[NDArray[np.int64], Hits]:
         """The rays that hit, sorted, and where; a ray goes on behind a surface that does not stop it."""
-        hit, hits = self._meet(centre, directions, np.arange(len(directions)), None)
+        hit, hits = self._meet(center, directions, np.arange(len(directions)), None)
         if opaque is None:
             return hit, hits
         rays, found = [], []
@@ -76,14 +76,14 @@ class Triangles:
             if stops.all():
                 break
             passing = ~stops
-            hit, hits = self._meet(centre, directions, hit[passing], hits.depth[passing])
+            hit, hits = self._meet(center, directions, hit[passing], hits.depth[passing])
         order = np.argsort(np.concatenate(rays), kind="stable")
         joined = {name: np.concatenate([getattr(each, name) for each in found])[order] for name in vars(hits)}
         return np.concatenate(rays)[order], Hits(**joined)
 
     def _meet(
         self,
-        centre: NDArray[np.float64],
+        center: NDArray[np.float64],
         directions: NDArray[np.float32],
         rays: NDArray[np.int64],
         behind: NDArray[np.float64] | None,
@@ -91,7 +91,7 @@ class Triangles:
         """Of these rays those that meet a face, from the camera or from just behind a depth."""
         starts = np.zeros(len(rays)) if behind is None else behind * (1 + 1e-5)
         along = directions[rays]
-        origins = (centre + starts[:, None] * along).astype(np.float32)
+        origins = (center + starts[:, None] * along).astype(np.float32)
         found: dict[str, Any] = self.scene.run(origins, along, query="INTERSECT", output=True)
         hit = np.flatnonzero(found["primID"] >= 0)
         face, along = found["primID"][hit], along[hit]
@@ -101,13 +101,13 @@ class Triangles:
         normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
         normal *= np.where((normal * along).sum(-1, keepdims=True) > 0, -1, 1)
         u, v = found["u"][hit].astype(np.float64), found["v"][hit].astype(np.float64)
-        points = centre + depth[:, None] * along
+        points = center + depth[:, None] * along
         return rays[hit], Hits(face, np.stack([1 - u - v, u, v], -1), points, depth, normal, along)
 
 
-def lit(colour: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A surface colour (ray, 3) under one distant light and an even sky; the same from every camera."""
-    shaded: NDArray[np.float64] = colour * (0.65 + 0.35 * np.clip(normal @ LIGHT, -0.5, 1))[:, None]
+def lit(color: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A surface color (ray, 3) under one distant light and an even sky; the same from every camera."""
+    shaded: NDArray[np.float64] = color * (0.65 + 0.35 * np.clip(normal @ LIGHT, -0.5, 1))[:, None]
     return shaded
 
 

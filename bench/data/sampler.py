@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from bench.data.assemble import Draw, assemble
+from bench.common.errors import UserError
+from bench.data.assemble import Sample, assemble
 from bench.data.batch import Batch
-from bench.data.choices import Choice, Stage
 from bench.data.scene import DataSource
-from bench.data.store import Broken
-from bench.errors import BadInput
+from bench.data.storage.store import Broken
+from bench.data.view_selection import Stage, ViewSelection
 
 if TYPE_CHECKING:
-    from bench.spec.schema import RunSpec
-    from bench.spec.schema import Views as ViewsSpec
+    from bench.config.schema import RunSpec
+    from bench.config.schema import ViewsSpec as ViewsSpec
 
-GREYS = (0.0, 0.5, 1.0)  # LaRa's backgrounds of training targets
+GRAYS = (0.0, 0.5, 1.0)  # LaRa's backgrounds of training targets
 WHITE = 1.0
 REDRAWS = 100  # broken scenes in a row, before giving up
 
@@ -60,40 +60,40 @@ class Sampler:
             return self.training_scenes
         return self.source.scenes("evaluation")[:limit]
 
-    def _training_draw(self, step: int, index: int) -> Draw:
+    def _training_draw(self, step: int, index: int) -> Sample:
         if self.views.overfit:
             return self._evaluation_draw(self.training_scenes[index % len(self.training_scenes)])
         random = np.random.default_rng([self.seed, step, index])
         for _ in range(REDRAWS):
             scene = self.training_scenes[int(random.integers(len(self.training_scenes)))]
-            grey = WHITE if self.views.background == "white" else GREYS[int(random.integers(len(GREYS)))]
+            gray = WHITE if self.views.background == "white" else GRAYS[int(random.integers(len(GRAYS)))]
             try:
-                return self._draw(scene, "training", random, grey)
+                return self._draw(scene, "training", random, gray)
             except Broken as broken:
                 self.broken[scene] = last = broken
-        raise BadInput(f"data: {REDRAWS} scenes drawn one after another are broken, the last: {last}")
+        raise UserError(f"data: {REDRAWS} scenes drawn one after another are broken, the last: {last}")
 
-    def _evaluation_draw(self, scene: str, background: float = WHITE) -> Draw:
+    def _evaluation_draw(self, scene: str, background: float = WHITE) -> Sample:
         return self._draw(scene, "evaluation", np.random.default_rng(0), background)
 
-    def _draw(self, scene: str, stage: Stage, random: np.random.Generator, background: float) -> Draw:
-        choice = cast(Choice, self.views.choice)
-        inputs, targets = choice.choose(
-            self.source.camera_centres(scene),
+    def _draw(self, scene: str, stage: Stage, random: np.random.Generator, background: float) -> Sample:
+        choice = cast(ViewSelection, self.views.choice)
+        inputs, targets = choice.select(
+            self.source.camera_centers(scene),
             self.source.usable_views(scene),
             inputs=self.views.inputs,
             targets=self.views.targets,
             stage=stage,
             random=random,
         )
-        return Draw(scene, inputs, targets, background, self.source.read(scene, (*inputs, *targets)))
+        return Sample(scene, inputs, targets, background, self.source.read(scene, (*inputs, *targets)))
 
-    def _batch(self, draws: Sequence[Draw]) -> Batch:
+    def _batch(self, draws: Sequence[Sample]) -> Batch:
         return assemble(draws, self.views.frame, self.poses == "known")
 
 
 def open_source(spec: RunSpec, progress: bool = True) -> DataSource:
-    """The data of a spec at its model's image size. Raises BadInput."""
+    """The data of a spec at its model's image size. Raises UserError."""
     source: DataSource = spec.data.open(spec.model.image_size, progress)  # type: ignore[attr-defined]
     return source
 

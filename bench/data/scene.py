@@ -22,7 +22,7 @@ FIELD_OF_VIEW = 0.691150367  # radians, both axes
 
 @dataclass(frozen=True)
 class SceneData:
-    """Some views of one scene. World: z up, the object's box centred, its longest side 0.9."""
+    """Some views of one scene. World: z up, the object's box centered, its longest side 0.9."""
 
     images: NDArray[np.uint8]  # (view, height, width, 4), RGBA with straight alpha
     depth: NDArray[np.float32]  # (view, height, width), along the optical axis, 0 where nothing is
@@ -32,7 +32,7 @@ class SceneData:
 
     @property
     def intrinsics(self) -> NDArray[np.float64]:
-        """(view, 3, 3) in pixels, principal point at the centre, square pixels."""
+        """(view, 3, 3) in pixels, principal point at the center, square pixels."""
         height, width = self.images.shape[1:3]
         matrix = np.zeros((len(self.images), 3, 3))
         matrix[:, 0, 0] = matrix[:, 1, 1] = width / 2 / np.tan(self.field_of_view / 2)
@@ -51,10 +51,10 @@ class DataSource(Protocol):
         ...
 
     def read(self, scene: str, views: Sequence[int]) -> SceneData:
-        """These views of a scene, in this order. Raises bench.data.store.Broken for one that cannot be used."""
+        """These views of a scene, in this order. Raises bench.data.storage.store.Broken for one that cannot be used."""
         ...
 
-    def camera_centres(self, scene: str) -> NDArray[np.float64]:
+    def camera_centers(self, scene: str) -> NDArray[np.float64]:
         """(view, 3) in the world, of all views of the scene: what view choices look at. Raises Broken."""
         ...
 
@@ -63,25 +63,25 @@ class DataSource(Protocol):
         ...
 
 
-def is_gobjaverse(centres: NDArray[np.float64]) -> bool:
+def is_gobjaverse(centers: NDArray[np.float64]) -> bool:
     """Whether a scene's cameras (view, 3) are G-Objaverse's: 40, of which the last of each ring repeats its first."""
-    return len(centres) == VIEWS and bool(np.abs(centres[[24, 39]] - centres[[0, 27]]).max() < REPEATED)
+    return len(centers) == VIEWS and bool(np.abs(centers[[24, 39]] - centers[[0, 27]]).max() < REPEATED)
 
 
 def distinct_views(source: DataSource, scene: str) -> int:
     """How many of a scene's usable views no other one repeats. Raises Broken."""
-    centres = source.camera_centres(scene)[source.usable_views(scene)]
-    near = np.linalg.norm(centres[:, None] - centres, axis=-1) < REPEATED
-    return int((near.argmax(1) == np.arange(len(centres))).sum())
+    centers = source.camera_centers(scene)[source.usable_views(scene)]
+    near = np.linalg.norm(centers[:, None] - centers, axis=-1) < REPEATED
+    return int((near.argmax(1) == np.arange(len(centers))).sum())
 
 
-def look_at(centre: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Camera-to-world (4, 4) of a camera at `centre` looking at the origin, right axis horizontal (G-Objaverse)."""
-    forward = -centre / np.linalg.norm(centre)
-    azimuth = np.arctan2(centre[1], centre[0]) if np.hypot(centre[0], centre[1]) > 1e-9 else 0.0
+def look_at(center: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Camera-to-world (4, 4) of a camera at `center` looking at the origin, right axis horizontal (G-Objaverse)."""
+    forward = -center / np.linalg.norm(center)
+    azimuth = np.arctan2(center[1], center[0]) if np.hypot(center[0], center[1]) > 1e-9 else 0.0
     right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
     pose = np.eye(4)
-    pose[:3, :4] = np.stack([right, np.cross(forward, right), forward, centre], axis=1)
+    pose[:3, :4] = np.stack([right, np.cross(forward, right), forward, center], axis=1)
     return pose
 
 
@@ -94,5 +94,5 @@ def gobjaverse_cameras(radii: tuple[float, float], elevations: tuple[float, floa
         return [np.array([flat * np.cos(a), flat * np.sin(a), radius * np.sin(elevation)]) for a in azimuths]
 
     poles = [np.array([0.0, 0.0, radii[0]]), np.array([0.0, 0.0, -radii[0]])]
-    centres = ring(24, radii[0], elevations[0]) + poles + ring(12, radii[1], elevations[1])
-    return np.stack([look_at(centre) for centre in centres])
+    centers = ring(24, radii[0], elevations[0]) + poles + ring(12, radii[1], elevations[1])
+    return np.stack([look_at(center) for center in centers])

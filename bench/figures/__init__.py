@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.atomic import atomic_write
-from bench.record import write_json
-from bench.results import Entry, SweepResults, read_sweep
+from bench.analysis.sweep_results import SweepResults, SweepRun, read_sweep
+from bench.common.files import atomic_write
+from bench.common.json_files import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,13 +84,13 @@ def _qualitative(sweep: SweepResults) -> Drawn:
 
 
 def _comparison(sweep: SweepResults) -> Drawn:
+    from bench.analysis.table_rows import table_rows
     from bench.figures import comparison
-    from bench.table_rows import rows
 
     protocols = sweep.protocols()
     if not protocols:
         return
-    found = rows(sweep, protocols[0])
+    found = table_rows(sweep, protocols[0])
     runs = [row for row in found if row.kind == "run"]
     own = [row for row in found if row.kind != "run"]
     panels = []
@@ -128,7 +128,7 @@ def _time_by_part(sweep: SweepResults) -> Drawn:
 
 def _diagrams(sweep: SweepResults) -> Drawn:
     """One a distinct model, with the first scene's inputs where there are pictures."""
-    from bench import spec as specs
+    from bench import config as specs
     from bench.figures import model_diagram
 
     seen: list[Any] = []
@@ -154,11 +154,11 @@ def _diagram(draw: Callable[..., Figure], *arguments: Any) -> Callable[[], Figur
     return lambda: draw(*arguments)
 
 
-def _parameters(entry: Entry) -> Any:
+def _parameters(entry: SweepRun) -> Any:
     return next((evaluation["parameters"] for evaluation in entry.folder.evaluations().values()), None)
 
 
-def _samples(entry: Entry) -> dict[str, NDArray[Any]] | None:
+def _samples(entry: SweepRun) -> dict[str, NDArray[Any]] | None:
     path = entry.folder.path / "samples" / "evaluation.npz"
     if not path.is_file():
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench.errors import BadInput, run_command
+from bench.common.errors import UserError, run_command
 from bench.figures import KINDS, write
 
 
@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument("--only", choices=KINDS, action="append", help="default: all of them")
     options = parser.parse_args()
     if not (options.sweep / "sweep.json").is_file():
-        raise BadInput(f"{options.sweep} is no sweep's folder: it has no sweep.json")
+        raise UserError(f"{options.sweep} is no sweep's folder: it has no sweep.json")
     for path in write(options.sweep, options.results or options.sweep.resolve().parent, options.only or KINDS):
         print(path)
     return 0

@@ -36,9 +36,9 @@ def draw(panels: Sequence[Panel], labels: Sequence[str]) -> Figure:
     height = 0.24 * len(labels) + 1.05
     figure, grid = plt.subplots(1, len(panels), figsize=(style.WIDTH, height), sharey=True, squeeze=False,
                                 layout="constrained")  # fmt: skip
-    colours = style.colours(labels)
+    colors = style.series_colors(labels)
     for axes, panel in zip(grid[0], panels, strict=True):
-        _panel(axes, panel, labels, colours)
+        _panel(axes, panel, labels, colors)
     grid[0][0].set_yticks(range(len(labels)), labels)
     grid[0][0].set_ylim(len(labels) - 0.4, -0.6)
     handles = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))
@@ -47,7 +47,7 @@ def draw(panels: Sequence[Panel], labels: Sequence[str]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, panel: Panel, labels: Sequence[str], colours: Mapping[str, str]) -> None:
+def _panel(axes: Axes, panel: Panel, labels: Sequence[str], colors: Mapping[str, str]) -> None:
     for i, (name, value, oracle) in enumerate(panel.baselines):
         dash = ((0, (1, 1)), (0, (4, 2)), (0, (4, 1, 1, 1)), "-")[i % 4]
         axes.axvline(value, color=ORACLE if oracle else style.INK, linewidth=0.8, linestyle=dash, label=name, zorder=1)
@@ -57,8 +57,8 @@ def _panel(axes: Axes, panel: Panel, labels: Sequence[str], colours: Mapping[str
             continue
         mean = float(np.mean(values))
         if len(values) > 1:
-            axes.plot([min(values), max(values)], [row, row], color=colours[label], linewidth=1.2, zorder=2)
-        axes.plot([mean], [row], marker="o", markersize=4.5, color=colours[label], zorder=3)
+            axes.plot([min(values), max(values)], [row, row], color=colors[label], linewidth=1.2, zorder=2)
+        axes.plot([mean], [row], marker="o", markersize=4.5, color=colors[label], zorder=3)
         axes.annotate(f"{mean:.{panel.decimals}f}", (mean, row), xytext=(0, 4.5), textcoords="offset points",
                       ha="center", fontsize=6, color=style.FAINT, zorder=2, bbox=PLATE)  # fmt: skip
     arrow = {"higher": " ↑", "lower": " ↓"}.get(panel.better, "")

@@ -36,10 +36,10 @@ def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
     figure, grid = plt.subplots(1, columns, figsize=(style.WIDTH, 2.5), squeeze=False, layout="constrained")
     firsts = [_geometry_first(records) for runs in curves.values() for records in runs]
     geometry_first = min((first for first in firsts if first is not None), default=0)
-    colours, dashes = style.colours(list(curves)), style.dashes(list(curves))
+    colors, dashes = style.series_colors(list(curves)), style.dashes(list(curves))
     for axes, term in zip(grid[0], terms, strict=False):
         for label, runs in curves.items():
-            _curve(axes, label, runs, f"loss/{term}", colours[label], dashes[label])
+            _curve(axes, label, runs, f"loss/{term}", colors[label], dashes[label])
         if geometry_first:
             axes.axvspan(0, geometry_first, color="#F0F0F0", zorder=0, linewidth=0)
         axes.set(title=TITLES.get(term, term), xlabel="training step", yscale="log", xlim=(0, None))
@@ -64,26 +64,26 @@ def _geometry_first(records: Records) -> int | None:
     return None if first is None else max(0, first - 1)
 
 
-def _curve(axes: Axes, label: str, runs: Sequence[Records], key: str, colour: str, dash: str) -> None:
+def _curve(axes: Axes, label: str, runs: Sequence[Records], key: str, color: str, dash: str) -> None:
     """Raw values faint, their running mean on top; of several seeds the mean curve and the range."""
     series = [np.array([(r["step"], r[key]) for r in records if r.get(key) is not None]) for records in runs]
     series = [values for values in series if len(values)]
     if not series:
-        axes.plot([], [], color=colour, linestyle=dash, label=label)
+        axes.plot([], [], color=color, linestyle=dash, label=label)
         return
     length = min(len(values) for values in series)
     steps = series[0][:length, 0]
     raw = np.stack([values[:length, 1] for values in series])
     smooth = np.stack([_running_mean(values) for values in raw])
     if len(series) == 1:
-        axes.plot(steps, raw[0], color=colour, linewidth=0.4, alpha=0.25)
+        axes.plot(steps, raw[0], color=color, linewidth=0.4, alpha=0.25)
     else:
-        axes.fill_between(steps, smooth.min(0), smooth.max(0), color=colour, alpha=0.18, linewidth=0)
-    axes.plot(steps, smooth.mean(0), color=colour, linestyle=dash, label=label)
+        axes.fill_between(steps, smooth.min(0), smooth.max(0), color=color, alpha=0.18, linewidth=0)
+    axes.plot(steps, smooth.mean(0), color=color, linestyle=dash, label=label)
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred, over 4 % of the run; at the ends over what there is of it."""
+    """Centerd, over 4 % of the run; at the ends over what there is of it."""
     half = max(1, len(values) // 50)
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))

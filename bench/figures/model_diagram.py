@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FILL = {"encoder": "#DCEAF7", "aggregator": "#FCE5D2", "head": "#DCF0E5", "output": "#F1E4F3"}
 EDGE = {"encoder": "#0072B2", "aggregator": "#D55E00", "head": "#009E73", "output": "#9B5FA5"}
 LANES = (2.55, 1.25, -0.65)  # y of views 1, 2 and N; dots between the last two
-IMAGE, ENCODER, TOKENS, AGGREGATOR, HEAD, OUTPUT = 0.85, 3.05, 5.1, 7.75, 10.6, 13.0  # x of the columns' centres
+IMAGE, ENCODER, TOKENS, AGGREGATOR, HEAD, OUTPUT = 0.85, 3.05, 5.1, 7.75, 10.6, 13.0  # x of the columns' centers
 SHOWN = {
     "patch": "patch {}",
     "width": "width {}",
@@ -43,7 +43,7 @@ def draw(
     foot = lanes[-1] - 1.7
     figure, axes = plt.subplots(figsize=(style.WIDTH, style.WIDTH * (TOP - foot + 0.2) / 14.25))
     axes.set(xlim=(-0.15, 14.1), ylim=(foot - 0.1, TOP + 0.1), aspect="equal")
-    style.bare(axes)
+    style.remove_spines(axes)
     for i, y in enumerate(lanes):
         view = i if i < 2 else inputs - 1
         _lane(axes, y, str(view + 1), None if images is None else images[view])
@@ -93,7 +93,7 @@ def _aggregator(axes: Axes, spec: EADSpec, lanes: tuple[float, ...]) -> None:
 
 def _taps(axes: Axes, spec: EADSpec, inner: float, pitch: float, bottom: float) -> None:
     """A bus below A into D; a level read twice is named once with its count."""
-    levels = spec.head.reads(spec.aggregator.blocks)
+    levels = spec.head.tap_levels(spec.aggregator.blocks)
     if levels == (spec.aggregator.blocks,):
         return
     bus = bottom - 0.45
@@ -120,8 +120,8 @@ def _headings(axes: Axes, spec: EADSpec, inputs: int, parameters: Mapping[str, i
         HEAD: (*_title(spec, "head"), EDGE["head"]),
         OUTPUT: (*_title(spec, "output"), EDGE["output"]),
     }
-    for x, (title, detail, colour) in columns.items():
-        axes.text(x, TOP, title, ha="center", va="top", fontsize=8, weight="bold", color=colour)
+    for x, (title, detail, color) in columns.items():
+        axes.text(x, TOP, title, ha="center", va="top", fontsize=8, weight="bold", color=color)
         axes.text(x, TOP - 0.36, detail, ha="center", va="top", fontsize=6, color=style.FAINT, linespacing=1.25)
     axes.text(AGGREGATOR, TOP - 0.68, f"{spec.tokens_per_scene(inputs):,} tokens a scene", ha="center", va="top",
               fontsize=6, color=style.FAINT)  # fmt: skip
@@ -150,27 +150,27 @@ def _image(axes: Axes, x: float, y: float, image: NDArray[np.uint8] | None) -> N
     axes.add_patch(Rectangle(extent[::2], SIDE, SIDE, fill=False, edgecolor=style.FAINT, linewidth=0.6, zorder=3))
 
 
-def _box(axes: Axes, part: str, centre: tuple[float, float], size: tuple[float, float], text: str) -> None:
-    corner = (centre[0] - size[0] / 2, centre[1] - size[1] / 2)
+def _box(axes: Axes, part: str, center: tuple[float, float], size: tuple[float, float], text: str) -> None:
+    corner = (center[0] - size[0] / 2, center[1] - size[1] / 2)
     rounding = "round,pad=0,rounding_size=0.12"
     box = FancyBboxPatch(corner, *size, rounding, facecolor=FILL[part], edgecolor=EDGE[part], linewidth=1.0)
     axes.add_patch(box)
     weight = "normal" if text.startswith("$") else "bold"
-    axes.text(*centre, text, ha="center", va="center_baseline", fontsize=11, weight=weight)
+    axes.text(*center, text, ha="center", va="center_baseline", fontsize=11, weight=weight)
 
 
-def _tokens(axes: Axes, x: float, y: float, colour: str, name: str) -> None:
+def _tokens(axes: Axes, x: float, y: float, color: str, name: str) -> None:
     """A small grid of tokens."""
     cell, count = 0.17, 4
     for row in range(count):
         for column in range(count):
             corner = (x + (column - count / 2) * cell, y + (row - count / 2) * cell)
-            axes.add_patch(Rectangle(corner, 0.82 * cell, 0.82 * cell, facecolor=colour, alpha=0.35, linewidth=0))
+            axes.add_patch(Rectangle(corner, 0.82 * cell, 0.82 * cell, facecolor=color, alpha=0.35, linewidth=0))
     axes.text(x, y - count / 2 * cell - 0.08, name, ha="center", va="top", fontsize=8)
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = style.FAINT) -> None:
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = style.FAINT) -> None:
     arrow = FancyArrowPatch(
-        start, end, arrowstyle="-|>", mutation_scale=7, linewidth=0.9, color=colour, shrinkA=0, shrinkB=0
+        start, end, arrowstyle="-|>", mutation_scale=7, linewidth=0.9, color=color, shrinkA=0, shrinkB=0
     )
     axes.add_patch(arrow)

@@ -78,17 +78,17 @@ def _picture(figure: Figure, place: object, image: NDArray[np.generic]) -> None:
 
 def _frame(axes: Axes) -> None:
     """A hairline, since most pictures end in white."""
-    style.bare(axes)
+    style.remove_spines(axes)
     axes.set_frame_on(True)
     for spine in axes.spines.values():
         spine.set(visible=True, linewidth=0.4, color=style.RULE)
 
 
 def _depth_key(figure: Figure, height: float) -> None:
-    """The colours of depth: one scale a scene, set by the true surface."""
+    """The colors of depth: one scale a scene, set by the true surface."""
     axes = figure.add_axes((0.78, 0.25 * height, 0.13, 0.22 * height))
     axes.imshow(np.linspace(0, 1, 128)[None], cmap=DEPTH, aspect="auto")
-    style.bare(axes)
+    style.remove_spines(axes)
     axes.text(-0.04, 0.5, "depth: near", transform=axes.transAxes, ha="right", va="center", fontsize=6.5)
     axes.text(1.04, 0.5, "far", transform=axes.transAxes, ha="left", va="center", fontsize=6.5)
 

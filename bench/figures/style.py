@@ -1,4 +1,4 @@
-"""One look for every figure: sizes of a two-column paper, a colour-blind-safe palette, reproducible files."""
+"""One look for every figure: sizes of a two-column paper, a color-blind-safe palette, reproducible files."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def style() -> Iterator[None]:
     plt.close("all")
 
 
-def colours(labels: Sequence[str]) -> dict[str, str]:
-    """label → colour: the same for a run in every figure of its sweep."""
+def series_colors(labels: Sequence[str]) -> dict[str, str]:
+    """label → color: the same for a run in every figure of its sweep."""
     return {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(labels)}
 
 
@@ -78,7 +78,7 @@ def dashes(labels: Sequence[str]) -> dict[str, str]:
     return {label: ("-", "--", ":", "-.")[i // len(PALETTE) % 4] for i, label in enumerate(labels)}
 
 
-def bare(axes: Axes) -> None:
+def remove_spines(axes: Axes) -> None:
     """No ticks, frame or grid: for pictures."""
     axes.set_xticks([])
     axes.set_yticks([])

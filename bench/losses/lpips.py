@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.data.batch import Batch
 from bench.losses import LossSpec, Prediction, Term
-from bench.lpips_weights import lpips_model
+from bench.protocols.lpips_weights import lpips_model
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Spec(LossSpec):
     sizes = {"tiny": {"net": "alex"}}
 
     def build(self, device: torch.device) -> Term:
-        """Raises BadInput when the backbone has not been set up."""
+        """Raises UserError when the backbone has not been set up."""
         model = lpips_model(self.net).to(device)
 
         def lpips(prediction: Prediction, batch: Batch) -> Float[Tensor, " batch"]:

@@ -1,7 +1,7 @@
-"""Gaussians and cameras → colour, depth and alpha, with gradients; scenes × views at once.
+"""Gaussians and cameras → color, depth and alpha, with gradients; scenes × views at once.
 
 Three back ends of one meaning: gsplat on CUDA, a compiled kernel on CPUs, and a plain-torch reference. Semantics:
-bench.rendering.layers.Rasterise.
+bench.rendering.interface.Rasterize.
 """
 
 from __future__ import annotations
@@ -15,9 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bench.errors import BadInput
-from bench.rendering import compiled, gsplat_backend, harmonics, kernel, reference
-from bench.rendering.layers import Rasterise
+from bench.common.errors import UserError
+from bench.rendering import (
+    compiled,
+    gsplat_backend,
+    kernel,
+    reference,
+    spherical_harmonics,
+)
+from bench.rendering.interface import Rasterize
 from models.tensors import Cameras, Gaussians
 
 Backend = Literal["auto", "gsplat", "compiled", "reference"]
@@ -45,20 +51,20 @@ def render(
 
     Gradients reach the Gaussians and the background, not the cameras. A Gaussian with a value that is not finite is
     not drawn and gets no gradient. "auto" is gsplat on CUDA, else the compiled kernel, else, with a warning, the
-    reference. Raises BadInput for shapes, planes or devices that do not fit.
+    reference. Raises UserError for shapes, planes or devices that do not fit.
     """
     _check(gaussians, cameras, background, near, far)
-    rasterise = _backend(backend, gaussians.means.device)
+    rasterize = _backend(backend, gaussians.means.device)
     with torch.autocast(gaussians.means.device.type, enabled=False):
         drawn = _finite(gaussians.flat())
         world_to_camera = cameras.world_to_camera.detach().float().contiguous()
-        centres = Cameras(world_to_camera, cameras.intrinsics, cameras.height, cameras.width).centres
-        layers = rasterise(
+        centers = Cameras(world_to_camera, cameras.intrinsics, cameras.height, cameras.width).centers
+        layers = rasterize(
             drawn.means,
             drawn.rotations,
             drawn.scales,
             drawn.opacities,
-            harmonics.colours(drawn.harmonics, drawn.means, centres),
+            spherical_harmonics.colors(drawn.harmonics, drawn.means, centers),
             world_to_camera,
             cameras.intrinsics.detach().float().contiguous(),
             cameras.width,
@@ -68,7 +74,7 @@ def render(
         )
         alpha = 1 - layers.transmittance
         return Rendering(
-            rgb=layers.colour + layers.transmittance[:, :, None] * background.float()[..., None, None],
+            rgb=layers.color + layers.transmittance[:, :, None] * background.float()[..., None, None],
             depth=layers.depth / alpha.clamp_min(1e-10),
             alpha=alpha,
         )
@@ -87,27 +93,27 @@ def _finite(gaussians: Gaussians) -> Gaussians:
 
 def _check(gaussians: Gaussians, cameras: Cameras, background: Tensor, near: float, far: float) -> None:
     if cameras.world_to_camera.ndim != 4 or cameras.intrinsics.shape[:-2] != cameras.world_to_camera.shape[:-2]:
-        raise BadInput("render: cameras need the shape (batch, view), extrinsics and intrinsics alike")
+        raise UserError("render: cameras need the shape (batch, view), extrinsics and intrinsics alike")
     images = tuple(cameras.world_to_camera.shape[:2])
     if images[0] != gaussians.means.shape[0] or tuple(background.shape) != (*images, 3):
-        raise BadInput(
+        raise UserError(
             f"render: {gaussians.means.shape[0]} scenes of Gaussians, cameras {images} and background "
             f"{tuple(background.shape)} do not fit: want (batch, …), (batch, view) and (batch, view, 3)"
         )
     if not 0 < near < far:
-        raise BadInput(f"render: near {near} and far {far} need 0 < near < far")
+        raise UserError(f"render: near {near} and far {far} need 0 < near < far")
     if not (0 < cameras.width < 2**15 and 0 < cameras.height < 2**15):
-        raise BadInput(f"render: image size {cameras.width} × {cameras.height} is not within 1 … 32767")
+        raise UserError(f"render: image size {cameras.width} × {cameras.height} is not within 1 … 32767")
 
 
-def _backend(name: Backend, device: torch.device) -> Rasterise:
+def _backend(name: Backend, device: torch.device) -> Rasterize:
     if name == "auto":
         name = "gsplat" if device.type == "cuda" else "compiled" if _compiles() else "reference"
     elif (name == "gsplat") != (device.type == "cuda") and name != "reference":
-        raise BadInput(f"render: back end {name} does not draw tensors on {device.type}; use backend='auto'")
+        raise UserError(f"render: back end {name} does not draw tensors on {device.type}; use backend='auto'")
     if name == "compiled":
         kernel.library()
-    return {"gsplat": gsplat_backend.rasterise, "compiled": compiled.rasterise, "reference": reference.rasterise}[name]
+    return {"gsplat": gsplat_backend.rasterize, "compiled": compiled.rasterize, "reference": reference.rasterize}[name]
 
 
 @functools.cache

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from bench.rendering import kernel
-from bench.rendering.layers import Layers
+from bench.rendering.interface import Layers
 
 SPLAT, BOUNDS = 10, 4  # numbers of a Splat and of its Bounds (projection.cpp)
 
 
-INPUTS = ("means", "rotations", "scales", "opacities", "colours", "cameras", "intrinsics")
+INPUTS = ("means", "rotations", "scales", "opacities", "colors", "cameras", "intrinsics")
 
 
 class _Job(ctypes.Structure):
-    """`Job` of rasterise.cpp."""
+    """`Job` of rasterize.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in INPUTS),
-        *((name, ctypes.c_int) for name in ("scenes", "views", "colour_views", "width", "height")),
+        *((name, ctypes.c_int) for name in ("scenes", "views", "color_views", "width", "height")),
         ("count", ctypes.c_int64),
         ("near", ctypes.c_float),
         ("far", ctypes.c_float),
@@ -57,13 +57,13 @@ def _outputs(means: Tensor, cameras: Tensor, width: int, height: int) -> list[Te
     ]
 
 
-@torch.library.custom_op("ead_bench::rasterise", mutates_args=(), device_types="cpu")
-def _rasterise(
+@torch.library.custom_op("ead_bench::rasterize", mutates_args=(), device_types="cpu")
+def _rasterize(
     means: Tensor,
     rotations: Tensor,
     scales: Tensor,
     opacities: Tensor,
-    colours: Tensor,
+    colors: Tensor,
     cameras: Tensor,
     intrinsics: Tensor,
     width: int,
@@ -71,19 +71,19 @@ def _rasterise(
     near: float,
     far: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = [t.contiguous() for t in (means, rotations, scales, opacities, colours, cameras, intrinsics)]
+    inputs = [t.contiguous() for t in (means, rotations, scales, opacities, colors, cameras, intrinsics)]
     image, last, splats, bounds, order, counts = _outputs(means, cameras, width, height)
-    _call("rasterise_forward", inputs, (width, height, near, far), (splats, bounds, order, counts, image, last))
+    _call("rasterize_forward", inputs, (width, height, near, far), (splats, bounds, order, counts, image, last))
     return image, last, splats, bounds, order, counts
 
 
-@_rasterise.register_fake
+@_rasterize.register_fake
 def _(
     means: Tensor,
     rotations: Tensor,
     scales: Tensor,
     opacities: Tensor,
-    colours: Tensor,
+    colors: Tensor,
     cameras: Tensor,
     intrinsics: Tensor,
     width: int,
@@ -94,19 +94,19 @@ def _(
     return tuple(_outputs(means, cameras, width, height))
 
 
-@torch.library.custom_op("ead_bench::rasterise_backward", mutates_args=(), device_types="cpu")
-def _rasterise_backward(
+@torch.library.custom_op("ead_bench::rasterize_backward", mutates_args=(), device_types="cpu")
+def _rasterize_backward(
     gradient: Tensor, inputs: list[Tensor], saved: list[Tensor], width: int, height: int, near: float, far: float
 ) -> list[Tensor]:
     inputs = [t.contiguous() for t in inputs]
     image, last, splats, bounds, order, counts = saved
     gradients = [torch.empty_like(t) for t in inputs[:5]]
     others = (splats, bounds, order, counts, image, last, gradient.contiguous(), *gradients)
-    _call("rasterise_backward", inputs, (width, height, near, far), others)
+    _call("rasterize_backward", inputs, (width, height, near, far), others)
     return gradients
 
 
-@_rasterise_backward.register_fake
+@_rasterize_backward.register_fake
 def _(
     gradient: Tensor, inputs: list[Tensor], saved: list[Tensor], width: int, height: int, near: float, far: float
 ) -> list[Tensor]:
@@ -121,19 +121,19 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 def _backward(ctx: Any, gradient: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
-    gradients = _rasterise_backward(gradient, list(saved[:7]), list(saved[7:]), *ctx.size)
+    gradients = _rasterize_backward(gradient, list(saved[:7]), list(saved[7:]), *ctx.size)
     return (*gradients, *(None,) * 6)
 
 
-_rasterise.register_autograd(_backward, setup_context=_setup)
+_rasterize.register_autograd(_backward, setup_context=_setup)
 
 
-def rasterise(
+def rasterize(
     means: Tensor,
     rotations: Tensor,
     scales: Tensor,
     opacities: Tensor,
-    colours: Tensor,
+    colors: Tensor,
     cameras: Tensor,
     intrinsics: Tensor,
     width: int,
@@ -141,7 +141,7 @@ def rasterise(
     near: float,
     far: float,
 ) -> Layers:
-    """See bench.rendering.layers.Rasterise."""
-    inputs = (means, rotations, scales, opacities, colours, cameras, intrinsics)
-    image, *_ = _rasterise(*inputs, width, height, near, far)
-    return Layers(colour=image[:, :, :3], depth=image[:, :, 3], transmittance=image[:, :, 4])
+    """See bench.rendering.interface.Rasterize."""
+    inputs = (means, rotations, scales, opacities, colors, cameras, intrinsics)
+    image, *_ = _rasterize(*inputs, width, height, near, far)
+    return Layers(color=image[:, :, :3], depth=image[:, :, 3], transmittance=image[:, :, 4])

@@ -1,18 +1,18 @@
-"""gsplat 1.5 on CUDA: its rasteriser, with our spherical harmonics and background."""
+"""gsplat 1.5 on CUDA: its rasterizer, with our spherical harmonics and background."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from bench.rendering.layers import Layers
+from bench.rendering.interface import Layers
 
 
-def rasterise(
+def rasterize(
     means: Tensor,
     rotations: Tensor,
     scales: Tensor,
     opacities: Tensor,
-    colours: Tensor,
+    colors: Tensor,
     cameras: Tensor,
     intrinsics: Tensor,
     width: int,
@@ -20,7 +20,7 @@ def rasterise(
     near: float,
     far: float,
 ) -> Layers:
-    """See bench.rendering.layers.Rasterise."""
+    """See bench.rendering.interface.Rasterize."""
     from gsplat import rasterization
 
     images, alphas, _ = rasterization(
@@ -28,7 +28,7 @@ def rasterise(
         rotations,
         scales,
         opacities,
-        colours.expand(-1, cameras.shape[1], -1, -1),
+        colors.expand(-1, cameras.shape[1], -1, -1),
         cameras,
         intrinsics,
         width,
@@ -38,4 +38,4 @@ def rasterise(
         packed=False,  # the packed backward mixes the gradients of different scenes
         render_mode="RGB+D",
     )
-    return Layers(colour=images[..., :3].movedim(-1, 2), depth=images[..., 3], transmittance=1 - alphas[..., 0])
+    return Layers(color=images[..., :3].movedim(-1, 2), depth=images[..., 3], transmittance=1 - alphas[..., 0])

@@ -1,4 +1,4 @@
-"""The C++ rasteriser as a shared library: built by the system's compiler at first use, and kept.
+"""The C++ rasterizer as a shared library: built by the system's compiler at first use, and kept.
 
 The library is keyed by source, compiler and flags, so that an edit or another machine builds its own.
 """
@@ -14,17 +14,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from bench.atomic import atomic_write
-from bench.errors import BadInput
-from bench.paths import cache_dir
+from bench.common.errors import UserError
+from bench.common.files import atomic_write
+from bench.common.paths import cache_dir
 
-SOURCES = ("rasterise.cpp", "tiles.cpp", "projection.cpp")  # the first includes the others
+SOURCES = ("rasterize.cpp", "tiles.cpp", "projection.cpp")  # the first includes the others
 COMPILE = ("-std=c++17", "-O3", "-ffast-math", "-fopenmp", "-fPIC", "-Wno-psabi")
 LINK = ("-shared", "-fopenmp")  # without -ffast-math, which would set flush-to-zero for the whole process
 X86_64_V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}
 
 
-class NoCompiler(BadInput):
+class NoCompiler(UserError):
     """The kernel cannot be built here."""
 
 
@@ -57,13 +57,13 @@ def _built() -> Path:
         raise NoCompiler(
             "the compiled renderer needs Linux and a C++17 compiler with OpenMP: install g++, or set CXX to one"
         )
-    here = Path(__file__).parent
+    here = Path(__file__).parent / "csrc"
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     key = hashlib.sha256("\0".join([version, *flags(), *LINK]).encode())
     for name in SOURCES:
         key.update((here / name).read_bytes())
     folder = cache_dir() / "kernels"
-    path = folder / f"rasterise-{key.hexdigest()[:24]}.so"
+    path = folder / f"rasterize-{key.hexdigest()[:24]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         _build(compiler, here / SOURCES[0], path)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bench.rendering.layers import Layers
+from bench.rendering.interface import Layers
 
 BLUR, ALPHA_MIN, ALPHA_MAX, STOP, EXTENT = 0.3, 1 / 255, 0.999, 1e-4, 3.33
 TILE = 4  # pixels
@@ -20,7 +20,7 @@ CHUNK = 2**21  # Gaussian-pixel pairs evaluated at once
 class Projected:
     """Gaussians in image planes, for all (batch, view) images."""
 
-    centres: Float[Tensor, "image gaussian 2"]
+    centers: Float[Tensor, "image gaussian 2"]
     conics: Float[Tensor, "image gaussian 3"]  # of the inverse covariance: xx, xy, yy
     depths: Float[Tensor, "image gaussian"]
     radii: Int[Tensor, "image gaussian 2"]  # pixels; 0: not drawn
@@ -59,7 +59,7 @@ def project(
     focal = intrinsics[:, :, None, (0, 1), (0, 1)]
     middle = intrinsics[:, :, None, :2, 2]
     slope = points[..., :2] / z[..., None]
-    centres = focal * slope + middle
+    centers = focal * slope + middle
     limits = -(middle + 0.15 * size) / focal, (size - middle + 0.15 * size) / focal
     clamped = torch.minimum(torch.maximum(slope, limits[0]), limits[1])
     factor = (focal / z[..., None])[..., None] * (rotation[..., :2, :] - clamped[..., None] * rotation[..., 2:, :])
@@ -71,9 +71,9 @@ def project(
     with torch.no_grad():
         extent = (2 * (opacities / ALPHA_MIN).clamp_min(1).log()).sqrt().clamp_max(EXTENT)[:, None, :, None]
         radii = (extent * torch.stack([xx, yy], dim=-1).clamp_min(0).sqrt()).ceil()
-        inside = ((centres + radii > 0) & (centres - radii < size)).all(-1) & in_range
+        inside = ((centers + radii > 0) & (centers - radii < size)).all(-1) & in_range
         radii = torch.where(inside[..., None], radii.clamp_max(2**20), 0).int()
-    return Projected(centres.flatten(0, 1), conics.flatten(0, 1), depths.flatten(0, 1), radii.flatten(0, 1))
+    return Projected(centers.flatten(0, 1), conics.flatten(0, 1), depths.flatten(0, 1), radii.flatten(0, 1))
 
 
 @torch.no_grad()
@@ -82,10 +82,10 @@ def tile_lists(projected: Projected, across: int, down: int) -> tuple[Int[Tensor
     count = projected.depths.shape[1]
     drawn = (projected.radii > 0).all(-1).flatten().nonzero()[:, 0]
     drawn = drawn[projected.depths.flatten()[drawn].argsort(stable=True)]
-    centres, radii = projected.centres.flatten(0, 1)[drawn], projected.radii.flatten(0, 1)[drawn]
+    centers, radii = projected.centers.flatten(0, 1)[drawn], projected.radii.flatten(0, 1)[drawn]
     limit = torch.tensor([across, down], device=drawn.device)
-    first = ((centres - radii) / TILE).floor().clamp_min(0).long()
-    end = torch.minimum(((centres + radii) / TILE).ceil().long(), limit)
+    first = ((centers - radii) / TILE).floor().clamp_min(0).long()
+    end = torch.minimum(((centers + radii) / TILE).ceil().long(), limit)
     extent = (end - first).clamp_min(0)
     pairs = extent.prod(-1)
     source = torch.repeat_interleave(pairs)
@@ -98,14 +98,14 @@ def tile_lists(projected: Projected, across: int, down: int) -> tuple[Int[Tensor
 
 
 def _blend(values: Tensor, index: Tensor, lengths: Tensor, corners: Tensor) -> Tensor:
-    """Σ weight · (colour, depth), and transmittance, of some tiles: (tile, pixel, 5).
+    """Σ weight · (color, depth), and transmittance, of some tiles: (tile, pixel, 5).
 
-    `values` (gaussian, 10): centre, conic, opacity, colour, depth. `index` (tile, place) → row of `values`.
+    `values` (gaussian, 10): center, conic, opacity, color, depth. `index` (tile, place) → row of `values`.
     """
     offsets = torch.arange(TILE, device=index.device, dtype=values.dtype) + 0.5
     pixels = corners[:, None] + torch.cartesian_prod(offsets, offsets).flip(-1)
-    centre, conic, opacity, seen = torch.split(values[index], [2, 3, 1, 4], dim=-1)
-    dx, dy = (centre[:, :, None] - pixels[:, None]).unbind(-1)
+    center, conic, opacity, seen = torch.split(values[index], [2, 3, 1, 4], dim=-1)
+    dx, dy = (center[:, :, None] - pixels[:, None]).unbind(-1)
     xx, xy, yy = conic[:, :, None].unbind(-1)
     sigma = 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
     alpha = (opacity * torch.exp(-sigma)).clamp_max(ALPHA_MAX)
@@ -129,12 +129,12 @@ def _chunks(lengths: Tensor) -> list[tuple[int, int]]:
     return runs
 
 
-def rasterise(
+def rasterize(
     means: Tensor,
     rotations: Tensor,
     scales: Tensor,
     opacities: Tensor,
-    colours: Tensor,
+    colors: Tensor,
     cameras: Tensor,
     intrinsics: Tensor,
     width: int,
@@ -142,7 +142,7 @@ def rasterise(
     near: float,
     far: float,
 ) -> Layers:
-    """See bench.rendering.layers.Rasterise."""
+    """See bench.rendering.interface.Rasterize."""
     batch, view = cameras.shape[:2]
     covariance = covariances(rotations, scales)
     projected = project(means, covariance, opacities, cameras, intrinsics, width, height, near, far)
@@ -150,10 +150,10 @@ def rasterise(
     pairs, lengths = tile_lists(projected, across, down)
     values = torch.cat(
         [
-            projected.centres,
+            projected.centers,
             projected.conics,
             opacities[:, None].expand(-1, view, -1).flatten(0, 1)[..., None],
-            colours.expand(-1, view, -1, -1).flatten(0, 1),
+            colors.expand(-1, view, -1, -1).flatten(0, 1),
             projected.depths[..., None],
         ],
         dim=-1,
@@ -172,4 +172,4 @@ def rasterise(
     image = blank.index_put((tiles,), torch.cat(drawn)) if drawn else blank + 0 * values.sum()
     image = image.reshape(batch, view, down, across, TILE, TILE, 5).permute(0, 1, 6, 2, 4, 3, 5)
     image = image.reshape(batch, view, 5, down * TILE, across * TILE)[..., :height, :width]
-    return Layers(colour=image[:, :, :3], depth=image[:, :, 3], transmittance=image[:, :, 4])
+    return Layers(color=image[:, :, :3], depth=image[:, :, 3], transmittance=image[:, :, 4])

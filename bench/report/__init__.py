@@ -12,23 +12,24 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import figures, tables
-from bench.atomic import atomic_write_text
-from bench.report.sweep import Sweep
+from bench import figures
+from bench.analysis import tables
+from bench.common.files import atomic_write_text
+from bench.report.notebook_api import SweepReport
 
 __all__ = ["Sweep", "open", "write"]
 
 
-def open(folder: Path | str, results: Path | str | None = None) -> Sweep:
-    """A sweep's folder, results/<spec>_<scale>; its runs lie in `results`, by default beside it. Raises BadInput."""
+def open(folder: Path | str, results: Path | str | None = None) -> SweepReport:
+    """A sweep's folder, results/<spec>_<scale>; its runs lie in `results`, by default beside it. Raises UserError."""
     folder = Path(folder).resolve()
-    return Sweep(folder, Path(results).resolve() if results else folder.parent)
+    return SweepReport(folder, Path(results).resolve() if results else folder.parent)
 
 
 def write(sweep_folder: Path, results: Path | None = None) -> list[Path]:
     """report.ipynb and report.html of a sweep in whatever state: finished, failed, running, without runs.
 
-    Tables and figures that are missing or older than the runs' records are made first. Raises BadInput.
+    Tables and figures that are missing or older than the runs' records are made first. Raises UserError.
     """
     from bench.report.notebook import execute
     from bench.report.page import page
@@ -44,7 +45,7 @@ def write(sweep_folder: Path, results: Path | None = None) -> list[Path]:
     return [Path(sweep_folder) / name for name in written]
 
 
-def refresh(sweep: Sweep) -> None:
+def refresh(sweep: SweepReport) -> None:
     """Make what a report shows and is missing or out of date. Diagrams need torch: drawn by a process of its own."""
     if sweep.summary_only:
         return
@@ -61,11 +62,11 @@ def refresh(sweep: Sweep) -> None:
         subprocess.run([*command, "--only", "model"], cwd=root, capture_output=True, check=False)
 
 
-def _traced(sweep: Sweep) -> bool:
+def _traced(sweep: SweepReport) -> bool:
     return any(entry.folder.traces() for entry in sweep.read.entries)
 
 
-def _record_times(sweep: Sweep) -> Iterator[float]:
+def _record_times(sweep: SweepReport) -> Iterator[float]:
     """When each run last recorded something that is shown."""
     for entry in sweep.read.entries:
         for pattern in ("status.json", "metrics.jsonl", "evals/*.json", "profiles/*.json", "traces/*.json"):

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.console import progress
-from bench.errors import run_command
+from bench.common.console import progress
+from bench.common.errors import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,15 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench import figures, paper, provenance, tables
-from bench.errors import BadInput
-from bench.report import deviations
-from bench.report.deviations import text, together
-from bench.report.html import Grid, Html, Line, css, grid, render
+from bench import figures
+from bench.analysis import deviations, paper, tables
+from bench.analysis.deviations import group_by_value, text
+from bench.common.errors import UserError
+from bench.report.html import (
+    Grid,
+    Html,
+    Line,
+    css,
+    grid,
+    render,
+)
+from bench.runtime import provenance
 
 if TYPE_CHECKING:
-    from bench.report.sweep import Sweep
-    from bench.results import Entry
+    from bench.analysis.sweep_results import SweepRun
+    from bench.report.notebook_api import SweepReport
 
 LOG_LINES = 12
 CAPTIONS = {
@@ -40,29 +48,29 @@ HEADINGS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "lpips
             "gpu_gb": "GPU [GB]", "measured/reserved_peak_memory_gib": "GPU mem. [GiB]"}  # fmt: skip
 
 
-def show(sweep: Sweep, section: str) -> Html:
-    """Raises BadInput naming the sections."""
+def render_section(sweep: SweepReport, section: str) -> Html:
+    """Raises UserError naming the sections."""
     if section not in SECTIONS:
-        raise BadInput(f"no section {section!r} in a report: choose from {', '.join(SECTIONS)}")
+        raise UserError(f"no section {section!r} in a report: choose from {', '.join(SECTIONS)}")
     html = render(section, {"sweep": sweep, "here": f"here, scale {sweep.scale}", **SECTIONS[section](sweep)})
     return Html(html, f"<{section} of {sweep!r}>")
 
 
-def figure(sweep: Sweep, name: str) -> Html:
-    """Raises BadInput naming the figures."""
+def figure(sweep: SweepReport, name: str) -> Html:
+    """Raises UserError naming the figures."""
     if name not in CAPTIONS:
-        raise BadInput(f"no figure {name!r} in a report: choose from {', '.join(CAPTIONS)}")
+        raise UserError(f"no figure {name!r} in a report: choose from {', '.join(CAPTIONS)}")
     values = {"figures": _drawn(sweep, name), "empty": EMPTY[name], "folded": []}
     return Html(render("figures", values), f"<{name} of {sweep!r}>")
 
 
-def _drawn(sweep: Sweep, name: str) -> list[tuple[Path, str]]:
+def _drawn(sweep: SweepReport, name: str) -> list[tuple[Path, str]]:
     """The figure with its caption, where there is one."""
     paths = [sweep.folder / "figures" / f"{name}.{suffix}" for suffix in ("svg", "png")]
     return [(path, CAPTIONS[name]) for path in paths if path.is_file()][:1]
 
 
-def _question(sweep: Sweep) -> dict[str, Any]:
+def _question(sweep: SweepReport) -> dict[str, Any]:
     states = Counter(sweep.status(entry).state for entry in sweep.read.entries)
     tiny = sweep.scale == "tiny" and any(entry.line.get("steps") != 0 for entry in sweep.read.entries)
     return {
@@ -71,7 +79,7 @@ def _question(sweep: Sweep) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _variants(sweep: Sweep) -> dict[str, Any]:
+def _variants(sweep: SweepReport) -> dict[str, Any]:
     lines = [Line(_variant(label, entries, sweep)) for label, entries in sweep.read.groups().items()]
     head = ["setting", "E", "A (blocks, patch)", "D", "output", "tokens a scene", "Params.", "steps", "seeds", "status"]
     specs = sweep.specs
@@ -85,7 +93,7 @@ def _variants(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _variant(label: str, entries: Sequence[Entry], sweep: Sweep) -> list[str]:
+def _variant(label: str, entries: Sequence[SweepRun], sweep: SweepReport) -> list[str]:
     fields, line = sweep.specs[label], entries[0].line
     blocks, patch = (fields.get(f"model.{key}") for key in ("aggregator.blocks", "encoder.patch"))
     parts = [str(fields.get(f"model.{part}.name", "")) for part in ("encoder", "aggregator", "head", "output")]
@@ -99,14 +107,14 @@ def _variant(label: str, entries: Sequence[Entry], sweep: Sweep) -> list[str]:
             status]  # fmt: skip
 
 
-def _drawings(sweep: Sweep) -> dict[str, Any]:
+def _drawings(sweep: SweepReport) -> dict[str, Any]:
     """Of each distinct model, by the first setting that has it."""
     drawn = {sweep.folder / "figures" / figures.diagram_name(label): label for label in sweep.read.groups()}
     named = [(path, label) for path, label in drawn.items() if path.is_file()]
     return {"figures": named[:1], "folded": named[1:], "empty": "No drawing: no run's spec is recorded here."}
 
 
-def _results(sweep: Sweep) -> dict[str, Any]:
+def _results(sweep: SweepReport) -> dict[str, Any]:
     found = []
     for shown in sweep.shown():
         cells = shown.cells.loc[:, (shown.cells != "").any()]
@@ -116,7 +124,7 @@ def _results(sweep: Sweep) -> dict[str, Any]:
     return {"tables": found}
 
 
-def _paper(sweep: Sweep) -> dict[str, Any]:
+def _paper(sweep: SweepReport) -> dict[str, Any]:
     beside, differing = sweep.paper(), sweep.deviations()
     columns: list[Any] = list(beside.columns)
     models = list(beside["model", ""])
@@ -131,8 +139,8 @@ def _paper(sweep: Sweep) -> dict[str, Any]:
         "experiment": ", ".join([stated["model.image_size"], stated["train.steps"], paper.HARDWARE]),
         "deviations": grid(differing.drop(columns="aspect"), set(differing.columns)),
         "aspects": list(dict.fromkeys(differing["aspect"])),
-        "kept": deviations.kept(sweep),
-        "open": grid(left := deviations.left_open(sweep), set(left.columns)),
+        "kept": deviations.matched_settings(sweep),
+        "open": grid(left := deviations.unspecified_by_paper(sweep), set(left.columns)),
     }
 
 
@@ -147,7 +155,7 @@ def _number(name: str, value: Any) -> str:
     return str(value) if isinstance(value, str) else f"{value:.{decimals}f}"
 
 
-def _costs(sweep: Sweep) -> dict[str, Any]:
+def _costs(sweep: SweepReport) -> dict[str, Any]:
     found = sweep.costs()
     profiles = [p for entry in sweep.read.entries for p in entry.folder.profiles().values()]
     definitions = dict(d for p in profiles for d in p["definitions"].items())
@@ -158,7 +166,7 @@ def _costs(sweep: Sweep) -> dict[str, Any]:
     cells = pd.DataFrame([_cost(row, first) for row in rows], columns=COSTS)
     cells = cells.loc[:, (cells != "").any()]
     measured = {row["label"]: told for row in rows if (told := _measured_on(row))}
-    return {"costs": grid(cells, {"run"}), "definitions": notes, "measured": together(measured, list(measured)),
+    return {"costs": grid(cells, {"run"}), "definitions": notes, "measured": group_by_value(measured, list(measured)),
             "by_part": _drawn(sweep, "time_by_part")}  # fmt: skip
 
 
@@ -188,7 +196,7 @@ def _measured_on(row: Mapping[Any, Any]) -> str:
     return f"{row['device']}, batch {row['batch']:.0f}, {row['threads']:.0f} threads{world}"
 
 
-def _failures(sweep: Sweep) -> dict[str, Any]:
+def _failures(sweep: SweepReport) -> dict[str, Any]:
     ended, unfinished, warned = [], [], []
     for entry in sweep.read.entries:
         status, log = sweep.status(entry), entry.folder.path / "log.txt"
@@ -209,12 +217,12 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
 
 
-def _shown_path(path: Path, sweep: Sweep) -> str:
+def _shown_path(path: Path, sweep: SweepReport) -> str:
     """From the results folder, so that a report says the same wherever it lies."""
     return str(path.relative_to(sweep.results)) if path.is_relative_to(sweep.results) else str(path)
 
 
-def _environment(sweep: Sweep) -> dict[str, Any]:
+def _environment(sweep: SweepReport) -> dict[str, Any]:
     """Line by line what the sweep and the stages of its runs recorded; a run's name stands for all its stages."""
     recorded: dict[str, Mapping[str, Any]] = {"the sweep": sweep.read.environment}
     for entry in sweep.read.entries:
@@ -230,7 +238,9 @@ def _environment(sweep: Sweep) -> dict[str, Any]:
                 for who in stages:
                     del told[who]
         runs = "; ".join(who for who in told if who != "the sweep")
-        lines += [Line([name, value, {runs: "the runs"}.get(who, who)]) for value, who in together(told, list(told))]
+        lines += [
+            Line([name, value, {runs: "the runs"}.get(who, who)]) for value, who in group_by_value(told, list(told))
+        ]
     return {"environment": Grid(["", "value", "of"], lines, (0, 1, 2))}
 
 
@@ -242,7 +252,7 @@ def _setting(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def _reproduce(sweep: Sweep) -> dict[str, Any]:
+def _reproduce(sweep: SweepReport) -> dict[str, Any]:
     """The command as it was given, the commit, and each run's id with the commits that its stages ran at."""
     entries = sweep.read.entries
     commits = provenance.by_commit({entry.label: entry.provenance for entry in entries})
@@ -263,7 +273,7 @@ def _reproduce(sweep: Sweep) -> dict[str, Any]:
             "ids": Grid(["run", "id", "seed", "data", "commit"], rows, range(5))}  # fmt: skip
 
 
-def _command(sweep: Sweep) -> str:
+def _command(sweep: SweepReport) -> str:
     """As it was given; empty if the sweep does not tell its spec."""
     told = sweep.read.sweep
     if "spec" not in told:
@@ -272,7 +282,7 @@ def _command(sweep: Sweep) -> str:
     return shlex.join(words + ([] if sweep.scale == "tiny" else ["--scale", sweep.scale]))
 
 
-SECTIONS: dict[str, Callable[[Sweep], dict[str, Any]]] = {
+SECTIONS: dict[str, Callable[[SweepReport], dict[str, Any]]] = {
     "question": _question,
     "variants": _variants,
     "drawings": _drawings,

@@ -8,14 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import BadSpec
-from bench.spec.convert import Mismatch, convert, field_types
-from bench.spec.layers import SCALES
-from bench.spec.read import Node, Problems, did_you_mean, read
+from bench.common.errors import ConfigError
+from bench.config.convert import TypeMismatch, convert, field_types
+from bench.config.merge import SCALES
+from bench.config.read import (
+    Node,
+    Problems,
+    did_you_mean,
+    read,
+)
 
 TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$")
 MEMORY = re.compile(r"(\d+)([KMGT])B?$")
-OURS = {
+RESERVED_OPTIONS = {
     "partition": "partition", "account": "account", "qos": "qos", "time": "time", "nodes": "nodes",
     "gres": "gpus", "gpus": "gpus", "gpus-per-node": "gpus", "gpus-per-task": "gpus", "ntasks": "tasks",
     "ntasks-per-node": "tasks", "cpus-per-task": "cpus", "mem": "memory", "constraint": "constraint",
@@ -63,7 +68,7 @@ class Cluster:
     array_parallelism: int = 64
     warning_s: int = 180
     max_timeouts: int = 20
-    max_losses: int = 3
+    max_crash_requeues: int = 3
     environment: tuple[str, ...] = ()
     scratch: str | None = None
     python: str | None = None
@@ -90,7 +95,7 @@ SLURM_ONLY = ("partition", "account", "qos", "reservation", "constraint", "nodel
 
 
 def load(path: Path, scale: str) -> Cluster:
-    """The cluster as a sweep of that scale uses it. Raises BadSpec."""
+    """The cluster as a sweep of that scale uses it. Raises ConfigError."""
     problems = Problems()
     root = dict(read(path, problems).root.value)
     scales = root.pop("scales", None)
@@ -102,7 +107,7 @@ def load(path: Path, scale: str) -> Cluster:
         values["sbatch"] = _sbatch(nodes["sbatch"], problems)
     _check(values, nodes, problems)
     if problems:
-        raise BadSpec(problems.in_order())
+        raise ConfigError(problems.in_order())
     return Cluster(path, **values)
 
 
@@ -163,7 +168,7 @@ def _section(
         else:
             try:
                 values[key] = convert(types[key], node.plain())
-            except Mismatch as error:
+            except TypeMismatch as error:
                 problems.add(node.where, f"{owner}{key}: {error}")
     return values
 
@@ -173,8 +178,8 @@ def _sbatch(node: Node, problems: Problems) -> dict[str, str | bool]:
     found: dict[str, str | bool] = {}
     for key, child in node.value.items():
         name = key.replace("_", "-")
-        if name in OURS:
-            problems.add(child.where, f"sbatch.{key}: there is a key for it, {OURS[name]}")
+        if name in RESERVED_OPTIONS:
+            problems.add(child.where, f"sbatch.{key}: there is a key for it, {RESERVED_OPTIONS[name]}")
         elif name in FIXED:
             problems.add(child.where, f"sbatch.{key} is set by EAD-Bench itself: leave it out")
         elif name.startswith("-") or not isinstance(child.value, str | int | float | bool):
@@ -184,7 +189,7 @@ def _sbatch(node: Node, problems: Problems) -> dict[str, str | bool]:
     return found
 
 
-LOWEST = {"nodes": 1, "gpus": 0, "tasks": 1, "cpus": 1, "array_parallelism": 1, "warning_s": 10, "max_timeouts": 0,
+MINIMUMS = {"nodes": 1, "gpus": 0, "tasks": 1, "cpus": 1, "array_parallelism": 1, "warning_s": 10, "max_timeouts": 0,
           "max_losses": 0}  # fmt: skip
 
 
@@ -218,8 +223,8 @@ def _check_amounts(nodes: Mapping[str, Node], owner: str, problems: Problems) ->
     """Numbers, times and memory, of the cluster or of its section `collect`."""
     for key, node in nodes.items():
         value = node.value
-        if key in LOWEST and isinstance(value, int) and value < LOWEST[key]:
-            problems.add(node.where, f"{owner}{key}: {value} is less than {LOWEST[key]}")
+        if key in MINIMUMS and isinstance(value, int) and value < MINIMUMS[key]:
+            problems.add(node.where, f"{owner}{key}: {value} is less than {MINIMUMS[key]}")
         if key == "time" and isinstance(value, str | int) and not _minutes(value):
             hint = "2-00:00:00 (days-hours:minutes:seconds), 24:00:00 or 90"
             problems.add(node.where, f"{owner}time: {value!r} is no time such as {hint}")

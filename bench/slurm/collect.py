@@ -6,21 +6,28 @@ import json
 import logging
 from pathlib import Path
 
-from bench import attempts
-from bench.atomic import atomic_write_text
-from bench.lease import Held, Lease, LeasedWriter, Stale
-from bench.record import Status, read_lines, run_folder
-from bench.slurm.standing import Standing, look
+from bench.common.files import atomic_write_text
+from bench.common.json_files import read_lines
+from bench.runs import attempts
+from bench.runs.folder import Status, run_folder
+from bench.runs.lease import (
+    Lease,
+    LeasedWriter,
+    LeaseHeld,
+    LeaseLost,
+)
+from bench.slurm.run_state import RunState, query_sweep
 
 log = logging.getLogger(__name__)
 
 
 def collect(sweep: Path, results: Path, report: bool = True) -> list[Path]:
     """Everything that a finished sweep shows; what is missing of it stays empty."""
-    from bench import figures, tables
+    from bench import figures
+    from bench.analysis import tables
 
-    for standing in look(sweep, results).runs:
-        settle(standing, results)
+    for standing in query_sweep(sweep, results).runs:
+        record_final_status(standing, results)
     refresh(sweep, results)
     written = [*tables.write(sweep, results), *figures.write(sweep, results)]
     if report:
@@ -33,7 +40,7 @@ def collect(sweep: Path, results: Path, report: bool = True) -> list[Path]:
     return written
 
 
-def settle(standing: Standing, results: Path) -> None:
+def record_final_status(standing: RunState, results: Path) -> None:
     """Write down the end of a run whose job is over and left no word."""
     if not standing.unrecorded:
         return
@@ -43,10 +50,10 @@ def settle(standing: Standing, results: Path) -> None:
             writer = LeasedWriter(folder.path, lease)
             status = Status(standing.unrecorded, standing.phase, standing.message)
             folder.set_status(status, writer.check)
-            for last in attempts.attempts(folder)[-1:]:
+            for last in attempts.read_attempts(folder)[-1:]:
                 if "ended" not in last:
-                    attempts.finish(writer, status, last["number"])
-    except (Held, Stale):
+                    attempts.finish_attempt(writer, status, last["number"])
+    except (LeaseHeld, LeaseLost):
         return
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.launch import Task
-from bench.record import RunFolder
+from bench.execution.launcher import Task
+from bench.runs.folder import RunFolder
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Group:
     tasks: list[Task] = field(default_factory=list)
 
 
-def grouped(left: Sequence[Task], tasks: Sequence[Task]) -> list[Group]:
+def group_tasks(left: Sequence[Task], tasks: Sequence[Task]) -> list[Group]:
     """In an order in which whatever is needed comes first. A run whose parent is trained needs nothing."""
     known = {task.id for task in tasks}
     found: dict[tuple[str, ...], Group] = {}

@@ -24,16 +24,17 @@ from typing import Any, NoReturn
 from submitit import JobEnvironment
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
-from bench import work
-from bench.endings import Surroundings, ending
-from bench.environment import local_rank, place
-from bench.lease import EXPIRED_S, Lease
-from bench.paths import cache_dir
-from bench.process import ProcessIdentity
-from bench.record import RunFolder, Status
-from bench.slurm import ends
-from bench.slurm.slots import slot
-from bench.states import State
+from bench.common.environment import local_rank, rank_and_world_size
+from bench.common.exit_codes import LOCKED, STOPPED
+from bench.common.paths import cache_dir
+from bench.common.process import ProcessIdentity
+from bench.execution import worker
+from bench.execution.endings import ExecutionContext, status_of_exception
+from bench.runs.folder import RunFolder, Status
+from bench.runs.lease import LEASE_TIMEOUT_S, Lease
+from bench.runs.states import State
+from bench.slurm import context
+from bench.slurm.slots import acquire_slot
 
 RETRY_S = 5.0
 
@@ -62,8 +63,8 @@ class RunJob:
             _pose_as_step(job)
         for number in (signal.SIGTERM, signal.SIGINT):  # until the run's own; SIGUSR2 is submitit's until then
             signal.signal(number, _quit)
-        here = ends.Cluster(self.minutes, self.warning_s, began, job.paths.stderr)
-        folder, rank = RunFolder(Path(self.run)), place()[0]
+        here = context.SlurmExecutionContext(self.minutes, self.warning_s, began, job.paths.stderr)
+        folder, rank = RunFolder(Path(self.run)), rank_and_world_size()[0]
         if rank == 0:
             _log_to(folder.path / "log.txt")
             logging.getLogger("submitit").propagate = False  # it has a handler of its own
@@ -75,11 +76,11 @@ class RunJob:
             sys.exit(f"{self.label} starts from {waits_for}")
         with self._place(job, rank):
             code = self._work(folder, here) if rank == 0 else _follow(folder, self._options(), job)
-        if rank == 0 and code == work.STOPPED and (status := folder.status()).state in (State.TIMEOUT, State.PREEMPTED):
+        if rank == 0 and code == STOPPED and (status := folder.status()).state in (State.TIMEOUT, State.PREEMPTED):
             self._requeue(folder, status, put_back, job.paths.stderr)
         if code:
             sys.exit(code)  # so that the cluster does not call a bad end completed
-        for number in work.STOP_SIGNALS:  # too late
+        for number in worker.STOP_SIGNALS:  # too late
             signal.signal(number, signal.SIG_IGN)
         return "done"
 
@@ -90,10 +91,10 @@ class RunJob:
     def _options(self) -> list[str]:
         return [self.run, "--device", self.device, "--threads", str(self.threads)]
 
-    def _work(self, folder: RunFolder, here: Surroundings) -> int:
+    def _work(self, folder: RunFolder, here: ExecutionContext) -> int:
         """An exit code of bench.work. A holder that has just died elsewhere keeps its lease for a while."""
-        deadline = time.monotonic() + EXPIRED_S + 6 * RETRY_S
-        while (code := work.main(self._options(), here)) == work.HELD and time.monotonic() < deadline:
+        deadline = time.monotonic() + LEASE_TIMEOUT_S + 6 * RETRY_S
+        while (code := worker.main(self._options(), here)) == LOCKED and time.monotonic() < deadline:
             time.sleep(RETRY_S)
         return code
 
@@ -114,14 +115,14 @@ class RunJob:
         with contextlib.ExitStack() as stack:
             if self.slots:
                 folder = cache_dir() / "slots"
-                stack.enter_context(slot(folder, self.slots, self.gpus, str(job.job_id), rank == 0))
+                stack.enter_context(acquire_slot(folder, self.slots, self.gpus, str(job.job_id), rank == 0))
             if self.scratch:
                 stack.enter_context(_scratch(Path(os.path.expandvars(self.scratch)).expanduser()))
             yield
 
     def _requeue(self, folder: RunFolder, status: Status, put_back: Any, messages: Path) -> None:
         """Through submitit, which counts; again and again while the controller is down."""
-        while (ends.read(messages) or (State.TIMEOUT,))[0] is State.TIMEOUT:  # else SLURM does so itself
+        while (context.read(messages) or (State.TIMEOUT,))[0] is State.TIMEOUT:  # else SLURM does so itself
             try:
                 put_back(signal.SIGUSR2, None)
             except UncompletedJobError as error:
@@ -162,9 +163,9 @@ def failure(jobs: Path, job: str, rank: int) -> Path:
 
 def _follow(folder: RunFolder, options: list[str], job: JobEnvironment) -> int:
     try:
-        return work.main(options)
+        return worker.main(options)
     except Exception as error:
-        told = asdict(ending(error, "train"))
+        told = asdict(status_of_exception(error, "train"))
         told["message"] = f"rank {job.global_rank} on {job.hostname}: {told['message']}"
         failure(job.paths.folder, str(job.job_id), job.global_rank).write_text(json.dumps(told), encoding="utf-8")
         raise

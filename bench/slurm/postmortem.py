@@ -12,12 +12,18 @@ import sys
 import time
 from pathlib import Path
 
-from bench import attempts
-from bench.lease import Held, Lease, LeasedWriter, Stale
-from bench.record import RunFolder, Status, read_json
-from bench.slurm import ends, queue
-from bench.slurm.ends import JOBS
-from bench.states import State
+from bench.common.json_files import read_json
+from bench.runs import attempts
+from bench.runs.folder import RunFolder, Status
+from bench.runs.lease import (
+    Lease,
+    LeasedWriter,
+    LeaseHeld,
+    LeaseLost,
+)
+from bench.runs.states import State
+from bench.slurm import context, queue
+from bench.slurm.context import JOBS
 
 TAIL = 12  # lines
 PATIENCE_S, RETRY_S = 900.0, 5.0  # with a controller that does not answer
@@ -29,21 +35,23 @@ def main(argv: list[str] | None = None) -> int:
     plan = read_json(Path(submission) / "plan.json")
     folder = RunFolder(Path(plan["runs"]) / plan["groups"][int(group)][int(index)])
     jobs = Path(submission) / JOBS
-    status = judge(folder, jobs, int(code))
+    status = classify_exit(folder, jobs, int(code))
     if status and status.state is State.LOST:
         return requeue(folder, status, plan["max_losses"])
     return 0
 
 
-def judge(folder: RunFolder, jobs: Path, code: int) -> Status | None:
+def classify_exit(folder: RunFolder, jobs: Path, code: int) -> Status | None:
     """How the run ended, written down if it could not do so itself; None if that is known, or somebody works on it."""
     before, job = folder.status(), name()
-    last = (attempts.attempts(folder) or [{}])[-1]
+    last = (attempts.read_attempts(folder) or [{}])[-1]
     mine = os.environ.get("SLURM_JOB_ID", "")
     unexplained = before.state in (State.RUNNING, State.PLANNED, State.LOST)
     if not unexplained or (last and last["job"].partition(".")[0] != mine):
         return None
-    if before.state is State.PLANNED and (before.message or CUT_SHORT in ends.since_start(jobs / f"{job}_0_log.err")):
+    if before.state is State.PLANNED and (
+        before.message or CUT_SHORT in context.since_start(jobs / f"{job}_0_log.err")
+    ):
         return None  # it waits for another run, or will be submitted again
     status = _cause(folder, jobs, job, code, before)
     try:
@@ -51,8 +59,8 @@ def judge(folder: RunFolder, jobs: Path, code: int) -> Status | None:
             writer = LeasedWriter(folder.path, lease)
             folder.set_status(status, writer.check)
             if last:
-                attempts.finish(writer, status, last["number"])
-    except (Held, Stale):
+                attempts.finish_attempt(writer, status, last["number"])
+    except (LeaseHeld, LeaseLost):
         return None
     return status
 
@@ -65,11 +73,11 @@ def _cause(folder: RunFolder, jobs: Path, job: str, code: int, before: Status) -
         told = Status(**content | {"state": State(content["state"])})
         if told.state is not State.LOST:  # else it only missed the others
             return told
-    if found := ends.read(messages):
+    if found := context.read(messages):
         return Status(found[0], before.phase, found[1])
-    killed = ends.killed(messages)
+    killed = context.killed(messages)
     if before.state is State.PLANNED and (not killed or "exit code" in killed):
-        trace = "\n".join(ends.since_start(messages).splitlines()[-TAIL:])
+        trace = "\n".join(context.since_start(messages).splitlines()[-TAIL:])
         return Status(State.FAILED, "start", f"the job ended with exit code {code} before the run began", trace)
     if killed:
         return Status(State.LOST, before.phase, f"killed ({killed})")
@@ -78,7 +86,7 @@ def _cause(folder: RunFolder, jobs: Path, job: str, code: int, before: Status) -
 
 def requeue(folder: RunFolder, status: Status, most: int) -> int:
     """A killed run goes on from its checkpoint, if this has not happened too often already."""
-    losses = [a for a in attempts.attempts(folder) if a.get("state") == State.LOST and _same_job(a)]
+    losses = [a for a in attempts.read_attempts(folder) if a.get("state") == State.LOST and _same_job(a)]
     if len(losses) > most:
         print(
             f"{folder.id}: {status.message}; killed {len(losses)} times: not put back into the queue", file=sys.stderr
@@ -86,7 +94,9 @@ def requeue(folder: RunFolder, status: Status, most: int) -> int:
         return 1
     print(f"{folder.id}: {status.message}; back into the queue ({len(losses)} of {most})", file=sys.stderr)
     deadline = time.monotonic() + PATIENCE_S
-    while queue.ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"]) is None:  # the controller may be down
+    while (
+        queue.run_slurm_command("scontrol", "requeue", os.environ["SLURM_JOB_ID"]) is None
+    ):  # the controller may be down
         if time.monotonic() > deadline:
             return 1
         time.sleep(RETRY_S)

@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.states import State
+from bench.runs.states import State
 
-PATIENCE_S = 12.0  # a client gives up on a controller that is down after about 9 s
+COMMAND_TIMEOUT_S = 12.0  # a client gives up on a controller that is down after about 9 s
 ENDS: dict[str, State] = {
     "COMPLETED": State.DONE, "FAILED": State.FAILED, "CANCELLED": State.CANCELLED, "TIMEOUT": State.TIMEOUT,
     "DEADLINE": State.TIMEOUT, "PREEMPTED": State.PREEMPTED, "NODE_FAIL": State.NODE_FAIL,
@@ -23,22 +23,22 @@ class Job:
     """A job, or an element of an array: "123" or "123_4"."""
 
     id: str
-    word: str  # SLURM's state
+    slurm_state: str  # SLURM's state
     reason: str = ""
     node: str = ""
 
     @property
-    def waits(self) -> bool:
-        return self.word in WAITING
+    def is_pending(self) -> bool:
+        return self.slurm_state in WAITING
 
     @property
-    def ended(self) -> State | None:
+    def is_ended(self) -> State | None:
         """The bad or good end that SLURM tells of; None while the job waits or runs."""
-        return ENDS.get(self.word)
+        return ENDS.get(self.slurm_state)
 
     @property
     def runs(self) -> bool:
-        return not self.waits and self.ended is None
+        return not self.is_pending and self.is_ended is None
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Queue:
     answered: bool
 
 
-def look(ids: Iterable[str]) -> Queue:
+def query_jobs(ids: Iterable[str]) -> Queue:
     """The jobs of these ids that SLURM still knows of."""
     wanted = sorted({i for i in ids if i})
     if not wanted:
@@ -65,7 +65,7 @@ def squeue(ids: Iterable[str]) -> dict[str, Job] | None:
     """None without SLURM, or while the controller is down. Ended jobs stay known for its MinJobAge."""
     bases = sorted({i.split("_")[0] for i in ids})
     options = ["--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N", "--jobs"]
-    output = ask("squeue", *options, ",".join(bases), accept=("Invalid job id",))
+    output = run_slurm_command("squeue", *options, ",".join(bases), accept=("Invalid job id",))
     if output is None:
         return None
     rows = (line.split("|") for line in output.splitlines() if line.count("|") == 3)
@@ -75,7 +75,9 @@ def squeue(ids: Iterable[str]) -> dict[str, Job] | None:
 def sacct(ids: Iterable[str]) -> dict[str, Job] | None:
     """None without accounting. A step that ran out of memory decides: its job is told as failed."""
     bases = sorted({i.split("_")[0] for i in ids})
-    output = ask("sacct", "--noheader", "--parsable2", "--format=JobID,State,NodeList", "--jobs", ",".join(bases))
+    output = run_slurm_command(
+        "sacct", "--noheader", "--parsable2", "--format=JobID,State,NodeList", "--jobs", ",".join(bases)
+    )
     if output is None:
         return None
     found: dict[str, Job] = {}
@@ -93,7 +95,7 @@ def sacct(ids: Iterable[str]) -> dict[str, Job] | None:
 
 def show(job: str) -> dict[str, str] | None:
     """`scontrol show job`: key → value. None if it is not known, or nobody answers."""
-    output = ask("scontrol", "show", "job", "--oneliner", job)
+    output = run_slurm_command("scontrol", "show", "job", "--oneliner", job)
     if not output:
         return None
     return dict(re.findall(r"(\w+)=(\S*)", output.splitlines()[0]))
@@ -101,13 +103,19 @@ def show(job: str) -> dict[str, str] | None:
 
 def node_state(node: str) -> str:
     """Such as "idle", "down*"; empty if not known."""
-    return (ask("sinfo", "--noheader", "--Node", "--format=%t", "--nodes", node) or "").split("\n")[0].strip()
+    return (
+        (run_slurm_command("sinfo", "--noheader", "--Node", "--format=%t", "--nodes", node) or "")
+        .split("\n")[0]
+        .strip()
+    )
 
 
-def ask(*command: str, accept: tuple[str, ...] = ()) -> str | None:
+def run_slurm_command(*command: str, accept: tuple[str, ...] = ()) -> str | None:
     """A client's output; None if there is none such, it fails or takes too long. `accept`: errors that mean nothing."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode and not any(text in done.stderr for text in accept):

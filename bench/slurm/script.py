@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.slurm.cluster import Cluster
-from bench.slurm.ends import BEGINS, JOBS
+from bench.slurm.context import JOB_START_MARKER, JOBS
 
 YEAR = 60 * 24 * 365  # minutes
 KEPT = ("EAD_BENCH_CACHE",)  # of the submitter's environment, which sbatch may be told not to pass on
@@ -108,7 +108,7 @@ class Script:
         """The user's lines, then ours: the snapshot comes first wherever Python looks, and the current folder never."""
         kept = [f"export {name}={shlex.quote(os.environ[name])}" for name in KEPT if name in os.environ]
         return [
-            f'echo "{BEGINS} ${{SLURM_JOB_ID}} start ${{SLURM_RESTART_COUNT:-0}} on $(hostname -s) at $(date -Is)" >&2',
+            f'echo "{JOB_START_MARKER} ${{SLURM_JOB_ID}} start ${{SLURM_RESTART_COUNT:-0}} on $(hostname -s) at $(date -Is)" >&2',
             *self.cluster.environment,
             f"export PYTHONPATH={shlex.quote(str(self.code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
             f"export OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=PASSIVE",

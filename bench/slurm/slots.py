@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.record import read_json, write_json
+from bench.common.json_files import read_json, write_json
 
 POLL_S = 0.5
 
 
 @contextlib.contextmanager
-def slot(folder: Path, count: int, gpus: int, job: str, first: bool) -> Iterator[int]:
+def acquire_slot(folder: Path, count: int, gpus: int, job: str, first: bool) -> Iterator[int]:
     """Wait for a free slot of `count`; its GPUs become the visible ones. Only a job's first process holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     told = folder / f"{job}.json"

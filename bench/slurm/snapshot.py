@@ -1,6 +1,6 @@
 """The source as it is at submission, kept for the jobs: later edits in the checkout do not reach them.
 
-results/code/<digest>/ holds the packages and the questions, and snapshot.json (bench.paths.SNAPSHOT) with the commit,
+results/code/<digest>/ holds the packages and the questions, and snapshot.json (bench.common.paths.SNAPSHOT) with the commit,
 what differs from it, and code.diff. Equal sources share a snapshot.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.atomic import atomic_write
-from bench.paths import SNAPSHOT, SOURCE
-from bench.record import read_json, write_json
+from bench.common.files import atomic_write
+from bench.common.json_files import read_json, write_json
+from bench.common.paths import SNAPSHOT, SOURCE
 
 PARTS = ("bench", "models", "ablations")  # what a run needs of the checkout
 DIFF = "code.diff"
@@ -39,7 +39,7 @@ class Snapshot:
         return f"{told}, with {len(self.changed)} file{'s' * (len(self.changed) > 1)} changed: {names}"
 
 
-def look(source: Path = SOURCE) -> Snapshot:
+def describe_source(source: Path = SOURCE) -> Snapshot:
     """What a snapshot taken now would hold; nothing is written."""
     if (source / SNAPSHOT).is_file():  # a job submits: the snapshot it runs from
         kept = read_json(source / SNAPSHOT)
@@ -55,9 +55,9 @@ def look(source: Path = SOURCE) -> Snapshot:
     return Snapshot(digest.hexdigest()[:12], head, changed)
 
 
-def take(results: Path, source: Path = SOURCE) -> tuple[Snapshot, Path]:
+def take_snapshot(results: Path, source: Path = SOURCE) -> tuple[Snapshot, Path]:
     """The snapshot and its folder, made unless it is there already."""
-    found = look(source)
+    found = describe_source(source)
     folder = (results / "code" / found.digest).resolve()
     if (source / SNAPSHOT).is_file():
         return found, source

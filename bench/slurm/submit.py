@@ -12,27 +12,37 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import plan
-from bench.errors import BadInput
-from bench.launch import Task, archive, due, prepare
-from bench.lease import Held
-from bench.paths import SOURCE
-from bench.process import ProcessIdentity
-from bench.record import runs_folder, write_json
-from bench.run import DONE, SOME_FAILED, Session, task_of
+from bench.common.errors import UserError
+from bench.common.exit_codes import DONE, SOME_FAILED
+from bench.common.json_files import write_json
+from bench.common.paths import SOURCE
+from bench.common.process import ProcessIdentity
+from bench.execution import dry_run as plan
+from bench.execution.launcher import (
+    Task,
+    archive_run,
+    needs_work,
+    prepare_run_folder,
+)
+from bench.execution.session import (
+    Session,
+    task_of,
+)
+from bench.runs.folder import runs_folder
+from bench.runs.lease import LeaseHeld
 from bench.slurm import queue, snapshot
 from bench.slurm.cluster import Cluster
-from bench.slurm.groups import Group, grouped
+from bench.slurm.groups import Group, group_tasks
 from bench.slurm.job import CollectJob, RunJob
+from bench.slurm.run_state import JOB, job_of, process_of
 from bench.slurm.sbatch import ask_scheduler, executor_of, submitted
 from bench.slurm.script import YEAR, Script
-from bench.slurm.standing import JOB, job_of, process_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.options import RunOptions
-    from bench.spec import Run, Sweep
+    from bench.config import Run, Sweep
+    from bench.execution.options import RunOptions
 
 
 class Submission(Session):
@@ -57,16 +67,16 @@ class Submission(Session):
         queued = self._queued(tasks)
         if self.options.force:
             if queued:
-                raise BadInput(f"--force: {', '.join(sorted(queued.values()))} in the queue; cancel first")
-            for moved in filter(None, [archive(task) for task in tasks]):
+                raise UserError(f"--force: {', '.join(sorted(queued.values()))} in the queue; cancel first")
+            for moved in filter(None, [archive_run(task) for task in tasks]):
                 self._say(f"put aside: {moved}")
-        left = [task for task in tasks if due(task, self.options.retry)]
+        left = [task for task in tasks if needs_work(task, self.options.retry)]
         self._announce(tasks, left)
         for task in left:
             if task.id in queued:
                 self._say(f"{task.label}: in the queue already, job {queued[task.id]}")
         left = [task for task in left if task.id not in queued and not self._orphaned(task, tasks, queued)]
-        self.same_data(tasks)
+        self.verify_data_unchanged(tasks)
         if left:
             self.prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
             self._submit(left, tasks, queued)
@@ -79,58 +89,58 @@ class Submission(Session):
     def _orphaned(self, task: Task, tasks: Sequence[Task], queued: Mapping[str, str]) -> bool:
         """Whether it starts from a run that has no weights and will not get any."""
         for parent in (other for other in tasks if other.id in task.parents and other.id not in queued):
-            if not due(parent, self.options.retry) and parent.folder.training() is None:
+            if not needs_work(parent, self.options.retry) and parent.folder.training() is None:
                 self._say(f"{task.label}: it starts from {parent.label}, which is {parent.folder.status().state}")
                 return True
         return False
 
     def _show(self, tasks: Sequence[Task]) -> int:
         """The batch scripts on stdout, all else on stderr; or what the scheduler says of them."""
-        left = [task for task in tasks if self.options.force or due(task, self.options.retry)]
+        left = [task for task in tasks if self.options.force or needs_work(task, self.options.retry)]
         if not left:
             self._say("nothing to submit: all runs have ended; with --force it would be")
             left = list(tasks)
-        frozen = snapshot.look(SOURCE)
+        frozen = snapshot.describe_source(SOURCE)
         code = (self.results / "code" / frozen.digest).resolve()
         script = Script(self.cluster, self.sweep.name, self._stamp(), code, self.threads)
         if self.cluster.executor == "local":
             self.console.stderr = True
-            plan.show(self.sweep, self.chosen, False, self.console, self.results)
+            plan.print_dry_run(self.sweep, self.chosen, False, self.console, self.results)
             self._say("executor: local starts processes on this machine: there is no batch script")
             return DONE
         texts = [script.text(script.runs(i, _named(group)), len(group.tasks))
-                 for i, group in enumerate(grouped(left, tasks))]  # fmt: skip
+                 for i, group in enumerate(group_tasks(left, tasks))]  # fmt: skip
         texts.append(script.text(script.collect("afterany:ARRAY")))
         if self.options.test_only:
             return ask_scheduler(texts, self._say)
         self.console.stderr = True
-        plan.show(self.sweep, self.chosen, False, self.console, self.results)
+        plan.print_dry_run(self.sweep, self.chosen, False, self.console, self.results)
         self._say(f"code: {frozen.label}")
         self._say(self._price(len(left)))
         print("\n\n".join(text.rstrip("\n") for text in texts))
         return DONE
 
     def _queued(self, tasks: Sequence[Task]) -> dict[str, str]:
-        """Run → its job that waits or runs. Raises BadInput while nobody can tell."""
+        """Run → its job that waits or runs. Raises UserError while nobody can tell."""
         jobs = {task.id: job_of(task.folder) for task in tasks}
-        there = queue.look(job["job"] for job in jobs.values() if job.get("executor") == "slurm")
+        there = queue.query_jobs(job["job"] for job in jobs.values() if job.get("executor") == "slurm")
         if not there.answered and shutil.which("squeue"):
-            raise BadInput("SLURM's controller does not answer (squeue): nothing is submitted; try again later")
+            raise UserError("SLURM's controller does not answer (squeue): nothing is submitted; try again later")
         slurm = {run: job["job"] for run, job in jobs.items() if job.get("job") in there.jobs}
-        told = {run: job for run, job in slurm.items() if not there.jobs[job].ended}
+        told = {run: job for run, job in slurm.items() if not there.jobs[job].is_ended}
         local = {run: job["job"] for run, job in jobs.items() if (process := process_of(job)) and process.alive}
         return told | local
 
     def _submit(self, left: Sequence[Task], tasks: Sequence[Task], queued: Mapping[str, str]) -> None:
-        frozen, code = snapshot.take(self.results)
+        frozen, code = snapshot.take_snapshot(self.results)
         script = Script(self.cluster, self.sweep.name, self._stamp(), code, self.threads)
         executor = executor_of(script)
-        groups = [group for group in grouped(self._ready(left), tasks) if group.tasks]
+        groups = [group for group in group_tasks(self._ready(left), tasks) if group.tasks]
         script.jobs.mkdir(parents=True, exist_ok=True)
         plan = {
             "runs": str(runs_folder(self.results).resolve()),
             "groups": [[task.id for task in group.tasks] for group in groups],
-            "max_losses": self.cluster.max_losses,
+            "max_losses": self.cluster.max_crash_requeues,
             "snapshot": str(code),
             "code": asdict(frozen),
             "cluster": str(self.cluster.path),
@@ -153,8 +163,8 @@ class Submission(Session):
         ready = []
         for task in left:
             try:
-                prepare(task)
-            except Held as held:
+                prepare_run_folder(task)
+            except LeaseHeld as held:
                 self._say(f"{task.label}: {held} works on it")
                 continue
             link = self.folder / "logs" / f"{_file_name(task.label)}.txt"
@@ -163,7 +173,7 @@ class Submission(Session):
             link.symlink_to(os.path.relpath(task.folder.path / "log.txt", link.parent))
             ready.append(task)
         if not ready:
-            raise BadInput("nothing left to submit")
+            raise UserError("nothing left to submit")
         return ready
 
     def _hand_over(
@@ -245,7 +255,7 @@ class Submission(Session):
 def _refuse_small_batches(tasks: Sequence[Task], cluster: Cluster) -> None:
     for task in tasks:
         if (batch := task.spec["train"]["batch"]) < cluster.ranks:
-            raise BadInput(
+            raise UserError(
                 f"{task.label}: train.batch {batch} is less than the {cluster.ranks} processes of a run "
                 f"({cluster.path}: nodes × {'gpus' if cluster.gpus else 'tasks'})"
             )

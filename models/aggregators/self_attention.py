@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.layers import Block, initialise
+from models.layers import Block, initialize
 from models.parts import AggregatorSpec, Problem, at_least_one
 from models.tensors import Tokens, TokenSpec
 
@@ -74,12 +74,12 @@ class SelfAttention(nn.Module):
             Block(tokens.dim, spec.heads, bias=False, fused=False, eps=1e-5) for _ in range(spec.blocks)
         )
         self.norm = nn.LayerNorm(tokens.dim, eps=1e-5, bias=False)
-        initialise(self)
+        initialize(self)
         nn.init.trunc_normal_(self.table, std=0.02)
         nn.init.trunc_normal_(self.view_embedding, std=0.02)
 
     def forward(self, tokens: Tokens, taps: Sequence[int]) -> list[Tokens]:
-        """The tokens at each of `taps`, in that order; only those are kept. The last level is normalised."""
+        """The tokens at each of `taps`, in that order; only those are kept. The last level is normalized."""
         kept = {0: tokens}
         x = self.embed(tokens)
         for level, block in enumerate(self.blocks, start=1):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from einops import rearrange
 from torch import nn
 
-from models.layers import PatchEmbedding, initialise
+from models.layers import PatchEmbedding, initialize
 from models.parts import EncoderSpec, Problem, at_least_one
 from models.tensors import Tokens, TokenSpec, Views
 
@@ -31,12 +31,12 @@ class Spec(EncoderSpec):
 
 
 class ConvEncoder(nn.Module):
-    """Images in [0, 1], unnormalised → tokens. No bias, as FreeSplatter's."""
+    """Images in [0, 1], unnormalized → tokens. No bias, as FreeSplatter's."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.patchify = PatchEmbedding(spec.patch, spec.width, bias=False)
-        initialise(self)
+        initialize(self)
 
     def forward(self, views: Views) -> Tokens:
         batch = views.images.shape[0]

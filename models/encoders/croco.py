@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from models.layers import Block, PatchEmbedding, initialise, positions, rope_angles
+from models.layers import Block, PatchEmbedding, initialize, positions, rope_angles
 from models.parts import EncoderSpec, Problem, at_least_one
 from models.tensors import Tokens, TokenSpec, Views
 
@@ -67,7 +67,7 @@ class CrocoEncoder(nn.Module):
             Block(spec.width, spec.heads, bias=True, fused=True, eps=1e-6) for _ in range(spec.blocks)
         )
         self.norm = nn.LayerNorm(spec.width, eps=1e-6)
-        initialise(self)
+        initialize(self)
 
     def forward(self, views: Views) -> Tokens:
         batch, count = views.images.shape[:2]

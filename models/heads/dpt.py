@@ -36,7 +36,7 @@ class Spec(HeadSpec):
         if min(self.layer_dims) < 1:
             yield Problem("layer_dims", f"{list(self.layer_dims)}: each counts channels, at least 1")
 
-    def reads(self, blocks: int) -> tuple[int, ...]:
+    def tap_levels(self, blocks: int) -> tuple[int, ...]:
         return self.taps
 
     def build(self, taps: Sequence[TokenSpec], image_size: int, channels: Mapping[str, int]) -> DPTHead:

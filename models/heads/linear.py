@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from einops import rearrange
 from torch import nn
 
-from models.layers import initialise
+from models.layers import initialize
 from models.parts import HeadSpec
 from models.tensors import Dense, Tokens, TokenSpec, Views
 
 
 @dataclass(frozen=True)
 class Spec(HeadSpec):
-    def reads(self, blocks: int) -> tuple[int, ...]:
+    def tap_levels(self, blocks: int) -> tuple[int, ...]:
         """A's last level."""
         return (blocks,)
 
@@ -28,7 +28,7 @@ class LinearHead(nn.Module):
         super().__init__()
         self.patch, self.channels = tokens.patch, dict(channels)
         self.linear = nn.Linear(tokens.dim, tokens.patch**2 * sum(channels.values()))
-        initialise(self)
+        initialize(self)
 
     def forward(self, taps: Sequence[Tokens], views: Views) -> Dense:
         p = self.patch

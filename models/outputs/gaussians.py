@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -14,21 +14,21 @@ from torch import nn
 from models.parts import OutputSpec, Problem
 from models.tensors import Dense, Gaussians, Views
 
-SH_C0 = 0.28209479177387814  # the constant harmonic: colour = 0.5 + SH_C0 · c_0
+SH_C0 = 0.28209479177387814  # the constant harmonic: color = 0.5 + SH_C0 · c_0
 
 
 @dataclass(frozen=True)
 class Spec(OutputSpec):
-    """Scales are in the unit of the scene's frame. `colour_residual` adds the input pixel's colour to the constant
+    """Scales are in the unit of the scene's frame. `color_residual` adds the input pixel's color to the constant
     harmonic: a departure from the paper that short trainings need."""
 
     sh_degree: Literal[0, 1, 2, 3, 4] = 1
     scale_min: float = 1.0e-4
     scale_max: float = 0.02
     opacity_bias: float = 0.0
-    colour_residual: bool = False
+    color_residual: bool = field(default=False, metadata={"former_name": "colour_residual"})
 
-    sizes = {"tiny": {"sh_degree": 0, "scale_max": 0.08, "colour_residual": True}, "small": {"scale_max": 0.03}}
+    sizes = {"tiny": {"sh_degree": 0, "scale_max": 0.08, "color_residual": True}, "small": {"scale_max": 0.03}}
 
     def problems(self) -> Iterator[Problem]:
         if not 0 < self.scale_min < self.scale_max:
@@ -53,9 +53,9 @@ class GaussiansOutput(nn.Module):
         raw = {name: value.float() for name, value in dense.channels.items()}
         spec = self.spec
         harmonics = rearrange(raw["harmonics"], "b v h w (k rgb) -> b v h w k rgb", rgb=3)
-        if spec.colour_residual:
-            colour = rearrange((views.images.float() - 0.5) / SH_C0, "b v rgb h w -> b v h w 1 rgb")
-            harmonics = torch.cat([harmonics[..., :1, :] + colour, harmonics[..., 1:, :]], dim=-2)
+        if spec.color_residual:
+            color = rearrange((views.images.float() - 0.5) / SH_C0, "b v rgb h w -> b v h w 1 rgb")
+            harmonics = torch.cat([harmonics[..., :1, :] + color, harmonics[..., 1:, :]], dim=-2)
         return Gaussians(
             means=raw["means"],
             rotations=F.normalize(raw["rotations"], dim=-1),

@@ -11,12 +11,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data import broken
-from bench.data.index import cache_folder
-from bench.data.scene import DISTINCT_VIEWS, LARA_VIEWS, VIEWS, Split, is_gobjaverse
-from bench.data.source import StoreSource
-from bench.data.store import Broken, Store, open_store
-from bench.errors import BadInput
+from bench.common.errors import UserError
+from bench.data.scene import (
+    DISTINCT_VIEWS,
+    LARA_VIEWS,
+    VIEWS,
+    Split,
+    is_gobjaverse,
+)
+from bench.data.storage import broken
+from bench.data.storage.index import cache_folder
+from bench.data.storage.source import StoreSource
+from bench.data.storage.store import Broken, Store, open_store
 from models.parts import PartSpec
 
 log = logging.getLogger(__name__)
@@ -52,9 +58,9 @@ class Spec(PartSpec):
         return DISTINCT_VIEWS if self.scene_views == VIEWS else None
 
     def open(self, image_size: int, progress: bool = True) -> GObjaverse:
-        """Indexes the roots, once. Raises BadInput."""
+        """Indexes the roots, once. Raises UserError."""
         if missing := self.missing():
-            raise BadInput("\n".join(missing))
+            raise UserError("\n".join(missing))
         root, other = Path(self.root or ""), self.evaluation_root
         store = open_store(root, progress, self.scene_views)
         listed = read_list(Path(self.scene_list), store, root) if self.scene_list else list(store.scenes())
@@ -73,7 +79,7 @@ class Spec(PartSpec):
 class GObjaverse(StoreSource):
     def usable_views(self, scene: str) -> NDArray[np.int64]:
         """The 38 of G-Objaverse's 40 that LaRa uses, without top and bottom; all of other cameras. Raises Broken."""
-        return np.array(LARA_VIEWS) if is_gobjaverse(self.camera_centres(scene)) else super().usable_views(scene)
+        return np.array(LARA_VIEWS) if is_gobjaverse(self.camera_centers(scene)) else super().usable_views(scene)
 
 
 def split(scenes: Sequence[str], every: int, validation: int, all_for_training: bool) -> dict[Split, list[str]]:
@@ -83,32 +89,32 @@ def split(scenes: Sequence[str], every: int, validation: int, all_for_training: 
     held = set(evaluation)
     training = [scene for scene in ordered if scene not in held]
     if validation >= max(1, len(training)):
-        raise BadInput(f"data.validation_scenes: {validation} of {len(training)} scenes leave none to train on")
+        raise UserError(f"data.validation_scenes: {validation} of {len(training)} scenes leave none to train on")
     taken = [training[i * len(training) // validation] for i in range(validation)]
     held = set(taken)
     return {"training": [s for s in training if s not in held], "validation": taken, "evaluation": evaluation}
 
 
 def keep_apart(training: Sequence[str], evaluation: Sequence[str], root: Path, other: str) -> None:
-    """Raise BadInput for scenes of both roots."""
+    """Raise UserError for scenes of both roots."""
     if both := set(evaluation) & set(training):
-        raise BadInput(
+        raise UserError(
             f"data: {len(both)} scenes of {other} are also in {root}, {min(both)} among them: an evaluation "
             "scene is not to be trained on; take them out of data.root or of data.scene_list"
         )
 
 
 def read_list(path: Path, store: Store, root: Path) -> list[str]:
-    """A JSON list of "<dictionary>/<instance>", all of which the store holds. Raises BadInput."""
+    """A JSON list of "<dictionary>/<instance>", all of which the store holds. Raises UserError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInput(f"data.scene_list: {path} cannot be read as JSON: {error}") from error
+        raise UserError(f"data.scene_list: {path} cannot be read as JSON: {error}") from error
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
-        raise BadInput(f'data.scene_list: {path} is not a JSON list of scenes such as "0/10005"')
+        raise UserError(f'data.scene_list: {path} is not a JSON list of scenes such as "0/10005"')
     names = list(dict.fromkeys(name.strip("/") for name in content))
     if absent := sorted(set(names) - set(store.scenes())):
-        raise BadInput(f"{path} lists {len(absent)} scenes that {root} does not hold, {absent[0]} among them")
+        raise UserError(f"{path} lists {len(absent)} scenes that {root} does not hold, {absent[0]} among them")
     return names
 
 

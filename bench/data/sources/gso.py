@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.data.transforms import Layout, TransformsSpec
+from bench.data.storage.transforms import Layout, TransformsSpec
 
 
 @dataclass(frozen=True)

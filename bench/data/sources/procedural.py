@@ -15,10 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.console import track
-from bench.data.generator import VERSION, generate
-from bench.data.scene import DISTINCT_VIEWS, LARA_VIEWS, SceneData, Split
-from bench.paths import cache_dir
+from bench.common.console import track
+from bench.common.paths import cache_dir
+from bench.data.procedural.generator import VERSION, generate
+from bench.data.scene import (
+    DISTINCT_VIEWS,
+    LARA_VIEWS,
+    SceneData,
+    Split,
+)
 from models.parts import PartSpec
 
 CHUNK = 16  # scenes
@@ -76,10 +81,10 @@ class Procedural:
             field_of_view=arrays["field_of_view"][i, chosen],
         )
 
-    def camera_centres(self, scene: str) -> NDArray[np.float64]:
+    def camera_centers(self, scene: str) -> NDArray[np.float64]:
         arrays, i = self._locate(scene)
-        centres: NDArray[np.float64] = arrays["camera_to_world"][i, :, :3, 3]
-        return centres
+        centers: NDArray[np.float64] = arrays["camera_to_world"][i, :, :3, 3]
+        return centers
 
     def usable_views(self, scene: str) -> NDArray[np.int64]:
         """As of G-Objaverse, whose cameras these are."""

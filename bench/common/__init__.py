@@ -1,0 +1,1 @@
+"""What every package may use: errors, paths, files, console, exit codes. No torch."""

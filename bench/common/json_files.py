@@ -1,0 +1,61 @@
+"""JSON files with a schema version, and files of JSON lines. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from bench.common.errors import UserError
+from bench.common.files import atomic_write_text
+
+SCHEMA_VERSION = 1
+
+
+def append_line(path: Path, record: Mapping[str, object]) -> None:
+    """Add a JSON line to a file; after a line that a crash left without its end, a new one begins."""
+    with path.open("ab+") as file:
+        before = b"\n" if _torn(file) else b""
+        file.write(before + json.dumps(record).encode() + b"\n")
+
+
+def _torn(file: IO[bytes]) -> bool:
+    """Whether a crash left the last line without its end."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
+def write_json(path: Path, content: Mapping[str, Any], check: Callable[[], None] = lambda: None) -> None:
+    """Atomic; stamped with the schema version."""
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=1, ensure_ascii=False) + "\n"
+    atomic_write_text(path, text, check)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises UserError for a file that is damaged or written by a newer version."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and run again") from error
+    if (version := content.get("schema_version", 1)) > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {version}, this EAD-Bench reads up to {SCHEMA_VERSION}: use a newer EAD-Bench"
+        )
+    return content
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """A JSON-lines file; lines torn by a crash are left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records

@@ -1,0 +1,134 @@
+"""The resolved spec: everything that decides what a run is, typed. `bench.config.load` makes it from YAML.
+
+Defaults are the paper's (PAPER.md: training, data; what the paper leaves open follows the first author's later public
+trainer and NoPoSplat). `sizes` says what the scales `tiny` and `small` change. A field whose metadata says
+`identity: False` is no part of a run's id; with `identity: given`, only whether it is set is (a path that decides a
+split); one added later carries `legacy`, the value at which it stays out of the id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, ClassVar, Literal
+
+from models.ead import EADSpec
+from models.parts import PartSpec
+from models.weights import WEIGHTS_FILE
+
+Sizes = Mapping[str, Mapping[str, object]]
+NOT_IDENTITY: Mapping[str, Any] = {"identity": False}
+
+
+@dataclass(frozen=True)
+class ViewsSpec:
+    """Which views of a scene are inputs and targets, and in which frame (see bench/data/frames.py)."""
+
+    choice: PartSpec  # bench/data/view_selection/: lara, exclude_inputs, rig
+    inputs: int = 4
+    targets: int = 4
+    frame: Literal["lara", "freesplatter"] = "lara"
+    background: Literal["white", "random_gray"] = field(  # of training targets; random_gray is LaRa's 0, 0.5 or 1
+        default="white", metadata={"former_values": {"random_grey": "random_gray"}}
+    )
+    overfit: int = 0  # > 0: train and evaluate on this many scenes with fixed views (the test of a new part)
+
+    sizes: ClassVar[Sizes] = {"tiny": {"choice": "rig"}}
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    steps: int = 200_000  # 0: nothing is trained, what `init` gives is evaluated
+    batch: int = 32  # scenes a step, over all ranks and micro-batches
+    micro_batch: int | None = field(default=None, metadata=NOT_IDENTITY)  # scenes a forward pass; None: all of a rank's
+    learning_rate: float = 5.0e-5
+    final_learning_rate: float = 5.0e-6
+    warmup_steps: int = 2000
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    gradient_clip: float = 0.5
+    geometry_first: float = 0.0  # share of the steps, from the first, with L_3D alone
+    matmul_precision: Literal["highest", "high", "medium"] = "medium"  # of fp32 parts on CUDA (TF32)
+    compile: bool = False
+    checkpoint_every: int = field(default=2000, metadata=NOT_IDENTITY)  # steps
+    keep: Literal["last", "best"] = field(default="last", metadata={"legacy": "last"})  # best: in validation PSNR
+    validations: int = field(default=10, metadata={"legacy": 10})  # for `keep: best`, evenly spaced over the steps
+
+    sizes: ClassVar[Sizes] = {
+        "tiny": {
+            "steps": 600, "batch": 8, "learning_rate": 3.0e-3, "final_learning_rate": 2.0e-5, "warmup_steps": 20,
+            "gradient_clip": 1.0, "geometry_first": 0.2, "matmul_precision": "highest", "checkpoint_every": 100,
+        },
+        "small": {"steps": 5000, "learning_rate": 2.0e-4, "final_learning_rate": 5.0e-6, "warmup_steps": 200,
+                  "checkpoint_every": 500},
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of the user's: a published checkpoint, or the folder of a run (or its weights.safetensors).
+
+    Its content is verified against `sha256` when a run starts.
+    """
+
+    weights: str = field(metadata=NOT_IDENTITY)
+    sha256: str | None = None  # None: not declared yet; the run refuses to start and says the value
+
+
+def is_run_path(weights: str) -> bool:
+    """Whether a path reads like a run's folder or its weights.safetensors, and not like a published checkpoint."""
+    path = PurePath(weights)
+    return not path.suffix or path.name == WEIGHTS_FILE
+
+
+@dataclass(frozen=True)
+class FromRun:
+    """The same part (or the whole model) of another run of the sweep, by the name it has there; `id` is filled in when
+    the graph is made."""
+
+    run: str = field(metadata=NOT_IDENTITY)
+    id: str = ""
+
+
+InitPart = Literal["scratch"] | WeightsFile | FromRun
+
+
+@dataclass(frozen=True)
+class InitSpec:
+    """Part by part, or the whole `model` from one source; with `train.steps: 0` that is what is evaluated."""
+
+    encoder: InitPart = "scratch"
+    aggregator: InitPart = "scratch"
+    head: InitPart = "scratch"
+    model: InitPart = field(default="scratch", metadata={"legacy": "scratch"})
+
+
+@dataclass(frozen=True)
+class EvaluationSpec:
+    protocols: tuple[str, ...] = ("per_image_white",)
+    scenes: int | None = None  # the first of the evaluation split; None: all
+
+    sizes: ClassVar[Sizes] = {"tiny": {"scenes": 32}, "small": {"scenes": 100}}
+
+
+@dataclass(frozen=True)
+class ProfileSpec:
+    """What is looked at beside the numbers of every profile; no part of what a run is."""
+
+    trace: bool = False  # a torch.profiler trace and time by part (bench/profiling/trace.py)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run, resolved. Its canonical JSON's hash is the run's id (bench/config/run_id.py)."""
+
+    model: EADSpec
+    data: PartSpec  # bench/data/sources/: procedural, gobjaverse
+    views: ViewsSpec
+    losses: Mapping[str, PartSpec]  # bench/losses/: mse (L_m), lpips (L_l), points (L_3D), each with its `weight`
+    train: TrainSpec = TrainSpec()
+    init: InitSpec = InitSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    seed: int = 0
+    profile: ProfileSpec = field(default=ProfileSpec(), metadata=NOT_IDENTITY)

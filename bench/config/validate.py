@@ -1,0 +1,166 @@
+"""What no single field can know: rules across fields and parts, each a Problem whose field is dotted from the root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import lru_cache
+
+from bench import protocols
+from bench.config.read import did_you_mean
+from bench.config.schema import (
+    InitSpec,
+    RunSpec,
+    WeightsFile,
+    is_run_path,
+)
+from models.ead import EADSpec
+from models.parts import PartSpec, Problem
+from models.published import LAYOUTS
+
+AT_LEAST = {  # whole numbers that count something
+    "train.steps": 0, "train.batch": 1, "train.micro_batch": 1, "train.checkpoint_every": 1, "train.warmup_steps": 0,
+    "train.validations": 1,
+    "views.inputs": 1, "views.targets": 1, "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
+}  # fmt: skip
+INIT_PARTS = tuple(field.name for field in fields(InitSpec) if field.name != "model")
+POSITIVE = ("train.learning_rate", "train.gradient_clip")
+NOT_NEGATIVE = ("train.final_learning_rate", "train.weight_decay")
+AGREES_WITH = {  # where to look for the cause when the field itself was not given
+    "train.warmup_steps": ("train.steps",),
+    "train.micro_batch": ("train.batch",),
+    "model.encoder.patch": ("model.image_size",),
+    "model.aggregator.heads": ("model.encoder.width", "model.encoder"),
+    "model.aggregator.table_size": ("model.encoder.patch",),
+    "model.aggregator.views": ("views.inputs",),
+    "model.head.taps": ("model.aggregator.blocks",),
+}
+
+
+def problems(spec: RunSpec) -> Iterator[Problem]:
+    """Everything wrong with a resolved spec."""
+    yield from _numbers(spec)
+    yield from _train(spec)
+    yield from _losses(spec)
+    yield from _data(spec)
+    yield from _views(spec)
+    yield from _protocols(spec)
+    yield from _init(spec)
+    yield from _model(spec.model, spec.views.inputs)
+
+
+@lru_cache(maxsize=4096)
+def _model(model: EADSpec, inputs: int) -> tuple[Problem, ...]:
+    return tuple(Problem(f"model.{p.field}", p.message) for p in model.problems(inputs))
+
+
+def value_at(spec: object, key: str) -> object:
+    """The value of a dotted field."""
+    for word in key.split("."):
+        spec = getattr(spec, word)
+    return spec
+
+
+def _numbers(spec: RunSpec) -> Iterator[Problem]:
+    for key, least in AT_LEAST.items():
+        value = value_at(spec, key)
+        if isinstance(value, int) and value < least:
+            yield Problem(key, f"{value} is too small: at least {least}")
+    for key in POSITIVE:
+        if not value_at(spec, key) > 0:  # type: ignore[operator]
+            yield Problem(key, "must be greater than 0")
+    for key in NOT_NEGATIVE:
+        if value_at(spec, key) < 0:  # type: ignore[operator]
+            yield Problem(key, "must not be negative")
+
+
+def _train(spec: RunSpec) -> Iterator[Problem]:
+    train = spec.train
+    if train.warmup_steps >= train.steps > 0:
+        yield Problem(
+            "train.warmup_steps",
+            f"{train.warmup_steps} is not below the {train.steps} steps of training: set train.warmup_steps as well",
+        )
+    if not all(0 <= beta < 1 for beta in train.betas):
+        yield Problem("train.betas", "each lies in [0, 1)")
+    if train.micro_batch and train.micro_batch > 0 and train.batch % train.micro_batch:
+        yield Problem("train.micro_batch", f"{train.micro_batch} does not divide the batch of {train.batch}")
+    if not 0 <= train.geometry_first < 1:
+        yield Problem("train.geometry_first", "is a share of the steps, from 0 to below 1")
+    elif train.geometry_first > 0 and not getattr(spec.losses.get("points"), "weight", 0) > 0:
+        yield Problem(
+            "train.geometry_first",
+            "the first steps train on L_3D alone: give losses.points a weight above 0, or set this to 0",
+        )
+
+
+def _losses(spec: RunSpec) -> Iterator[Problem]:
+    weights = {name: getattr(loss, "weight", 0.0) for name, loss in spec.losses.items()}
+    for name, weight in weights.items():
+        if weight < 0:
+            yield Problem(f"losses.{name}.weight", "must not be negative")
+    if not any(weight > 0 for weight in weights.values()):
+        yield Problem("losses", "no term has a weight above 0: nothing would be learned")
+
+
+def _data(spec: RunSpec) -> Iterator[Problem]:
+    """Of data that count something; see the specs of bench/data/sources/."""
+    for name, least in getattr(spec.data, "at_least", {}).items():
+        if (value := getattr(spec.data, name)) < least:
+            yield Problem(f"data.{name}", f"{value} is too small: at least {least}")
+
+
+def _views(spec: RunSpec) -> Iterator[Problem]:
+    """More than a scene has, where the data set fixes how many; of others that is known once they are read."""
+    wanted = spec.views.inputs + spec.views.targets
+    there = spec.data.distinct_views() if hasattr(spec.data, "distinct_views") else None
+    if there is not None and wanted > there:
+        where = "targets" if spec.views.targets >= spec.views.inputs else "inputs"
+        yield Problem(f"views.{where}", f"inputs and targets are {wanted} views, of {there} that a scene has")
+
+
+def _protocols(spec: RunSpec) -> Iterator[Problem]:
+    known = protocols.names()
+    if not spec.evaluation.protocols:
+        yield Problem("evaluation.protocols", f"name at least one: {', '.join(known)}")
+    for name in spec.evaluation.protocols:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            yield Problem("evaluation.protocols", f"no protocol {name!r}{hint}; it may be {', '.join(known)}")
+
+
+def _init(spec: RunSpec) -> Iterator[Problem]:
+    """The whole model or its parts; with nothing to train all of it; which checkpoints are known, and what they fix."""
+    given = [part for part in INIT_PARTS if getattr(spec.init, part) != "scratch"]
+    if spec.init.model != "scratch":
+        for part in given:
+            yield Problem(f"init.{part}", f"init.model gives the {part} as well: leave one out, init.{part}: scratch")
+    elif spec.train.steps == 0 and (random := [part for part in INIT_PARTS if part not in given]):
+        yield Problem(
+            "train.steps",
+            f"nothing is trained and nothing gives the {' and the '.join(random)}: give init.model "
+            "({weights: FILE, sha256: …} or {run: NAME}), or a number of steps",
+        )
+    if spec.train.steps == 0 and spec.views.overfit:
+        yield Problem("views.overfit", "nothing is trained (train.steps is 0), so nothing can be memorized")
+    for part in given:
+        yield from _checkpoint(part, getattr(spec.model, part), getattr(spec.init, part))
+
+
+def _checkpoint(part: str, chosen: PartSpec, init: object) -> Iterator[Problem]:
+    """Of a published one; a run's own may be of any part, and is compared with the spec when the run starts."""
+    if isinstance(init, WeightsFile) and not is_run_path(init.weights):
+        if (part, chosen.name) not in LAYOUTS:
+            known = " and ".join(f"{part} {name}" for part, name in LAYOUTS)
+            yield Problem(
+                f"init.{part}",
+                f"no checkpoint of {part} {chosen.name} is known, only of {known}: use scratch, or a run's folder",
+            )
+        fixed: dict[str, object] = getattr(chosen, "weights_fix", {})
+        for name, published in fixed.items():
+            if (value := getattr(chosen, name)) != published:
+                yield Problem(
+                    f"model.{part}.{name}",
+                    f"{value}, but init.{part} loads weights, which fix it at {published}: "
+                    f"use {published}, or init.{part}: scratch",
+                )

@@ -1,0 +1,1 @@
+"""A user's mesh files → scenes in G-Objaverse's format."""

@@ -1,0 +1,1 @@
+"""A trained model under a protocol: metrics, baselines, the overfit check."""

@@ -1,0 +1,1 @@
+"""A sweep on this machine: session, launcher, worker, dry run, progress."""

@@ -1,0 +1,66 @@
+"""The options that commands which train runs share, parsed and checked once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.common.errors import UserError
+from bench.runs.states import RETRYABLE
+
+SCALES = ("tiny", "small", "paper")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a command line asks for. An option that a command does not have keeps its default."""
+
+    spec: Path
+    overrides: tuple[str, ...] = ()  # "key=value"
+    scale: str = "tiny"
+    results: Path = Path("results")
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    jobs: int = 1  # runs at once
+    threads: int | None = None  # of a run; None: all cores / jobs
+    retry: tuple[str, ...] = ()  # states in which a run is started again
+    dry_run: bool = False
+    json: bool = False
+    report: bool = True  # write the notebook and the HTML page at the end
+    only: str | None = None  # pattern of labels and ids
+    force: bool = False
+    overfit: int | None = None  # scenes
+    slurm: Path | None = None  # the cluster's file
+    test_only: bool = False
+
+
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """Every option that bench.run and bench.search have in common, but SPEC and the overrides."""
+    add = parser.add_argument
+    add("--scale", default="tiny", choices=SCALES, help="default: tiny, for a laptop")
+    add("--retry", metavar="STATES", default="", help=f"try bad ends again: {', '.join(RETRYABLE)}; or all")
+    add("--device", default="auto", help="cpu, cuda or cuda:N; default: cuda if there is one")
+    add("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
+    add("--threads", type=int, metavar="N", help="CPU threads of a run (default: all cores / jobs)")
+    add("--no-report", dest="report", action="store_false", help="make no notebook and no HTML page at the end")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+
+
+def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> RunOptions:
+    """The command line as RunOptions. Raises UserError for values that no command accepts."""
+    values = vars(parser.parse_intermixed_args(argv))
+    overrides, retry = tuple(values.pop("overrides")), _retry_states(values.pop("retry"))
+    if wrong := [word for word in overrides if "=" not in word]:
+        raise UserError(f"{wrong[0]!r} is neither an option nor key=value")
+    for name in ("jobs", "threads", "overfit"):
+        if (number := values.get(name)) is not None and number < 1:
+            raise UserError(f"--{name} {number}: it is at least 1")
+    return RunOptions(overrides=overrides, retry=retry, **values)
+
+
+def _retry_states(text: str) -> tuple[str, ...]:
+    words = tuple(word for word in text.split(",") if word)
+    if wrong := [word for word in words if word not in (*RETRYABLE, "all")]:
+        raise UserError(f"--retry {wrong[0]}: it may be {', '.join(RETRYABLE)}, several with commas, or all")
+    return RETRYABLE if "all" in words else words

@@ -1,0 +1,267 @@
+"""One run's missing stages, in a process of their own, under the run's lease."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from bench import protocols
+from bench.common import disk, environment
+from bench.common.errors import UserError
+from bench.common.exit_codes import LOCKED, STOPPED
+from bench.common.files import remove_leftovers
+from bench.common.json_files import write_json
+from bench.execution.endings import ExecutionContext, status_of_exception
+from bench.runs import attempts
+from bench.runs.folder import RunFolder, Status
+from bench.runs.lease import Lease, LeasedWriter, LeaseHeld, LeaseLost
+from bench.runs.states import State
+from bench.runs.writer import NullWriter
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.config.schema import RunSpec
+    from bench.data.scene import DataSource
+    from bench.runtime.distributed import DistributedContext
+
+
+STAGES = ("train", "evaluate", "profile", "trace", "overfit")
+
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)  # the last: a cluster's warning
+
+
+log = logging.getLogger(__name__)
+
+
+def missing_stages(folder: RunFolder, spec: Mapping[str, Any] | None = None) -> list[str]:
+    """What a run still lacks of its spec, in order; `spec` may ask for more than the folder's own does (a trace). One
+    profile and one trace are enough, on whatever device; both are of training steps."""
+    spec = spec or folder.spec()
+    evaluated = folder.evaluations()
+    lacks = {
+        "train": folder.training() is None,
+        "evaluate": any(protocols.get(name).key not in evaluated for name in spec["evaluation"]["protocols"]),
+        "profile": spec["train"]["steps"] > 0 and not folder.profiles(),
+        "trace": spec["train"]["steps"] > 0 and traced(spec) and not folder.traces(),
+        "overfit": bool(spec["views"]["overfit"]) and folder.overfit() is None,
+    }
+    return [stage for stage in STAGES if lacks[stage]]
+
+
+def traced(spec: Mapping[str, Any]) -> bool:
+    """Whether a resolved spec asks for a trace."""
+    return bool(spec.get("profile", {}).get("trace"))
+
+
+def main(argv: list[str] | None = None, surroundings: ExecutionContext | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.work", description="Do what one run still lacks.")
+    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="with spec.json, as `bench.run` makes it")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    parser.add_argument("--threads", type=int, default=environment.cores(), help="of the CPU")
+    parser.add_argument("--controller", type=int, metavar="PID", help="stop once this parent is gone")
+    parser.add_argument("--claims", type=int, metavar="N", help="leave the run to others if it had more than N so far")
+    args = parser.parse_args(argv)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(args.threads)  # read once, when torch and numpy are imported
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.captureWarnings(True)
+    folder = RunFolder(args.folder.resolve())
+    if not (folder.path / "spec.json").is_file():
+        raise UserError(f"{folder.path} is no run folder: it has no spec.json")
+    rank, _ = environment.rank_and_world_size()
+    if rank:
+        return run_worker_rank(folder, args.device, args.threads)
+    try:
+        with Lease(folder.path) as lease:
+            if args.claims is not None and lease.number > args.claims + 1:
+                raise LeaseHeld("others in the meantime")
+            writer = LeasedWriter(folder.path, lease)
+            here = surroundings or ExecutionContext()
+            return Worker(folder, writer, args.device, args.threads, args.controller, here).run()
+    except LeaseHeld as held:
+        log.info("run %s was taken by %s", folder.id, held)
+        return LOCKED
+
+
+@dataclass
+class Worker:
+    """A run's stages in this process; signals stop it."""
+
+    folder: RunFolder
+    writer: LeasedWriter
+    device_name: str
+    threads: int
+    controller: int | None  # the process without which this one stops
+    surroundings: ExecutionContext = field(default_factory=ExecutionContext)
+    phase: str = ""
+    asked: str = ""  # why to stop, once somebody asked
+    ranks: DistributedContext = field(init=False)  # once they have found each other
+
+    def run(self) -> int:
+        """The stages that are missing, to a status and an exit code."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
+        try:
+            status = self._outcome()
+            self.folder.set_status(status, self.writer.check)
+            attempts.finish_attempt(self.writer, status)
+        except LeaseLost as stale:
+            log.error("%s; this process stops without writing", stale)
+            return 1
+        log.info("run %s: %s", self.folder.id, status.state)
+        if status.state is State.DONE:
+            return 0
+        return STOPPED if status.state.was_stopped else 1
+
+    def _outcome(self) -> Status:
+        try:
+            attempts.begin_attempt(self.writer, self.surroundings.classify_missing_exit)
+            remove_leftovers(self.folder.path)
+            missing = missing_stages(self.folder)
+            if missing or environment.rank_and_world_size()[1] > 1:
+                self._stages(missing)
+            return Status(State.DONE)
+        except LeaseLost:
+            raise
+        except BaseException as error:
+            status = self._end(error)
+            log.error("%s: %s\n%s", status.state, status.message, traceback.format_exc() if status.trace else "")
+            return status
+
+    def _stages(self, missing: Sequence[str]) -> None:
+        self._enter("prepare")
+        log.info("run %s: %s to do, process %d", self.folder.id, ", ".join(missing), os.getpid())
+        from bench import config as specs
+        from bench.data.sampler import open_source
+        from bench.runtime import rendezvous
+
+        spec = specs.from_dict(self.folder.spec())
+        device = setup_device(self.device_name, self.threads)
+        self.ranks = rendezvous.join(self.folder.path, device)
+        self.ranks.broadcast(missing)
+        source = open_source(spec)
+        stages = {"train": self._train, "evaluate": self._evaluate, "profile": self._profile, "trace": self._trace,
+                  "overfit": self._overfit}  # fmt: skip
+        for stage in missing:
+            if self.asked:
+                raise KeyboardInterrupt
+            self._enter(stage)
+            stages[stage](spec, device, source)
+            self.ranks.gather({})
+        rendezvous.shutdown()
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+        self.folder.set_status(Status(State.RUNNING, phase), self.writer.check)
+
+    def _train(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
+        from bench.training.train import train
+
+        train(spec, self.writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
+
+    def _evaluate(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
+        from bench.evaluation.evaluate import evaluate
+
+        for name in spec.evaluation.protocols:
+            if protocols.get(name).key not in self.folder.evaluations():
+                evaluate(spec, self.writer, device=device, source=source, protocol=name)
+
+    def _profile(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
+        from bench.profiling.step_profile import profile
+
+        profile(spec, self.writer, device=device, source=source, ranks=self.ranks)
+
+    def _trace(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
+        from bench.profiling.trace import trace
+
+        trace(spec, self.writer, device=device, source=source, ranks=self.ranks)
+
+    def _overfit(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
+        from bench.evaluation.overfit import check_overfit
+        from bench.runtime import provenance
+
+        verdict = check_overfit(spec, self.folder.path, device=device, source=source)
+        content = {"passed": verdict.passed, "text": str(verdict), "provenance": provenance.of_stage(spec, device)}
+        self.writer.commit("overfit.json", lambda path: write_json(path, content))
+
+    def _stop(self) -> bool:
+        """Asked at every step. A worker whose controller is gone stops too: nothing runs unseen."""
+        if not self.asked and self.controller not in (None, os.getppid()):
+            self.asked = "its controller is gone"
+        return bool(self.asked)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Training writes a checkpoint first, unless asked twice; what else there is can be done again."""
+        again, self.asked = self.asked, ", ".join(filter(None, (self.asked, signal.Signals(number).name)))
+        if (not again and self.phase != "train") or (again and not self.surroundings.patient):
+            raise KeyboardInterrupt
+
+    def _end(self, error: BaseException) -> Status:
+        """What an exception says about the run; of several ranks another may have been asked to stop."""
+        from bench.training.train import Stopped
+
+        if (isinstance(error, Stopped | KeyboardInterrupt) or self.asked) and not disk.is_disk_full(error):
+            for number in STOP_SIGNALS:  # the end is being written
+                signal.signal(number, signal.SIG_IGN)
+            state, reason = self.surroundings.classify_stop(self.asked)
+            return Status(state, self.phase, f"{reason}: {error}" if str(error) else reason)
+        return status_of_exception(error, self.phase)
+
+
+def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
+    """The share of a rank that is not the first: it computes, and leaves lease, records and statuses to that one.
+
+    When the first fails or stops, the step ends: `srun --kill-on-bad-exit=1` and torchrun see to it.
+    """
+    from bench import config as specs
+    from bench.data.sampler import open_source
+    from bench.profiling.step_profile import profile
+    from bench.runtime import rendezvous
+    from bench.training.train import Stopped, train
+
+    asked: list[int] = []
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, _: asked.append(number))
+    device = setup_device(device_name, threads)
+    ranks = rendezvous.join(folder.path, device)
+    missing = ranks.broadcast()
+    spec, writer = specs.from_dict(folder.spec()), NullWriter(folder.path)
+    source = open_source(spec)
+    with contextlib.suppress(Stopped):  # ending badly here would have the first killed while it still writes
+        for stage in missing:
+            if stage == "train":
+                train(spec, writer, device=device, source=source, ranks=ranks, stop=lambda: bool(asked))
+            elif stage == "profile":
+                profile(spec, writer, device=device, source=source, ranks=ranks)
+            ranks.gather({})
+    rendezvous.shutdown()
+    return 0
+
+
+def setup_device(device_name: str, threads: int) -> torch.device:
+    """The device; of several visible GPUs each process of a node takes its own. Sets the CPU threads.
+
+    All other global state of torch is set by each stage (`bench.runtime.numerics`). Raises UserError.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    device = torch.device(device_name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {device_name}: torch {torch.__version__} finds no CUDA device")
+        if device.index is None:
+            device = torch.device("cuda", environment.local_rank() % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,1 @@
+"""What a step costs: time and memory, by part, traces, benchmarks."""

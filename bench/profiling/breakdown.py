@@ -1,0 +1,107 @@
+"""Where a training step's time goes, by part: clocks between the parts of a step that is cut there, and no profiler."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bench.data.batch import Batch
+from bench.data.sampler import Sampler
+from bench.losses import Prediction
+from bench.profiling.step_profile import synchronize
+from bench.rendering import render
+from bench.training.optimizer import geometry_steps
+from bench.training.train import Trainer
+from models.tensors import Gaussians
+
+if TYPE_CHECKING:
+    from bench.data.scene import DataSource
+
+WARM_UP = 3  # steps
+PARTS = ("data", "encoder", "aggregator", "head", "rasterize", "losses", "losses backward", "rasterize backward",
+         "model backward", "exchange", "optimizer")  # fmt: skip
+DEFINITION = (
+    "median wall time of each part of a training step with all losses, the device synchronized at every border; "
+    "data is one batch made alone, which training makes beside the step before, exchange the sum of gradients over "
+    "ranks; no profiler runs"
+)
+
+
+def time_by_part(trainer: Trainer, source: DataSource, steps: int) -> dict[str, float]:
+    """PARTS → milliseconds: medians of `steps` steps after a few to warm up."""
+    spec, device = trainer.spec, next(trainer.model.parameters()).device
+    sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
+    times: list[dict[str, float]] = []
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        synchronize(device)
+        started = time.perf_counter()
+        yield
+        synchronize(device)
+        times[-1][name] += (time.perf_counter() - started) * 1000
+
+    first = geometry_steps(spec.train)
+    for step in range(first, first + WARM_UP + steps):
+        times.append(defaultdict(float))
+        with timed("data"):
+            batch = sampler.training(step, trainer.ranks.samples(spec.train.batch)).to(device)
+        instrumented_step(trainer, batch, timed)
+    return {name: statistics.median(step[name] for step in times[WARM_UP:]) for name in PARTS}
+
+
+def instrumented_step(trainer: Trainer, batch: Batch, timed: Callable[[str], AbstractContextManager[None]]) -> None:
+    """`Trainer.step` with all losses, cut into parts, at the optimizer's present learning rate."""
+    trainer.optimizer.zero_grad(set_to_none=True)
+    size = trainer.spec.train.micro_batch or len(batch.scenes)
+    for start in range(0, len(batch.scenes), size):
+        _parted_backward(trainer, batch.scenes_at(start, start + size), timed)
+    with timed("exchange"):
+        trainer.ranks.reduce_gradients(trainer.model)
+    with timed("optimizer"):
+        norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.spec.train.gradient_clip)
+        trainer.optimizer.update(norm)
+
+
+def _parted_backward(trainer: Trainer, batch: Batch, timed: Callable[[str], AbstractContextManager[None]]) -> None:
+    """Eq. 6 of a micro-batch: tensors are detached at the cuts, gradients handed over by hand."""
+    model, scenes = trainer.model, trainer.spec.train.batch
+    with timed("encoder"):
+        tokens = model.encode(batch.inputs)
+    with timed("aggregator"):
+        taps = model.aggregate(tokens)
+    with timed("head"):
+        made = fields(model.decode(taps, batch.inputs))
+    leaves = [value.detach().requires_grad_() for value in made]
+    with timed("rasterize"):
+        rendering = render(Gaussians(*leaves), batch.target_cameras, batch.background)
+    image = rendering.rgb.detach().requires_grad_()
+    prediction = Prediction(Gaussians(*leaves), replace(rendering, rgb=image))
+    with timed("losses"):
+        values = [
+            trainer.losses[name].weight * term(prediction, batch).sum() / scenes for name, term in trainer.terms.items()
+        ]
+    with timed("losses backward"):
+        torch.autograd.backward(torch.stack(values).sum())
+    if image.grad is not None:
+        with timed("rasterize backward"):
+            torch.autograd.backward(rendering.rgb, image.grad)
+    with timed("model backward"):
+        torch.autograd.backward(made, [_gradient(leaf) for leaf in leaves])
+
+
+def fields(gaussians: Gaussians) -> list[Tensor]:
+    return [gaussians.means, gaussians.rotations, gaussians.scales, gaussians.opacities, gaussians.harmonics]
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    """Zero where no loss term reaches."""
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

@@ -1,0 +1,165 @@
+"""The profile stage: step time and memory of a run, measured apart from its training, with their definitions."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+
+from bench.common.environment import device_name
+from bench.common.errors import UserError
+from bench.common.json_files import write_json
+from bench.data.batch import Batch
+from bench.data.sampler import Sampler
+from bench.runs.writer import Writer
+from bench.runtime import provenance
+from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
+from bench.training.optimizer import geometry_steps
+from bench.training.train import Trainer
+from models.weights import WEIGHTS_FILE, load_strict
+
+if TYPE_CHECKING:
+    from bench.config.schema import RunSpec
+    from bench.data.scene import DataSource
+
+WARM_UP, WINDOW = 3, 10  # steps
+GIB = 2**30
+DEFINITIONS = {
+    "step_time_ms": f"median wall time of {WINDOW} whole training steps with all losses after {WARM_UP} warm-up steps, "
+    "on one batch that is already on the device; the device is synchronized around each",
+    "host_peak_memory_gib": "peak resident memory of the process during the window (VmHWM, reset before it)",
+    "allocated_peak_memory_gib": "torch.cuda.max_memory_allocated during the window",
+    "reserved_peak_memory_gib": "torch.cuda.max_memory_reserved during the window",
+    "ranks": "the same of each rank; the numbers above are the largest of them",
+    "device_memory_gib": "memory in use on the whole device after the window, by any process (cudaMemGetInfo)",
+}
+
+
+def profile(
+    spec: RunSpec,
+    writer: Writer,
+    *,
+    device: torch.device,
+    source: DataSource,
+    ranks: DistributedContext = SINGLE_PROCESS,
+) -> None:
+    """Commits profiles/<device>-<world>.json. No hook, trace or evaluation runs inside the window. Raises UserError."""
+    result = measure(spec, device=device, source=source, ranks=ranks, folder=writer.folder)
+    if ranks.is_first:
+        writer.commit(f"profiles/{device.type}-{ranks.world_size}.json", lambda path: write_json(path, result))
+
+
+def measure(
+    spec: RunSpec,
+    *,
+    device: torch.device,
+    source: DataSource,
+    ranks: DistributedContext = SINGLE_PROCESS,
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """The numbers, ready for JSON, with the trained weights of a run's `folder` where there are some.
+
+    Raises UserError while shapes are being checked or a profiler runs, which slow everything.
+    """
+    require_clean_timing()
+    trainer = Trainer(spec, device, ranks, folder.parent if folder else None)
+    started = provenance.of_stage(spec, device)
+    trained = load_trained(trainer, folder)
+    sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
+    first = geometry_steps(spec.train)  # the first step with all losses
+    batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
+    times = sorted(_window(trainer, first, batch, device))
+    mine = {
+        "step_time_ms": statistics.median(times),
+        "step_time_ms_p10": times[len(times) // 10],
+        "step_time_ms_p90": times[-1 - len(times) // 10],
+        "host_peak_memory_gib": _host_peak(),
+        **_device_peaks(device),
+    }
+    everyone = ranks.gather(mine)
+    return {
+        **{name: max((each[name] for each in everyone if each[name] is not None), default=None) for name in mine},
+        "ranks": everyone,
+        "batch": spec.train.batch,
+        "micro_batch": spec.train.micro_batch,
+        "warm_up_steps": WARM_UP,
+        "window_steps": WINDOW,
+        "weights": "trained" if trained else "initial",
+        "threads": torch.get_num_threads(),
+        "world": ranks.world_size,
+        "device": device_name(device),
+        "provenance": started,
+        "definitions": DEFINITIONS,
+    }
+
+
+def _window(trainer: Trainer, first: int, batch: Batch, device: torch.device) -> list[float]:
+    """Milliseconds of each step of the window; peaks of memory count from its beginning."""
+    for step in range(first, first + WARM_UP):
+        trainer.step(step, batch)
+    synchronize(device)
+    _reset_peaks(device)
+    times = []
+    for step in range(first + WARM_UP, first + WARM_UP + WINDOW):
+        started = time.perf_counter()
+        trainer.step(step, batch)
+        synchronize(device)
+        times.append((time.perf_counter() - started) * 1000)
+    return times
+
+
+def require_clean_timing() -> None:
+    """Raises UserError under jaxtyping's import hook and inside a profiler."""
+    if any(type(finder).__module__.startswith("jaxtyping") for finder in sys.meta_path):
+        raise UserError("shape checking is on (jaxtyping's import hook): nothing measured now would be true")
+    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+        raise UserError("a profiler is on: nothing measured now would be true")
+
+
+def load_trained(trainer: Trainer, folder: Path | None) -> bool:
+    """Where Gaussians lie decides what rendering costs: at initialization they are piled in the center."""
+    if folder is None or not (path := folder / WEIGHTS_FILE).is_file():
+        return False
+    load_strict(trainer.model, load_file(path), source=str(path))
+    return True
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU; nothing to wait for on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset_peaks(device: torch.device) -> None:
+    """Start both peaks anew; where VmHWM cannot be reset it covers the process's whole life."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _host_peak() -> float | None:
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    peaks = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    return int(peaks[0]) * 1024 / GIB
+
+
+def _device_peaks(device: torch.device) -> dict[str, float | None]:
+    """Null on a CPU: an empty cell."""
+    if device.type != "cuda":
+        names = ("allocated_peak_memory_gib", "reserved_peak_memory_gib", "device_memory_gib")
+        return dict.fromkeys(names)
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "allocated_peak_memory_gib": torch.cuda.max_memory_allocated(device) / GIB,
+        "reserved_peak_memory_gib": torch.cuda.max_memory_reserved(device) / GIB,
+        "device_memory_gib": (total - free) / GIB,
+    }

@@ -1,0 +1,105 @@
+"""The trace stage, for runs whose spec says `profile.trace: true`: where a step's time goes, told twice.
+
+traces/<device>-<world>.json                  time by part from clocks (bench/profiling/breakdown.py); the figure shows it
+traces/<device>-<world>/NAME.pt.trace.json.gz  a torch.profiler trace, for TensorBoard's profiler plugin or Perfetto
+
+Both are made after the profile stage and apart from it: a profiler slows small steps several times.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.profiler import ProfilerActivity, schedule
+from torch.profiler import profile as profiler
+
+from bench.common.environment import device_name
+from bench.common.json_files import write_json
+from bench.data.batch import Batch
+from bench.data.sampler import Sampler
+from bench.profiling.breakdown import DEFINITION, time_by_part
+from bench.profiling.step_profile import load_trained, require_clean_timing, synchronize
+from bench.runs.writer import Writer
+from bench.runtime import provenance
+from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
+from bench.training.optimizer import geometry_steps
+from bench.training.train import Trainer
+
+if TYPE_CHECKING:
+    from bench.config.schema import RunSpec
+    from bench.data.scene import DataSource
+
+TIMED, WARM_UP, TRACED = 10, 2, 3  # steps
+RANGES = ("encoder", "aggregator", "head", "rasterize", "losses", "backward", "optimizer")  # named in every trace
+
+
+def trace(
+    spec: RunSpec,
+    writer: Writer,
+    *,
+    device: torch.device,
+    source: DataSource,
+    ranks: DistributedContext = SINGLE_PROCESS,
+) -> None:
+    """Commits the trace, then the JSON which says that both are there. Raises UserError like `bench.profiling.step_profile`."""
+    require_clean_timing()
+    trainer = Trainer(spec, device, ranks, writer.folder.parent)
+    started = provenance.of_stage(spec, device)
+    trained = load_trained(trainer, writer.folder)
+    parts = time_by_part(trainer, source, TIMED)
+    sampler, first = Sampler(source, spec.views, spec.seed, spec.model.poses), geometry_steps(spec.train)
+    batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
+    name = f"{device.type}-{ranks.world_size}"
+    content = {
+        "parts_ms": parts,
+        "step_ms": sum(parts.values()) - parts["data"],
+        "steps": TIMED,
+        "definition": DEFINITION,
+        "traced_steps": TRACED,
+        "ranges": RANGES,
+        "batch": spec.train.batch,
+        "micro_batch": spec.train.micro_batch,
+        "weights": "trained" if trained else "initial",
+        "threads": torch.get_num_threads(),
+        "device": device_name(device),
+        "provenance": started,
+    }
+    record = _record(trainer, batch, first, device)
+    if ranks.is_first:
+        writer.commit(f"traces/{name}", lambda folder: _export(record, folder, name))
+        writer.commit(f"traces/{name}.json", lambda path: write_json(path, content))
+
+
+def _record(trainer: Trainer, batch: Batch, first: int, device: torch.device) -> profiler:
+    """Whole training steps with all losses under the profiler, after some that only warm it up."""
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    plan = schedule(wait=0, warmup=WARM_UP, active=TRACED, repeat=1)
+    record = profiler(activities=activities, schedule=plan, record_shapes=True)
+    with record:
+        for step in range(first, first + WARM_UP + TRACED):
+            trainer.step(step, batch)
+            synchronize(device)
+            record.step()
+    return record
+
+
+def _export(record: profiler, folder: Path, worker: str) -> None:
+    """Under the name that the plugin looks for, a folder with one such file being a run of TensorBoard's.
+
+    The plugin's operator view leaves out what `record_function` marks (category user_annotation, torch-tb-profiler
+    0.4.3, node.py), so RANGES are filed as operators, cpu_op: then it sums their time and what lies below.
+    """
+    folder.mkdir()
+    plain = folder / "trace.json"
+    record.export_chrome_trace(str(plain))
+    content = json.loads(plain.read_text(encoding="utf-8"))
+    for event in content["traceEvents"]:
+        if event.get("cat") == "user_annotation" and event["name"] in RANGES:
+            event["cat"] = "cpu_op"
+    with gzip.open(folder / f"{worker}.pt.trace.json.gz", "wt", encoding="utf-8") as file:
+        json.dump(content, file)
+    plain.unlink()

@@ -1,0 +1,1 @@
+"""One run's folder: its layout, writers, lease, attempts and states. No torch."""

@@ -1,0 +1,155 @@
+"""Which code, machine and settings produced a result: every stage's JSON carries its own record, under "provenance".
+
+Local changes are tracked files that differ from the commit and, of what a run is made of, files that git does not
+track: a part or spec that was never committed cannot be reproduced from the commit.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.common.environment import cores, device_name
+from bench.common.json_files import read_json
+from bench.common.paths import SNAPSHOT, SOURCE
+from bench.protocols import lpips_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.config.schema import RunSpec
+
+CODE_FOLDERS = ("bench", "models", "ablations")
+CODE_SUFFIXES = {".py", ".yaml", ".yml", ".cpp"}
+PACKAGES = ("numpy", "lpips", "gsplat")  # beside torch, those that compute results
+SpecFileState = Literal["committed", "changed", "untracked", "outside the repository"]
+
+
+def of_stage(spec: RunSpec, device: torch.device) -> dict[str, Any]:
+    """The record of a stage that begins now, ready for JSON; call it after `bench.runtime.numerics.configure`."""
+    from bench.runtime.numerics import precision_settings
+
+    precision = precision_settings() | {"autocast": asdict(spec.model.precision)}
+    return of_process(device) | {"precision": precision}
+
+
+def of_sweep(spec_file: Path, device: torch.device, threads: int) -> dict[str, Any]:
+    """The record of the command that runs or submits a sweep; a spec file that the commit does not hold as it is counts
+    as a local change."""
+    record, state = of_process(device, threads), spec_file_state(spec_file)
+    name = _relative(spec_file)
+    if state not in ("committed", None) and name not in record["local_changes"]:
+        record["local_changes"].append(name)
+    return record | {"spec_file": state}
+
+
+def of_process(device: torch.device, threads: int | None = None) -> dict[str, Any]:
+    """Time, commit, versions and hardware, ready for JSON; `threads` of the CPU if not those of this process."""
+    import torch
+
+    commit, local_changes = source_version()
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "local_changes": local_changes,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "device": str(device),
+        "device_name": device_name(device),
+        "processor": device_name(torch.device("cpu")),
+        "cores": cores(),
+        "threads": threads or torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "lpips_sha256": {net: lpips_weights.SHA256[net] if lpips_weights.backbone_available(net) else None
+                         for net in lpips_weights.NETS},
+    }  # fmt: skip
+
+
+def source_version(source: Path = SOURCE) -> tuple[str | None, list[str]]:
+    """(git commit, files that differ from it or that it lacks); (None, []) outside a repository."""
+    if (source / SNAPSHOT).is_file():
+        kept = read_json(source / SNAPSHOT)
+        return kept["commit"], list(kept["changed"])
+    head = _git(source, "rev-parse", "HEAD")
+    changed = _git(source, "diff", "--name-only", "-z", "--no-renames", "--relative", "HEAD")
+    others = _git(source, "ls-files", "-z", "--others", "--", *CODE_FOLDERS)  # also those that .gitignore names
+    if head is None or changed is None or others is None:
+        return None, []
+    new = [name for name in others.split("\0") if Path(name).suffix in CODE_SUFFIXES]
+    return head.strip(), sorted({*filter(None, changed.split("\0")), *new})
+
+
+def spec_file_state(path: Path, source: Path = SOURCE) -> SpecFileState | None:
+    """How a spec file stands to the source's commit; None where there is no repository to compare it with."""
+    commit, changed = source_version(source)
+    if commit is None:
+        return None
+    if not path.resolve().is_relative_to(source.resolve()):
+        return "outside the repository"
+    name = _relative(path, source)
+    if not (source / SNAPSHOT).is_file() and not _git(source, "ls-files", "--", name):
+        return "untracked"
+    return "changed" if name in changed else "committed"
+
+
+def commit_label(provenance: Mapping[str, Any]) -> str:
+    """The commit's first 12 digits, with "+" if there were local changes; empty if none was recorded."""
+    commit = provenance.get("commit") or ""
+    local = provenance.get("local_changes") or commit.endswith("+")  # as records written before stages had their own
+    return commit[:12] + "+" * bool(commit and local)
+
+
+def commit_labels(provenance: Mapping[str, Any]) -> list[str]:
+    """Of every session of a training that was resumed, else the record's own."""
+    labels = map(commit_label, provenance.get("sessions") or [provenance])
+    return [label for label in dict.fromkeys(labels) if label]
+
+
+def by_commit(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """Commit label → what was computed at it, from {run: {stage: provenance}}: "RUN", or "RUN: STAGE" of a run whose
+    stages have several."""
+    found: dict[str, list[str]] = {}
+    for run, stages in runs.items():
+        labels = {stage: commit_labels(provenance) for stage, provenance in stages.items()}
+        single = len({label for several in labels.values() for label in several}) == 1
+        for stage, several in labels.items():
+            for label in several:
+                what = run if single else f"{run}: {stage}"
+                found.setdefault(label, [])
+                if what not in found[label]:
+                    found[label].append(what)
+    return found
+
+
+def _relative(path: Path, source: Path = SOURCE) -> str:
+    """As git names it; of a path outside the source, as it was given."""
+    path, source = path.resolve(), source.resolve()
+    return path.relative_to(source).as_posix() if path.is_relative_to(source) else str(path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(source: Path, *words: str) -> str | None:
+    """Its output; None where there is no git or no repository."""
+    try:
+        return subprocess.run(["git", "-C", str(source), *words], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None

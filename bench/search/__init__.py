@@ -1,0 +1,1 @@
+"""Optuna over runs, on top of bench.execution."""

@@ -1,0 +1,1 @@
+"""The paper's recipe: loop, optimizer, checkpoints, initialization, diagnostics."""

@@ -1,0 +1,86 @@
+"""Checkpoints: safetensors and JSON, no pickle, free of ranks, committed as one directory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.common.errors import UserError
+from bench.common.json_files import read_json, write_json
+from bench.runs.folder import RunFolder
+from bench.runs.writer import Writer
+from models.ead import EAD
+from models.published import WeightsError
+from models.weights import load_strict
+
+FOLDER = "checkpoints"
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+log = logging.getLogger(__name__)
+
+
+def save(writer: Writer, step: int, model: EAD, optimizer: torch.optim.Optimizer, warnings: Mapping[str, str]) -> None:
+    """After `step` steps. Older checkpoints go once this one stands.
+
+    There is no random state to keep: batches depend on (seed, step, sample) alone, and nothing else draws.
+    """
+    state = {"step": step, "threads": torch.get_num_threads(), "warnings": dict(warnings)}
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / MODEL)
+        save_file(_optimizer_tensors(model, optimizer), folder / OPTIMIZER)
+        write_json(folder / STATE, state)
+
+    writer.commit(f"{FOLDER}/step_{step:08d}", write)
+    for old in RunFolder(writer.folder).checkpoints()[:-1]:
+        writer.remove(f"{FOLDER}/{old.name}")
+
+
+def restore(folder: Path, model: EAD, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, str]]:
+    """Fill model and optimizer from the newest checkpoint; the steps done (0 without one) and the warnings so far.
+
+    Raises UserError for one that is damaged or of another model.
+    """
+    found = RunFolder(folder).checkpoints()
+    if not found:
+        return 0, {}
+    newest = found[-1]
+    try:
+        load_strict(model, load_file(newest / MODEL), source=str(newest / MODEL))
+        former = newest / "optimiser.safetensors"  # of checkpoints before the file was renamed
+        _fill_optimizer(model, optimizer, load_file(former if former.is_file() else newest / OPTIMIZER))
+        state = read_json(newest / STATE)
+    except (WeightsError, SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{newest} cannot be read ({error}); remove it to start this run anew") from error
+    if state["threads"] != (threads := torch.get_num_threads()):
+        log.warning("resumed with %d threads, begun with %d: equal to the last bit no more", threads, state["threads"])
+    return state["step"], state["warnings"]
+
+
+def remove(writer: Writer) -> None:
+    """All of a run's checkpoints, complete or not."""
+    writer.remove(FOLDER)
+
+
+def _optimizer_tensors(model: EAD, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """{"<parameter>/<state>": tensor}, by the parameters' names."""
+    return {
+        f"{name}/{key}": value.contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _fill_optimizer(model: EAD, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, _, state = key.rpartition("/")
+        parameter = parameters[name]
+        optimizer.state[parameter][state] = value.to(parameter.device)

@@ -1,0 +1,169 @@
+"""A run's model at step 0: each part from scratch, or it or the whole model from a file or another run."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from bench.common.errors import UserError
+from bench.config.schema import FromRun, WeightsFile
+from bench.config.user_files import verify_files, weight_file, weight_files
+from bench.runs.folder import RunFolder
+from models import published, weights
+from models.ead import EAD
+from models.published import Layout, State, WeightsError
+from models.weights import SPEC_FILE, WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    from bench.config.schema import RunSpec
+
+log = logging.getLogger(__name__)
+
+
+def build(spec: RunSpec, runs: Path | None) -> EAD:
+    """The model, drawn from the seed, then filled as `spec.init` says; `runs` holds the other runs.
+
+    Raises UserError when a source is missing or does not fit: never a silent random initialization.
+    """
+    verify_files(spec)
+    model = spec.model.build(spec.seed)
+    for part, init in weight_sources(spec):
+        try:
+            _fill(_module(model, part), spec, part, init, runs)
+        except WeightsError as error:
+            raise UserError(f"init.{part}: {error}") from error
+    return model
+
+
+def find_problems(spec: RunSpec) -> list[str]:
+    """Why `build` would refuse this run's files: absent, not the declared ones, or of another model."""
+    if not (files := weight_files(spec)):
+        return []
+    try:
+        verify_files(spec)
+    except UserError as error:
+        return [str(error)]
+    with torch.device("meta"):
+        model = spec.model.build()
+    found = []
+    for part, init in files.items():
+        try:
+            state, layout = _open(spec, part, init)
+            if layout is None:
+                weights.validate_state_dict(_module(model, part), state, init.weights)
+            else:
+                published.validate_layout(_module(model, part), state, layout, init.weights)
+        except WeightsError as error:
+            found.append(f"init.{part}: {error}")
+    return found
+
+
+def weight_sources(spec: RunSpec) -> Iterator[tuple[str, WeightsFile | FromRun]]:
+    """Part (or "model") and where it comes from, for those that are not from scratch."""
+    for field in fields(spec.init):
+        if (init := getattr(spec.init, field.name)) != "scratch":
+            yield field.name, init
+
+
+def trained_scenes(spec: RunSpec, runs: Path | None) -> set[str]:
+    """The scenes that the runs were trained on that this one starts from, as far as their folders tell."""
+    found: set[str] = set()
+    for _, init in weight_sources(spec):
+        folder = weight_file(init).parent if isinstance(init, WeightsFile) else (runs or Path()) / init.id
+        found |= set((RunFolder(folder).scenes() or {}).get("training", ()))
+    return found
+
+
+def _fill(module: nn.Module, spec: RunSpec, part: str, init: WeightsFile | FromRun, runs: Path | None) -> None:
+    if isinstance(init, FromRun):
+        weights.load_strict(module, of_run(part, init.id, runs), source=f"run {init.run} ({init.id})")
+        return
+    state, layout = _open(spec, part, init)
+    if layout is None:
+        weights.load_strict(module, state, source=init.weights)
+    elif left := published.load_layout(module, state, layout, source=init.weights):
+        log.warning(
+            "init.%s: of other shapes than in %s, so drawn from the seed: %s", part, layout.name, ", ".join(left)
+        )
+
+
+def _module(model: EAD, part: str) -> nn.Module:
+    return model if part == "model" else model.parts()[part]
+
+
+def of_run(part: str, run_id: str, runs: Path | None) -> dict[str, torch.Tensor]:
+    """One part's tensors of a finished run, or all for "model"."""
+    folder = (runs or Path()) / run_id
+    if RunFolder(folder).training() is None:
+        raise UserError(f"init.{part}: run {run_id} has not finished training")
+    return weights.part_of(load_file(folder / WEIGHTS_FILE), part)
+
+
+def _open(spec: RunSpec, part: str, init: WeightsFile) -> tuple[State, Layout | None]:
+    """A file's tensors and their layout; None and the part's alone for a run's own. Raises WeightsError."""
+    path = weight_file(init)
+    state = weights.read(path)
+    if weights.is_ours(state):
+        if different := _overrides(spec, part, path.parent):
+            raise WeightsError(f"{path} is of another model; to take it as it is, add: {' '.join(different)}")
+        return weights.part_of(state, part), None
+    if part == "model":
+        _require_freesplatter(spec, state, path)
+        return state, published.freesplatter()
+    choice = getattr(spec.model, part).name
+    if (part, choice) not in published.LAYOUTS:
+        raise WeightsError(f"{path} is not a run's own, and no published checkpoint of {part} {choice} is known")
+    return state, published.LAYOUTS[part, choice]()
+
+
+def _require_freesplatter(spec: RunSpec, state: State, path: Path) -> None:
+    """What the shapes do not tell."""
+    if not published.is_freesplatter(state):
+        raise WeightsError(
+            f"{path} holds a whole model neither of this harness nor of FreeSplatter (its first key is "
+            f"{next(iter(state), 'missing')}); an encoder's checkpoint belongs to init.encoder"
+        )
+    wrong = published.freesplatter_differences(spec.model)
+    heads, wanted = getattr(spec.model.aggregator, "heads", None), max(1, spec.model.encoder.tokens().dim // 64)
+    wrong += [f"model.aggregator.heads is {heads}, FreeSplatter's are {wanted}"] if heads != wanted else []
+    if spec.views.frame != "freesplatter":
+        wrong.append(f"views.frame is {spec.views.frame}, FreeSplatter's Gaussians lie in freesplatter")
+    if wrong:
+        raise WeightsError(f"{path} is FreeSplatter's: {'; '.join(wrong)} (ablations/evaluate.yaml sets all of them)")
+
+
+def _overrides(spec: RunSpec, part: str, folder: Path) -> list[str]:
+    """The command-line settings under which a run's folder and this spec have the same part; none if they have.
+
+    For the whole model they name the run's frame, too, and with any difference its image size.
+    """
+    if not (folder / SPEC_FILE).is_file():
+        return []
+    theirs, ours = weights.load_spec(folder).to_dict(), spec.model.to_dict()
+    names = ("encoder", "aggregator", "head", "output") if part == "model" else (part,)
+    found = [word for name in names for word in _different(f"model.{name}", theirs[name], ours[name])]
+    if part == "model" and (folder / "spec.json").is_file():
+        frame = RunFolder(folder).spec()["views"]["frame"]
+        found += [f"views.frame={frame}"] if frame != spec.views.frame else []
+    if found and part == "model" and theirs["image_size"] != ours["image_size"]:
+        found.append(f"model.image_size={theirs['image_size']}")
+    return found
+
+
+def _different(key: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:
+    """All of a part's settings if it is another one, else those that differ."""
+    other = theirs["name"] != ours["name"]
+    if other:
+        yield f"{key}={theirs['name']}"
+    for field, value in theirs.items():
+        if field != "name" and (other or value != ours[field]):
+            text = list(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else value
+            yield shlex.quote(f"{key}.{field}={text}")

@@ -1,0 +1,86 @@
+"""Every step's record, and what it warns of. Values are read one step late, so that reading never stalls a device."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.data.batch import Batch
+from bench.runs.writer import Writer
+from bench.training import diagnostics
+from bench.training.diagnostics import NonFinite
+from models.ead import EAD
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Stopwatch:
+    """Wall time between laps."""
+
+    last: float
+
+    @classmethod
+    def started(cls) -> Stopwatch:
+        return cls(time.perf_counter())
+
+    def lap_ms(self) -> float:
+        """Since the last lap."""
+        now = time.perf_counter()
+        passed, self.last = (now - self.last) * 1000, now
+        return passed
+
+
+@dataclass
+class StepRecord:
+    """A step, counted from 1, whose values the device may still be computing."""
+
+    step: int
+    values: dict[str, Tensor]
+    numbers: dict[str, float]
+    scenes: tuple[str, ...]  # ids alone: the batch would stay on the device while the next step computes
+
+    def read(self) -> dict[str, float]:
+        """Waits for the device, once."""
+        values = torch.stack([value.float() for value in self.values.values()]).tolist()
+        return {**dict(zip(self.values, values, strict=True)), **self.numbers}
+
+
+class MetricsLog:
+    """Writes metrics.jsonl, one line a step; `warnings` holds each kind of warning once.
+
+    `batch_of` gives the batch of a step, counted from 1, once more: to find out where values stopped being finite.
+    """
+
+    def __init__(
+        self, writer: Writer | None, model: EAD, warnings: dict[str, str], batch_of: Callable[[int], Batch]
+    ) -> None:
+        self.writer, self.model, self.warnings, self.batch_of = writer, model, warnings, batch_of
+        self.open: StepRecord | None = None
+
+    def log_deferred(self, entry: StepRecord) -> None:
+        """Keep a step for later."""
+        self.flush()
+        self.open = entry
+
+    def flush(self) -> None:
+        """Read and write what is kept. Raises NonFinite; the weights are then those before that step."""
+        entry, self.open = self.open, None
+        if entry is None:
+            return
+        record = entry.read()
+        if bad := diagnostics.first_nonfinite_value(record):
+            scenes = ", ".join(entry.scenes[:4])
+            first = diagnostics.first_nonfinite_module(self.model, self.batch_of(entry.step))
+            raise NonFinite(f"step {entry.step}: {bad} is not finite; first to go bad: {first} (scenes {scenes} …)")
+        for key, text in diagnostics.warnings(record, entry.step).items():
+            if key not in self.warnings:
+                self.warnings[key] = text
+                log.warning(text)
+        if self.writer:
+            self.writer.append("metrics.jsonl", {"step": entry.step, **record})

@@ -1,0 +1,294 @@
+"""What a spec means: precedence, sweeps, labels, graph, identity."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from bench.common.errors import ConfigError, UserError
+from bench.config import (
+    Sweep,
+    canonical_json,
+    from_dict,
+    load,
+    missing_files,
+    run_id,
+    to_dict,
+    verify_files,
+)
+from bench.config.convert import TypeMismatch, convert
+from bench.config.labels import folder_name
+from bench.config.run_id import _canonical
+from bench.config.schema import FromRun, WeightsFile
+
+BASE = """
+model: {encoder: conv, aggregator: self_attention, head: linear, output: gaussians}
+data: procedural
+views.choice: lara
+losses: {mse: 1.0, lpips: 0.05, points: 10.0}
+"""
+
+
+class Specs:
+    """A folder of specs of a test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "base").mkdir()
+        self.base(BASE)
+
+    def base(self, text: str, name: str = "mine") -> None:
+        (self.folder / "base" / f"{name}.yaml").write_text(text)
+
+    def load(self, text: str, *overrides: str, scale: str = "tiny", name: str = "spec") -> Sweep:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(text)
+        return load(path, overrides, scale)
+
+
+@pytest.fixture
+def specs(tmp_path: Path) -> Specs:
+    return Specs(tmp_path)
+
+
+def test_each_layer_wins_over_the_one_before(specs: Specs) -> None:
+    """part defaults < base < sizes < base's and spec's scales < set < grid < command line; one more layer each time."""
+    spec, overrides, found = "base: mine\n", [], []
+
+    def width(scale: str = "tiny") -> int:
+        return specs.load(spec, *overrides, scale=scale).runs[0].spec.model.encoder.width  # type: ignore[attr-defined]
+
+    found.append(width("paper"))
+    specs.base(BASE + "model.encoder.width: 960\n")
+    found += [width("paper"), width("tiny")]
+    specs.base(BASE + "model.encoder.width: 960\nscales: {tiny: {model.encoder.width: 240}}\n")
+    found.append(width())
+    spec += "scales: {tiny: {model.encoder.width: 288}}\n"
+    found.append(width())
+    spec += "set: {model: {encoder.width: 336}}\n"
+    found.append(width())
+    spec = "base: mine\nset: {model.encoder.width: 336}\nscales: {tiny: {grid: {model.encoder.width: [384]}}}\n"
+    found.append(width())
+    overrides.append("model.encoder.width=432")
+    found.append(width())
+    assert found == [1024, 960, 192, 240, 288, 336, 384, 432]
+
+
+def test_another_part_replaces_the_old_one_whole(specs: Specs) -> None:
+    specs.base(BASE + "model.encoder.width: 960\n")
+    text = "base: mine\nset: {model.encoder.patch: 16, model.encoder: croco}\n"
+    encoder = specs.load(text, scale="paper").runs[0].spec.model.encoder
+    assert (encoder.name, encoder.patch, encoder.width) == ("croco", 16, 1024)  # type: ignore[attr-defined]
+    same = specs.load("base: mine\nset: {model.encoder: conv}\n", scale="paper").runs[0].spec.model.encoder
+    assert same.width == 960  # type: ignore[attr-defined]  # the same name is no other part
+
+
+def test_a_part_named_late_comes_at_its_scale(specs: Specs) -> None:
+    encoder = specs.load("base: mine\n", "model.encoder=croco").runs[0].spec.model.encoder
+    assert encoder.width == 192  # type: ignore[attr-defined]
+
+
+def test_dotted_keys_and_nested_maps_are_equal(specs: Specs) -> None:
+    texts = (
+        "{train.steps: 50, model.encoder: {name: croco, heads: 4}}",
+        "{train: {steps: 50}, model: {encoder: croco, encoder.heads: 4}}",
+    )
+    first, second = (specs.load(f"base: mine\nset: {text}\n").runs[0] for text in texts)
+    assert first.spec == second.spec and first.id == second.id
+
+
+def test_losses(specs: Specs) -> None:
+    losses = specs.load("base: mine\n", "losses.lpips=null", "losses.points=3").runs[0].spec.losses
+    assert sorted(losses) == ["mse", "points"] and losses["points"].weight == 3.0  # type: ignore[attr-defined]
+    assert specs.load("base: mine\n").runs[0].spec.losses["lpips"].net == "alex"  # type: ignore[attr-defined]
+    assert specs.load("base: mine\n", scale="paper").runs[0].spec.losses["lpips"].net == "vgg"  # type: ignore[attr-defined]
+
+
+def test_yaml_1_2(specs: Specs) -> None:
+    text = "base: mine\nset: {train.learning_rate: 5e-5, train.steps: 2e3, data.version: 12:30}\n"
+    spec = specs.load(text).runs[0].spec
+    assert spec.train.learning_rate == 5e-5 and spec.train.steps == 2000 and spec.data.version == "12:30"  # type: ignore[attr-defined]
+    assert type(spec.train.steps) is int
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (int, True),
+        (int, 1.5),
+        (float, True),
+        (float, "1"),
+        (float, float("nan")),
+        (bool, 1),
+        (str, 3),
+        (tuple[int, int], [1]),
+    ],
+)
+def test_convert_is_strict(kind: object, value: object) -> None:
+    with pytest.raises(TypeMismatch):
+        convert(kind, value)
+
+
+def test_sweep_order_labels_and_settings(specs: Specs) -> None:
+    sweep = specs.load(
+        "# Is it so?\n# python -m bench.run spec.yaml  8 runs, none\nbase: mine\n"
+        "grid: {model.encoder.patch: [4, 8], train.compile: [true, false]}\n"
+        "zip: {train.steps: [30, 40], train.batch: [2, 4]}\n"
+    )
+    assert len(sweep.runs) == 8 and sweep.question == "Is it so?"
+    assert sweep.runs[0].label == "patch 4, compile, 30 steps, batch 2"
+    assert sweep.runs[-1].label == "patch 8, no compile, 40 steps, batch 4"
+    assert sweep.runs[0].settings == {
+        "model.encoder.patch": 4,
+        "train.compile": True,
+        "train.steps": 30,
+        "train.batch": 2,
+    }
+
+
+def test_runs_with_bases_names_and_seeds(specs: Specs) -> None:
+    specs.base(BASE.replace("encoder: conv", "encoder: croco"), "other")
+    sweep = specs.load("runs:\n  - base: mine\n  - {name: Late, base: other, train.steps: 50}\nseeds: [0, 1]\n")
+    assert [run.label for run in sweep.runs] == ["mine, seed 0", "mine, seed 1", "Late, seed 0", "Late, seed 1"]
+    assert sweep.runs[2].spec.train.steps == 50 and sweep.runs[2].reference == {"base": "other", "spec": "spec"}
+    assert len(specs.load("base: mine\n", "seeds=[3, 4, 5]").runs) == 3
+
+
+def test_where_keeps_what_matches(specs: Specs) -> None:
+    text = "base: mine\ngrid: {model.encoder: [conv, croco], model.encoder.patch: [4, 8], seed: [0, 1]}\n"
+    kept = specs.load(
+        text + "where: [{model.encoder: conv, seed: 0}, {model.encoder.blocks: 2, model.encoder.patch: [8]}]\n"
+    )
+    assert [run.label for run in kept.runs] == [
+        "conv, patch 4, seed 0", "conv, patch 8, seed 0", "croco, patch 8, seed 0", "croco, patch 8, seed 1",
+    ]  # fmt: skip
+
+
+def test_where_drops_combinations_that_could_not_be_built(specs: Specs) -> None:
+    text = (
+        "base: mine\ngrid: {model.head: [linear, dpt], model.encoder.patch: [4, 5]}\nwhere: {model.encoder.patch: 4}\n"
+    )
+    assert len(specs.load(text).runs) == 2
+
+
+def test_a_scales_own_values_replace_key_by_key(specs: Specs) -> None:
+    text = "base: mine\ngrid: {model.encoder.patch: [8, 16], seed: [0, 1]}\n"
+    text += "scales: {tiny: {grid: {model.encoder.patch: [2, 4, 8]}}}\n"
+    assert len(specs.load(text).runs) == 6
+    nested = text.replace("{grid: {model.encoder.patch: [2, 4, 8]}}", "{grid: {model: {encoder: {patch: [2, 4, 8]}}}}")
+    assert [run.id for run in specs.load(nested).runs] == [run.id for run in specs.load(text).runs]
+    assert len(specs.load(text, scale="paper").runs) == 4
+
+
+def test_the_command_line_fixes_a_swept_field(specs: Specs) -> None:
+    text = "base: mine\ngrid: {model.encoder.patch: [4, 8], seed: [0, 1]}\n"
+    assert [run.label for run in specs.load(text, "model.encoder.patch=2").runs] == ["seed 0", "seed 1"]
+
+
+def test_an_override_goes_to_the_runs_that_have_the_field(specs: Specs) -> None:
+    runs = specs.load("base: mine\ngrid: {model.encoder: [conv, croco]}\n", "model.encoder.blocks=3").runs
+    assert runs[1].spec.model.encoder.blocks == 3  # type: ignore[attr-defined]
+    assert runs[0].spec.model.encoder.name == "conv"
+
+
+def test_include_adds_runs_and_never_settings(specs: Specs) -> None:
+    specs.load("base: mine\ngrid: {seed: [0, 1]}\nset: {train.steps: 50}\n", name="one")
+    sweep = specs.load("include: one\nbase: mine\ngrid: {seed: [1, 2]}\nset: {train.steps: 50}\n")
+    assert [run.spec.seed for run in sweep.runs] == [1, 2, 0]  # seed 1 is one run
+    assert [run.reference["spec"] for run in sweep.runs] == ["spec", "spec", "one"]
+    assert len(specs.load("include: [one]\n").runs) == 2
+    other = specs.load("include: one\nbase: mine\nset: {seed: 0}\n")
+    assert [run.spec.train.steps for run in other.runs] == [600, 50, 50]
+
+
+def test_shared_includes_and_merged_runs(specs: Specs) -> None:
+    specs.load("base: mine\n", name="shared")
+    specs.load("include: shared\nbase: mine\nset: {seed: 1}\n", name="one")
+    assert [run.label for run in specs.load("include: [one, shared]\n").runs] == ["one", "shared"]
+    specs.base(BASE.replace("encoder: conv", "encoder: croco"), "other")
+    text = "runs: [{base: mine}, {base: other}]\n"
+    assert [run.label for run in specs.load(text, "model.encoder=croco").runs] == ["mine"]
+
+
+def test_a_run_that_starts_from_another(specs: Specs) -> None:
+    text = "seeds: [0, 1]\nruns: [{name: first, base: mine}, {name: second, base: mine, init.encoder: {run: first}}]\n"
+    runs = specs.load(text).runs
+    assert [run.parents for run in runs] == [(), (), (runs[0].id,), (runs[1].id,)]
+    assert runs[2].spec.init.encoder == FromRun("first", runs[0].id)
+    assert from_dict(to_dict(runs[2].spec)) == runs[2].spec
+    changed = specs.load(text, "data.seed=7").runs
+    assert changed[2].id != runs[2].id
+
+
+def test_identity_leaves_out_what_decides_nothing(specs: Specs) -> None:
+    spec = specs.load("base: mine\n").runs[0].spec
+    for same in (replace(spec.train, micro_batch=4), replace(spec.train, checkpoint_every=7)):
+        assert run_id(replace(spec, train=same)) == run_id(spec)
+    for other in (replace(spec, seed=1), replace(spec, train=replace(spec.train, batch=9))):
+        assert run_id(other) != run_id(spec)
+    weights = [replace(spec, init=replace(spec.init, encoder=WeightsFile(path, "ab"))) for path in ("x.pth", "y.pth")]
+    assert run_id(weights[0]) == run_id(weights[1]) != run_id(spec)
+    text = canonical_json(spec)
+    assert " " not in text and '"learning_rate":0.003' in text and "checkpoint_every" not in text
+
+
+def test_a_field_added_later_stays_out_at_its_legacy_value() -> None:
+    @dataclass(frozen=True)
+    class Old:
+        a: float = 1
+
+    @dataclass(frozen=True)
+    class New(Old):
+        b: int = field(default=2, metadata={"legacy": 1})
+
+    assert _canonical(New(b=1)) == _canonical(Old()) == {"a": 1.0}
+    assert _canonical(New()) == {"a": 1.0, "b": 2}
+
+
+def test_from_dict_reads_older_and_refuses_newer(specs: Specs) -> None:
+    spec = specs.load("base: mine\n").runs[0].spec
+    values = to_dict(spec)
+    del values["train"]["compile"]
+    assert from_dict(values) == spec
+    with pytest.raises(UserError, match=r"train\.warp"):
+        from_dict({**values, "train": {**values["train"], "warp": 9}})
+
+
+def test_weight_files_are_never_forgotten(specs: Specs, tmp_path: Path) -> None:
+    specs.base(BASE.replace("encoder: conv", "encoder: croco"))
+    path = tmp_path / "w.pth"
+    override = f"init.encoder.weights={path}"
+    spec = specs.load("base: mine\n", override, scale="paper").runs[0].spec
+    assert str(path) in missing_files(spec)[0] and "sha256" in missing_files(spec)[0]
+    with pytest.raises(UserError, match="no file"):
+        verify_files(spec)
+    path.write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"not declared.*init\.encoder\.sha256=") as found:
+        verify_files(spec)
+    given = str(found.value).split()[-1]
+    verify_files(specs.load("base: mine\n", override, given, scale="paper").runs[0].spec)
+    path.write_bytes(b"others")
+    with pytest.raises(UserError, match="not the declared file"):
+        verify_files(specs.load("base: mine\n", override, given, scale="paper").runs[0].spec)
+
+
+def test_folder_names(specs: Specs) -> None:
+    sweep = specs.load("base: mine\n", "train.steps=90", "losses.lpips=null")
+    assert sweep.folder == "spec_tiny_losses.lpips=null_train.steps=90"
+    again = specs.load("base: mine\n", "losses.lpips=null", "train.steps=80", "train.steps=90")
+    assert again.folder == sweep.folder and again.runs == sweep.runs
+    assert sweep.question.endswith("(Changed on the command line: train.steps=90 losses.lpips=null)")
+    assert folder_name("a", "tiny", ["init.encoder.weights=../x y/z"]) == "a_tiny_init.encoder.weights=..-x-y-z"
+    long = [folder_name("a", "tiny", [f"data.version={'x' * 200}{i}"]) for i in range(2)]
+    assert long[0] != long[1] and max(map(len, long)) <= 96
+
+
+def test_a_base_can_be_run_as_it_is(specs: Specs) -> None:
+    sweep = load(specs.folder / "base" / "mine.yaml", ["train.steps=30"])
+    assert [run.label for run in sweep.runs] == ["mine"] and sweep.runs[0].spec.train.steps == 30
+
+
+def test_problems_are_raised_together(specs: Specs) -> None:
+    with pytest.raises(ConfigError) as found:
+        specs.load("base: mine\nset: {train.steps: x, train.batch: y}\n", "seed=z")
+    assert len(found.value.problems) == 3

@@ -1,0 +1,81 @@
+"""The profile stage: what a measurement must carry, and when it refuses."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.balls import Balls
+from support.training import CPU, SIZE, run, spec
+
+from bench.common.errors import UserError
+from bench.profiling import step_profile
+from bench.runs.folder import RunFolder
+from bench.runs.writer import PlainWriter
+
+
+@pytest.fixture
+def unhooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests check shapes; measuring refuses to run under that."""
+    finders = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("jaxtyping")]
+    monkeypatch.setattr(sys, "meta_path", finders)
+
+
+@pytest.mark.usefixtures("unhooked")
+def test_profile(tmp_path: Path) -> None:
+    run(tmp_path, spec(steps=4))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    step_profile.profile(spec(steps=4), PlainWriter(tmp_path), device=CPU, source=Balls(SIZE))
+    (profile,) = RunFolder(tmp_path).profiles().values()
+    assert (tmp_path / "profiles" / "cpu-1.json").is_file()
+    assert 0 < profile["step_time_ms_p10"] <= profile["step_time_ms"] <= profile["step_time_ms_p90"]
+    assert 0.05 < profile["host_peak_memory_gib"] < 8
+    gpu = ("allocated_peak_memory_gib", "reserved_peak_memory_gib", "device_memory_gib")
+    assert [profile[name] for name in gpu] == [None] * 3
+    numbers = {name for name in profile if name.endswith(("_ms", "_gib"))}
+    assert numbers | {"ranks"} == set(profile["definitions"])
+    assert profile["ranks"] == [{name: profile[name] for name in profile["ranks"][0]}]
+    assert profile["weights"] == "trained" and profile["threads"] == torch.get_num_threads()
+    assert profile["device"] and profile["batch"] == 4 and profile["window_steps"] == 10
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+
+@pytest.mark.usefixtures("unhooked")
+def test_profile_before_training_says_so(tmp_path: Path) -> None:
+    result = step_profile.measure(spec(), device=CPU, source=Balls(SIZE), folder=tmp_path / "planned")
+    assert result["weights"] == "initial"
+
+
+@pytest.mark.usefixtures("unhooked")
+def test_steps_of_the_window_have_all_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    step = step_profile.Trainer.step
+
+    def counted(self: step_profile.Trainer, number: int, batch: object) -> object:
+        seen.append(number)
+        return step(self, number, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(step_profile.Trainer, "step", counted)
+    step_profile.measure(replace(spec()), device=CPU, source=Balls(SIZE))
+    assert seen == list(range(6, 19))  # geometry_first covers steps 0 … 5
+
+
+def test_refused_while_shapes_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = type("Finder", (), {"__module__": "jaxtyping._import_hook"})()
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    with pytest.raises(UserError, match="shape checking is on"):
+        step_profile.measure(spec(), device=CPU, source=Balls(SIZE))
+
+
+@pytest.mark.usefixtures("unhooked")
+def test_the_peak_is_of_the_window(tmp_path: Path) -> None:
+    """A gigabyte that was used and freed before does not count."""
+    before = step_profile.measure(spec(), device=CPU, source=Balls(SIZE))["host_peak_memory_gib"]
+    torch.ones(2**28).sum()
+    after = step_profile.measure(spec(), device=CPU, source=Balls(SIZE))["host_peak_memory_gib"]
+    if not Path("/proc/self/clear_refs").is_file():
+        pytest.skip("this system cannot reset VmHWM")
+    assert after < before + 0.5

@@ -1,0 +1,143 @@
+"""Cluster files: read strictly; and what sbatch is given, to the letter."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.paths import GOLDEN, ROOT
+
+import bench.run
+from bench.common.errors import ConfigError, UserError
+from bench.slurm.cluster import Cluster, load, minutes
+from bench.slurm.script import Script
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "cluster.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("90", 90), ("1:30", 2), ("24:00:00", 1440), ("2-12", 3600), ("2-00:00:01", 2881), ("1-1:30", 1530), ("0:10", 1),
+])  # fmt: skip
+def test_times_as_slurm_writes_them(text: str, expected: int) -> None:
+    assert minutes(text) == expected and minutes(expected) == expected
+
+
+@pytest.mark.parametrize("name", ["a100", "local"])
+@pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
+def test_the_files_that_come_with_it_are_valid(name: str, scale: str) -> None:
+    assert load(ROOT / "slurm" / f"{name}.yaml", scale).ranks == (4 if (name, scale) == ("a100", "paper") else 1)
+
+
+def test_a_scale_changes_what_it_names(tmp_path: Path) -> None:
+    path = written(tmp_path, "gpus: 4\ngpu_type: a100\ntime: 2-00:00:00\nscales: {tiny: {gpus: 0, time: 30}}\n")
+    tiny, paper = load(path, "tiny"), load(path, "paper")
+    assert (tiny.gpus, tiny.minutes, paper.gpus, paper.minutes, paper.ranks) == (0, 30, 4, 2880, 4)
+
+
+@pytest.mark.parametrize(("line", "problem"), [
+    ("gpu: 4", "unknown key gpu (did you mean 'gpus'?)"),
+    ("partitoin: x", "unknown key partitoin (did you mean 'partition'?)"),
+    ("gpus: four", "gpus: expected a whole number, got 'four'"),
+    ("nodes: 0", "nodes: 0 is less than 1"),
+    ("time: 2 days", "time: '2 days' is no time such as 2-00:00:00"),
+    ("time: 3", "time: 3 is not longer than warning_s, 180 s"),
+    ("memory: 480 G", "memory: '480 G' is no amount such as 480G"),
+    ("environment: ['#SBATCH --foo']", "put it under sbatch"),
+    ("sbatch: {time: 3}", "sbatch.time: there is a key for it, time"),
+    ("sbatch: {output: x}", "sbatch.output is set by EAD-Bench itself"),
+    ("sbatch: [a]", "sbatch is a mapping"),
+    ("collect: {partitoin: cpu}", "unknown key collect.partitoin (did you mean 'partition'?)"),
+    ("collect: {time: 10m}", "collect.time: '10m' is no time"),
+    ("scales: {papr: {}}", "no scale papr (did you mean 'paper'?)"),
+    ("scales: {paper: {cpuss: 3}}", "unknown key scales.paper.cpuss (did you mean 'cpus'?)"),
+    ("gpu_type: a100", "gpu_type: say how many with gpus"),
+    ("executor: pbs", "expected one of slurm, local, got 'pbs'"),
+    ("time: 60\ntime: 70", "time is given twice"),
+])  # fmt: skip
+def test_mistakes_are_told_with_their_place(tmp_path: Path, line: str, problem: str) -> None:
+    path = written(tmp_path, f"cpus: 2\n{line}\n")
+    with pytest.raises(ConfigError) as raised:
+        load(path, "tiny")
+    (told,) = raised.value.problems
+    assert problem in told and f"cluster.yaml:{2 + line.count(chr(10))}: " in told
+
+
+def test_all_mistakes_at_once_and_a_missing_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "gpus: 2\ntasks: 4\nexecutor: local\npartition: x\n")
+    with pytest.raises(ConfigError) as raised:
+        load(path, "tiny")
+    assert [problem.split(":")[1] for problem in raised.value.problems] == ["2", "4"]
+    with pytest.raises(ConfigError, match=r"cluster\.yml: cannot be read"):
+        load(tmp_path / "cluster.yml", "tiny")
+
+
+def script(cluster: Cluster) -> Script:
+    folder = Path("/lab/results/table3_paper/slurm/20260101-000000")
+    made = replace(cluster, python="/lab/venv/bin/python")
+    return Script(made, "table3", folder, Path("/lab/results/code/0123456789ab"), cluster.cpus)
+
+
+def test_batch_scripts_are_golden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To renew: PYTHONPATH=. python tests/test_slurm_cluster.py; then look at the difference."""
+    monkeypatch.delenv("EAD_BENCH_CACHE", raising=False)
+    for name, text in texts().items():
+        assert text == (GOLDEN / name).read_text(), name
+
+
+def texts() -> dict[str, str]:
+    given = script(load(ROOT / "slurm" / "a100.yaml", "paper"))
+    wide = replace(given.cluster, nodes=2, environment=("module load cuda/12.8",), account="vision", constraint="80g",
+                   reservation="paper", sbatch={"mail-user": "someone@example.org", "exclusive": True})  # fmt: skip
+    return {
+        "slurm_array.sh": given.text(given.runs(0, None), 3),
+        "slurm_collect.sh": given.text(given.collect("afterany:123")),
+        "slurm_two_nodes.sh": script(wide).text(script(wide).runs(1, "afterany:123_0"), 1),
+    }
+
+
+@pytest.mark.parametrize("name", ["slurm_array.sh", "slurm_collect.sh", "slurm_two_nodes.sh"])
+def test_batch_scripts_are_shell(name: str) -> None:
+    subprocess.run(["bash", "-n", GOLDEN / name], check=True)
+
+
+def test_a_dry_run_prints_the_script_alone_and_needs_no_slurm(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").symlink_to(shutil.which("git") or "/nowhere")
+    words = ["ablations/patch_size.yaml", "--scale", "paper", "--slurm", "slurm/a100.yaml", "--results", tmp_path / "r"]
+    command = [sys.executable, "-m", "bench.run", *map(str, words)]
+    done = subprocess.run(
+        [*command, "--dry-run"], cwd=ROOT, env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("#!/bin/bash\n") and "#SBATCH --array=0-3%4" in done.stdout
+    assert "4 GPUs × 48 h = 768 GPU-hours" in done.stderr and "code: " in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(("cluster", "options", "problem"), [
+    ("time: 60", ["--test-only"], "there is no SLURM here"),
+    ("time: 60", [], "no SLURM here"),
+    ("nodes: 8\ntasks: 8", ["--dry-run"], "less than the 64 processes of a run"),
+    ("gpu: 8", ["--dry-run"], "did you mean 'gpus'"),
+])  # fmt: skip
+def test_what_cannot_be_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str, options: list[str], problem: str
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    words = ["ablations/patch_size.yaml", "--slurm", str(written(tmp_path, cluster)), "--results", str(tmp_path / "r")]
+    with pytest.raises(UserError) as raised:
+        bench.run.main([*words, "data.training_scenes=16", "--only", "*4, 2*", *options])
+    assert problem in str(raised.value) and not list(tmp_path.glob("r/runs/*/job.json"))
+
+
+if __name__ == "__main__":
+    for file, content in texts().items():
+        (GOLDEN / file).write_text(content)

@@ -1,0 +1,60 @@
+"""The arrays of tests/golden, and published files of the public keys and shapes that take no room."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from support.paths import GOLDEN
+
+
+class Case:
+    """An npz: random weights of a public class under its own keys, inputs, and what the class made of them."""
+
+    def __init__(self, name: str) -> None:
+        self.arrays = np.load(GOLDEN / f"{name}.npz")
+        self.config: dict[str, Any] = json.loads(str(self.arrays["config"]))
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return torch.from_numpy(self.arrays[key])
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {key[3:]: self[key] for key in self.arrays.files if key.startswith("sd/")}
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    difference = (ours.detach() - theirs).abs().max() / max(1.0, float(theirs.abs().max()))
+    assert difference <= 1e-5
+
+
+@cache
+def layouts() -> dict[str, Any]:
+    """Published files by name: count, parameters and {key: shape}; `#24` in a key stands for 0 to 23."""
+    found: dict[str, Any] = json.loads((GOLDEN / "published_layouts.json").read_text())
+    return found
+
+
+def tensors(name: str) -> dict[str, torch.Tensor]:
+    """All of a published file's tensors at their full shapes, each one stored number."""
+    made = {}
+    for key, shape in layouts()[name]["tensors"].items():
+        repeated = re.search(r"#(\d+)", key)
+        keys = [key.replace(repeated[0], str(i)) for i in range(int(repeated[1]))] if repeated else [key]
+        made |= {one: torch.zeros(1).expand([int(n) for n in shape.split("x")]) for one in keys}
+    assert len(made) == layouts()[name]["count"]
+    return made
+
+
+def save(path: Path, state: dict[str, torch.Tensor], *, wrapped: bool = True) -> Path:
+    """As naver saves: the tensors below `model`, beside an argparse.Namespace with paths, and training state."""
+    arguments = argparse.Namespace(model="AsymmetricMASt3R(pos_embed='RoPE100')", lr=1e-4, output_dir=Path("x/y"))
+    beside = {"args": arguments, "epoch": 9, "best_so_far": np.float64(0.5), "optimizer": {"state": {}, "groups": [1]}}
+    torch.save({"model": state, **beside} if wrapped else state, path)
+    return path

@@ -1,0 +1,168 @@
+"""Planted illnesses are warned about within 50 steps, and a healthy training is left in peace."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.training import batch_of, run, spec
+
+from bench.data.sampler import Sampler
+from bench.runs.folder import RunFolder
+from bench.training import diagnostics, initialization
+from models.ead import EAD
+from models.tensors import Cameras, Gaussians
+
+
+def gaussians(seed: int = 0, **changes: Any) -> Gaussians:
+    """At the true points of the batch, solid and small."""
+    batch = batch_of(spec(), seed)
+    shape = batch.input_points.shape[:-1]
+    values = {
+        "means": batch.input_points, "rotations": torch.ones(*shape, 4), "scales": torch.full((*shape, 3), 0.01),
+        "opacities": torch.full(shape, 0.9), "harmonics": torch.zeros(*shape, 1, 3),
+    }  # fmt: skip
+    return Gaussians(**{**values, **changes})
+
+
+def look(g: Gaussians, seed: int = 0) -> dict[str, float]:
+    found = diagnostics.gaussian_statistics(g, batch_of(spec(), seed), scale_max=0.08)
+    return {key.removeprefix("health/"): float(value) / 4 for key, value in found.items()}
+
+
+def test_health_of_the_truth_is_good() -> None:
+    assert look(gaussians()) == {"transparent": 0, "scale_cap": 0, "behind": 0, "out_of_frame": 0, "non_finite": 0}
+
+
+def test_shares_are_exact() -> None:
+    batch = batch_of(spec(), 0)
+    mask = batch.input_mask
+    opacities = torch.full(mask.shape, 0.9)
+    expected = 0.0
+    for i in range(4):
+        where = mask[i].nonzero()[: 10 * (i + 1)]
+        opacities[i][tuple(where.T)] = 0.01
+        expected += len(where) / int(mask[i].sum()) / 4
+    assert look(gaussians(opacities=opacities))["transparent"] == pytest.approx(expected)
+    opacities[~mask] = 0.01  # the background may fade
+    assert look(gaussians(opacities=opacities))["transparent"] == pytest.approx(expected)
+    scales = gaussians().scales.clone()
+    scales[..., 0] = 0.08
+    assert look(gaussians(scales=scales))["scale_cap"] == pytest.approx(1 / 3)
+
+
+def test_where_means_lie() -> None:
+    batch = batch_of(spec(), 0)
+    center, axis = batch.target_cameras.centers[:, 0], batch.target_cameras.camera_to_world[:, 0, :3, 2]
+
+    def at(points: torch.Tensor) -> dict[str, float]:
+        one = points[:, None, None, None].expand_as(batch.input_points)
+        camera = batch.target_cameras
+        first = Cameras(camera.world_to_camera[:, :1], camera.intrinsics[:, :1], camera.height, camera.width)
+        found = diagnostics.gaussian_statistics(gaussians(means=one), replace(batch, target_cameras=first), 0.08)
+        return {key.removeprefix("health/"): float(value) / 4 for key, value in found.items()}
+
+    assert at(center - axis)["behind"] == 1 and at(center - axis)["out_of_frame"] == 0
+    assert at(center + axis)["behind"] == 0 and at(center + axis)["out_of_frame"] == 0
+    aside = batch.target_cameras.camera_to_world[:, 0, :3, 0]
+    assert at(center + axis + 5 * aside)["out_of_frame"] == 1
+
+
+def test_values_that_are_not_finite_are_seen_without_a_loss() -> None:
+    harmonics = gaussians().harmonics.clone()
+    harmonics[0, 0, 0, 0, 0, 0] = torch.inf
+    assert look(gaussians(harmonics=harmonics))["non_finite"] > 0
+    assert diagnostics.first_nonfinite_value({"loss/mse": 1.0, "health/non_finite": 1e-6}) == "the Gaussians"
+
+
+def test_the_first_to_go_bad_is_named() -> None:
+    bad = {"loss": float("nan"), "gradient_norm/encoder": float("nan"), "loss/mse": 1.0, "loss/points": float("inf")}
+    assert diagnostics.first_nonfinite_value(bad) == "loss/points"
+    late = {"loss": 1.0, "gradient_norm/encoder": float("nan"), "gradient_norm/head": 1.0}
+    assert (
+        diagnostics.first_nonfinite_value(late | {"gradient_norm/aggregator": float("inf")})
+        == "gradient_norm/aggregator"
+    )
+    assert diagnostics.first_nonfinite_value({"loss": 1.0, "health/non_finite": 0.0}) is None
+
+
+def sick(monkeypatch: pytest.MonkeyPatch, plant: Callable[[EAD], object]) -> None:
+    build = initialization.build
+
+    def planted(of: Any, runs: Path | None) -> EAD:
+        model = build(of, runs)
+        with torch.no_grad():
+            plant(model)
+        return model
+
+    monkeypatch.setattr(initialization, "build", planted)
+
+
+def channel(model: EAD, name: str, value: float) -> None:
+    """Hold a group of the head's channels at a value: (p q c) is the linear head's layout."""
+    channels = model.spec.output.channels()
+    start = sum(list(channels.values())[: list(channels).index(name)])
+    bias = model.head.linear.bias.view(-1, sum(channels.values()))
+    weight = model.head.linear.weight.view(*bias.shape, -1)
+    for tensor in (bias, weight):
+        tensor[:, start : start + channels[name]] = 0
+    bias[:, start : start + channels[name]] = value
+
+
+class Turned(Sampler):
+    """Cameras look away from what they should see."""
+
+    def training(self, step: int, indices: Any) -> Any:
+        batch = super().training(step, indices)
+        flip = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0]))
+        batch.target_cameras.world_to_camera.copy_(flip @ batch.target_cameras.world_to_camera)
+        return batch
+
+
+@pytest.mark.parametrize(
+    ("plant", "warning"),
+    [
+        (lambda model: channel(model, "opacities", -9.0), "100% of the Gaussians have an opacity below 0.05"),
+        (lambda model: channel(model, "scales", 9.0), "100% of the scales are at their cap"),
+        (lambda model: model.head.linear.weight.zero_(), "no gradient reaches the encoder"),
+    ],
+    ids=["opacity", "scale", "gradient"],
+)
+def test_illness_is_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, plant: Any, warning: str
+) -> None:
+    sick(monkeypatch, plant)
+    frozen = spec(steps=50, learning_rate=1e-9, final_learning_rate=1e-9, geometry_first=0.0, weight_decay=0.0)
+    if "gradient" in warning:
+        monkeypatch.setattr("bench.training.optimizer.AdamW.update", lambda *_: None)
+    with caplog.at_level(logging.WARNING):
+        summary = run(tmp_path, frozen).training()
+    assert summary is not None
+    found = [text for text in summary["warnings"] if warning in text]
+    assert len(found) == 1 and caplog.text.count(warning) == 1
+    assert int(found[0].split()[1].rstrip(":")) <= 50
+
+
+def test_cameras_that_look_away_are_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.training.train.Sampler", Turned)
+    summary = run(tmp_path, spec(steps=40)).training()
+    assert summary is not None and any("behind the target cameras" in text for text in summary["warnings"])
+
+
+def test_healthy_training_is_left_in_peace(tmp_path: Path) -> None:
+    summary = run(tmp_path, spec(steps=60)).training()
+    assert summary is not None and summary["warnings"] == []
+    records = RunFolder(tmp_path).metrics()
+    assert [r["step"] for r in records if "health/behind" in r] == [1, 11, 21, 31, 41, 51]
+
+
+def test_culprit_is_rendering_when_all_else_is_finite() -> None:
+    model = spec().model.build(0)
+    assert diagnostics.first_nonfinite_module(model, batch_of(spec(), 0)).startswith("rendering")
+    model.aggregator.register_forward_hook(lambda _m, _i, out: [replace(t, grid=t.grid * torch.inf) for t in out])
+    assert diagnostics.first_nonfinite_module(model, batch_of(spec(), 0)) == "what the aggregator gives"
