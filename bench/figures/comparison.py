@@ -1,4 +1,4 @@
-"""A sweep at a glance: a row a run, a panel a quantity; baselines as lines, so that one sees what beats them."""
+"""A sweep's summary: a row a run, a panel a quantity; baselines as lines."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
     )  # fmt: skip
     columns = max(len(terms), 1)
     figure, grid = plt.subplots(1, columns, figsize=(style.WIDTH, 2.5), squeeze=False, layout="constrained")
-    firsts = [_geometry_first(records) for runs in curves.values() for records in runs]
+    firsts = [points_only_steps(records) for runs in curves.values() for records in runs]
     geometry_first = min((first for first in firsts if first is not None), default=0)
     colors, dashes = style.series_colors(list(curves)), style.dashes(list(curves))
     for axes, term in zip(grid[0], terms, strict=False):
@@ -55,12 +55,12 @@ def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
     return figure
 
 
-def _geometry_first(records: Records) -> int | None:
-    """The step before the first with another term than L_3D; None for a run that did not come so far."""
-    told = (
+def points_only_steps(records: Records) -> int | None:
+    """The step before the first with another term than L_3D; None for a run that ended before it."""
+    rendered = (
         r["step"] for r in records if any(k.startswith("loss/") and k != "loss/points" for k in r if r[k] is not None)
     )
-    first = next(told, None)
+    first = next(rendered, None)
     return None if first is None else max(0, first - 1)
 
 
@@ -83,7 +83,7 @@ def _curve(axes: Axes, label: str, runs: Sequence[Records], key: str, color: str
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centerd, over 4 % of the run; at the ends over what there is of it."""
+    """Centered window of 4 % of the run, cut at its ends."""
     half = max(1, len(values) // 50)
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))

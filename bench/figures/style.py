@@ -86,9 +86,8 @@ def remove_spines(axes: Axes) -> None:
     axes.set_frame_on(False)
 
 
-def save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> None:
     """Write without dates, so that the same numbers give the same bytes; the suffix says the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     figure.savefig(path, dpi=220, bbox_inches="tight", pad_inches=0.04, metadata=metadata)
-    return path

@@ -74,7 +74,7 @@ def combinations(search: Search) -> dict[str, Any]:
 
 
 def _counted(found: dict[str, Any]) -> str:
-    from bench.analysis.tables import millions
+    from bench.analysis.formatting import millions
 
     ranges = "" if found["all"] else " of the choices, ranges at their lower ends"
     text = f"{found['resolved']} combinations{ranges}: {found['distinct']} distinct runs"
