@@ -107,10 +107,13 @@ class Wrong(nn.Module):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda grid: Tokens(grid.movedim(-1, 2)), r"conv gave a grid of shape \(1, 4, 32, 4, 4\).*\(1, 4, 4, 4, 32\)"),
-        (lambda grid: Tokens(grid[:, :, ::2, ::2]), r"conv gave a grid of shape \(1, 4, 2, 2, 32\)"),
-        (lambda grid: Tokens(grid[..., :16]), r"conv gave a grid of shape \(1, 4, 4, 4, 16\)"),
-        (lambda grid: grid, "conv gave a Tensor, not Tokens"),
+        (
+            lambda grid: Tokens(grid.movedim(-1, 2)),
+            r"conv returned a grid of shape \(1, 4, 32, 4, 4\).*\(1, 4, 4, 4, 32\)",
+        ),
+        (lambda grid: Tokens(grid[:, :, ::2, ::2]), r"conv returned a grid of shape \(1, 4, 2, 2, 32\)"),
+        (lambda grid: Tokens(grid[..., :16]), r"conv returned a grid of shape \(1, 4, 4, 4, 16\)"),
+        (lambda grid: grid, "conv returned a Tensor, not Tokens"),
     ],
 )
 def test_an_encoder_that_breaks_its_promise_gets_the_blame(answer: Callable[[Tensor], object], message: str) -> None:
