@@ -72,7 +72,7 @@ class EncoderSpec(PartSpec, ABC):
 
 
 class AggregatorSpec(PartSpec, ABC):
-    """A: `build(tokens)` gives a module (Tokens, Cameras | None, levels) → list[Tokens] over all views of a scene (eq. 4).
+    """A: `build(tokens)` gives a module (Tokens, Cameras | None, levels) → list[Tokens], over all views (eq. 4).
 
     Level 0 is E's tokens, level k the tokens after block k; only the requested levels are stored. Every level has its
     own width and layout.

@@ -1,8 +1,8 @@
 """Published checkpoints under their public keys ⇄ our parts, strict in both directions.
 
 A layout knows which keys of a file are a part of ours and what they are called here; what a part should be called there
-follows from the same table, so that every difference is reported in the names of the file. Names and shapes: naver/croco,
-naver/dust3r, naver/mast3r, TencentARC/FreeSplatter.
+follows from the same table, so that every difference is reported in the names of the file. Names and shapes:
+naver/croco, naver/dust3r, naver/mast3r, TencentARC/FreeSplatter.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Layout:
     """A kind of checkpoint and the part that it fills.
 
     `select`: the file's tensors that are the part, as the published file has them; `to_ours` and `to_public`: between
-    those and the part's state dict. `adapts`: public keys that are taken where their shapes are ours and otherwise unmatched
-    as they are here, since they depend on what stands before or after the part.
+    those and the part's state dict. `adapts`: public keys that are loaded where their shapes are ours and otherwise left
+    at their initial values, since they depend on what stands before or after the part.
     """
 
     name: str
