@@ -105,7 +105,7 @@ def _begin(work: bench.work.Worker) -> int:
 
 
 def _train(work: bench.work.Worker, *words: Any) -> None:
-    from bench.training.train import Trainer
+    from bench.training.trainer import Trainer
 
     before = Trainer.step
 
