@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 
+from bench.common.console import print_line
 from bench.common.errors import ConfigError, UserError
 from bench.common.exit_codes import DONE, SOME_FAILED, STOPPED
-from bench.execution.launcher import Launcher, needs_work
+from bench.execution.launcher import needs_work
 from bench.execution.options import RunOptions
 from bench.execution.session import Session, resolve_device, task_of
 from bench.runs.folder import run_folder
@@ -158,12 +158,11 @@ class SearchController:
         """To their ends, like any sweep's runs; one that ended badly stays so unless it is to be retried."""
         if self.stopped or not runs:
             return
-        session, tasks = self._session(runs), [task_of(run, self.results) for run in runs]
-        session.verify_data_unchanged(tasks)
-        session.prepare([run for run, task in zip(runs, tasks, strict=True) if needs_work(task, self.options.retry)])
-        launcher = Launcher(tasks, progress, self.options.jobs, session.threads, session.device, self.options.retry)
-        launcher.run()
-        self.stopped = bool(launcher.stop_request)
+        session = self._session(runs)
+        pending = session.pending()
+        session.verify_data_unchanged()
+        session.prepare([run for run, task in zip(runs, session.tasks, strict=True) if task in pending])
+        _, self.stopped = session.launch(progress)
         self.worked |= set() if self.stopped else {run.id for run in runs}
 
     def _tell(self, study: Study, proposal: Proposal, run: Run) -> None:
@@ -219,11 +218,11 @@ class SearchController:
     def _report(self, session: Session, rows: Sequence[ParetoRow]) -> None:
         from bench.search import pareto_front
 
-        session.report()
+        report = session.report()
         for path in (*pareto_front.write(self.folder, self.search, rows, self.results), *self.figure(rows)):
             if path.name == "front.md":
                 self._say(path.read_text(encoding="utf-8"))
-            self._say(str(path))
+        self._say(f"report: {report.resolve()}")
 
     def figure(self, rows: Sequence[ParetoRow]) -> list[Path]:
         """figures/front.{png,svg}."""
@@ -251,7 +250,7 @@ class SearchController:
         return written
 
     def _say(self, text: str, style: str | None = None) -> None:
-        self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
+        print_line(self.console, text, style)
 
 
 def _save(figure: Any, path: Path) -> None:

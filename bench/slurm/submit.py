@@ -20,14 +20,10 @@ from bench.common.process import ProcessIdentity
 from bench.execution import dry_run as plan
 from bench.execution.launcher import (
     Task,
-    archive_run,
     needs_work,
     prepare_run_folder,
 )
-from bench.execution.session import (
-    Session,
-    task_of,
-)
+from bench.execution.session import Session
 from bench.runs.folder import runs_folder
 from bench.runs.lease import LeaseHeld
 from bench.slurm import queue, snapshot
@@ -45,22 +41,21 @@ if TYPE_CHECKING:
     from bench.execution.options import RunOptions
 
 
-class Submission(Session):
+class Submission:
     """One call of the command that submits instead of running."""
 
     def __init__(self, sweep: Sweep, chosen: Sequence[Run], options: RunOptions, folder: str, console: Console,
                  cluster: Cluster) -> None:  # fmt: skip
         self.sweep, self.chosen, self.console, self.cluster = sweep, chosen, console, cluster
-        self.options = replace(options, jobs=cluster.array_parallelism)  # at once: the disk needs room for them
-        self.sweep, self.chosen, self.console = sweep, chosen, console
-        self.results = options.results
-        self.folder = self.results / folder
-        self.threads = options.threads or self.cluster.cpus
-        self.device = "cpu"  # of this process; the jobs' is:
+        self.options = replace(  # `jobs`: at once, as the disk needs room for them; the device is this process's
+            options, jobs=cluster.array_parallelism, threads=options.threads or cluster.cpus, device="cpu"
+        )
+        self.session = Session(sweep, chosen, self.options, folder, console)
+        self.results, self.folder, self.threads = options.results, self.session.folder, self.session.threads
         self.job_device = options.device if options.device != "auto" else "cuda" if self.cluster.gpus else "cpu"
 
     def run(self) -> int:
-        tasks = [task_of(run, self.results) for run in self.chosen]
+        tasks = self.session.tasks
         _refuse_small_batches(tasks, self.cluster)
         if self.options.dry_run or self.options.test_only:
             return self._show(tasks)
@@ -68,21 +63,20 @@ class Submission(Session):
         if self.options.force:
             if queued:
                 raise UserError(f"--force: {', '.join(sorted(queued.values()))} in the queue; cancel first")
-            for moved in filter(None, [archive_run(task) for task in tasks]):
-                self._say(f"put aside: {moved}")
-        left = [task for task in tasks if needs_work(task, self.options.retry)]
-        self._announce(tasks, left)
+            self.session.archive()
+        left = self.session.pending()
+        self.session.print_header(left)
         for task in left:
             if task.id in queued:
-                self._say(f"{task.label}: in the queue already, job {queued[task.id]}")
+                self.session.print(f"{task.label}: in the queue already, job {queued[task.id]}")
         left = [task for task in left if task.id not in queued and not self._orphaned(task, tasks, queued)]
-        self.verify_data_unchanged(tasks)
+        self.session.verify_data_unchanged()
         if left:
-            self.prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
+            self.session.prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
             self._submit(left, tasks, queued)
         else:
-            self.record()
-            self._say("nothing to submit")
+            self.session.record()
+            self.session.print("nothing to submit")
         bad = [task for task in tasks if task not in left and task.folder.status().state.needs_retry]
         return SOME_FAILED if any(task.id not in queued for task in bad) else DONE
 
@@ -90,7 +84,9 @@ class Submission(Session):
         """Whether it starts from a run that has no weights and will not get any."""
         for parent in (other for other in tasks if other.id in task.parents and other.id not in queued):
             if not needs_work(parent, self.options.retry) and parent.folder.training() is None:
-                self._say(f"{task.label}: it starts from {parent.label}, which is {parent.folder.status().state}")
+                self.session.print(
+                    f"{task.label}: it starts from {parent.label}, which is {parent.folder.status().state}"
+                )
                 return True
         return False
 
@@ -98,7 +94,7 @@ class Submission(Session):
         """The batch scripts on stdout, all else on stderr; or what the scheduler says of them."""
         left = [task for task in tasks if self.options.force or needs_work(task, self.options.retry)]
         if not left:
-            self._say("nothing to submit: all runs have ended; with --force it would be")
+            self.session.print("nothing to submit: all runs have ended; with --force it would be")
             left = list(tasks)
         frozen = snapshot.describe_source(SOURCE)
         code = (self.results / "code" / frozen.digest).resolve()
@@ -106,17 +102,17 @@ class Submission(Session):
         if self.cluster.executor == "local":
             self.console.stderr = True
             plan.print_dry_run(self.sweep, self.chosen, False, self.console, self.results)
-            self._say("executor: local starts processes on this machine: there is no batch script")
+            self.session.print("executor: local starts processes on this machine: there is no batch script")
             return DONE
         texts = [script.text(script.runs(i, _named(group)), len(group.tasks))
                  for i, group in enumerate(group_tasks(left, tasks))]  # fmt: skip
         texts.append(script.text(script.collect("afterany:ARRAY")))
         if self.options.test_only:
-            return ask_scheduler(texts, self._say)
+            return ask_scheduler(texts, self.session.print)
         self.console.stderr = True
         plan.print_dry_run(self.sweep, self.chosen, False, self.console, self.results)
-        self._say(f"code: {frozen.label}")
-        self._say(self._price(len(left)))
+        self.session.print(f"code: {frozen.label}")
+        self.session.print(self._price(len(left)))
         print("\n\n".join(text.rstrip("\n") for text in texts))
         return DONE
 
@@ -148,7 +144,7 @@ class Submission(Session):
             "folder": str(Path.cwd()),
         }
         write_json(script.folder / "plan.json", plan)
-        self.record()
+        self.session.record()
         jobs: dict[str, str] = {}
         for number, group in enumerate(groups):
             jobs |= self._hand_over(executor, script, number, group, {**queued, **jobs})
@@ -165,7 +161,7 @@ class Submission(Session):
             try:
                 prepare_run_folder(task)
             except LeaseHeld as held:
-                self._say(f"{task.label}: {held} works on it")
+                self.session.print(f"{task.label}: {held} works on it")
                 continue
             link = self.folder / "logs" / f"{_file_name(task.label)}.txt"
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -242,14 +238,14 @@ class Submission(Session):
             what = "array" if len(group.tasks) > 1 else "job"
             if self.cluster.executor == "local":
                 what, first = "processes", ", ".join(jobs[task.id] for task in group.tasks)
-            self._say(f"{what} {first}: {'; '.join(task.label for task in group.tasks)}{after}")
-        self._say(f"then {collect} collects: tables and figures in {self.folder}")
-        self._say(self._price(sum(len(group.tasks) for group in groups)))
-        self._say(f"code: {frozen.label} ({self.results / 'code' / frozen.digest})")
+            self.session.print(f"{what} {first}: {'; '.join(task.label for task in group.tasks)}{after}")
+        self.session.print(f"then {collect} collects: tables and figures in {self.folder}")
+        self.session.print(self._price(sum(len(group.tasks) for group in groups)))
+        self.session.print(f"code: {frozen.label} ({self.results / 'code' / frozen.digest})")
         folder = shlex.quote(str(self.folder))
         for command in (f"python -m bench.status {folder} --follow", f"python -m bench.cancel {folder}",
                         f"tail -F {folder}/logs/*.txt"):  # fmt: skip
-            self._say(f"  {command}")
+            self.session.print(f"  {command}")
 
 
 def _refuse_small_batches(tasks: Sequence[Task], cluster: Cluster) -> None:
