@@ -25,7 +25,18 @@ RESERVED_OPTIONS = {
     "exclude": "exclude", "nodelist": "nodelist", "array": "array_parallelism", "signal": "warning_s",
     "reservation": "reservation",
 }  # fmt: skip
-SET_BY_BENCH = ("output", "error", "open-mode", "requeue", "no-requeue", "dependency", "job-name", "wrap", "parsable", "chdir")
+SET_BY_BENCH = (
+    "output",
+    "error",
+    "open-mode",
+    "requeue",
+    "no-requeue",
+    "dependency",
+    "job-name",
+    "wrap",
+    "parsable",
+    "chdir",
+)
 
 
 @dataclass(frozen=True)
@@ -233,7 +244,9 @@ def _check(values: dict[str, Any], nodes: Mapping[str, Node], problems: Problems
         add_problem("time", f"{values['time']} is not longer than warning_s, {warning} s")
     for line in values.get("environment", ()):
         if line.lstrip().startswith("#SBATCH"):
-            add_problem("environment", f"{line!r} is an option of sbatch, not a shell command: move it to the key sbatch")
+            add_problem(
+                "environment", f"{line!r} is an option of sbatch, not a shell command: move it to the key sbatch"
+            )
     if values.get("executor") == "local":
         for key in SLURM_ONLY:
             if key in values:

@@ -1,4 +1,4 @@
-"""The collect job: record final statuses that no process could record, then write runs.jsonl, tables, figures, report."""
+"""The collect job: record final statuses that no process recorded, then write runs.jsonl, tables, figures, report."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ LOG_PATTERNS: tuple[tuple[str, State, str], ...] = (
 
 
 class SlurmExecutionContext(ExecutionContext):
-    """A SLURM job: time limit in minutes, seconds between warning and limit, start time, and log of SLURM's messages."""
+    """A SLURM job: time limit in minutes, seconds between warning and limit, start time, log of SLURM's messages."""
 
     patient = True  # a preempted job gets two signals at once
 

@@ -29,9 +29,7 @@ def group_tasks(pending: Sequence[Task], tasks: Sequence[Task], max_array_size: 
         needs = tuple(sorted(parent for parent in untrained if parent in by_id))
         by_needs.setdefault(needs, []).append(task)
     size = max_array_size or max(1, len(pending))
-    return [
-        Group(needs, group[i : i + size]) for needs, group in by_needs.items() for i in range(0, len(group), size)
-    ]
+    return [Group(needs, group[i : i + size]) for needs, group in by_needs.items() for i in range(0, len(group), size)]
 
 
 def _depth(task: Task, tasks: dict[str, Task]) -> int:

@@ -121,8 +121,8 @@ class RunJob:
             yield
 
     def _requeue(self, folder: RunFolder, status: Status, submitit_handler: Any, messages: Path) -> None:
-        """Requeue through submitit, which counts; retried while the controller is down. SLURM requeues preempted jobs."""
-        while (context.classify_log(messages) or (State.TIMEOUT,))[0] is State.TIMEOUT:
+        """Requeue a timed-out job through submitit, which counts; retried while the controller is down."""
+        while (context.classify_log(messages) or (State.TIMEOUT,))[0] is State.TIMEOUT:  # SLURM requeues preempted jobs
             try:
                 submitit_handler(signal.SIGUSR2, None)
             except UncompletedJobError as error:
@@ -174,8 +174,8 @@ def _work_as_rank(options: list[str], job: JobEnvironment) -> int:
 
 def _export_slurm_step_env(job: JobEnvironment) -> None:
     """On a workstation: the variables by which the processes of a SLURM step find each other."""
-    variables = {"SLURM_PROCID": job.global_rank, "SLURM_LOCALID": job.local_rank, "SLURM_STEP_NUM_TASKS": job.num_tasks,
-                 "SLURM_JOB_ID": job.job_id}  # fmt: skip
+    variables = {"SLURM_PROCID": job.global_rank, "SLURM_LOCALID": job.local_rank,
+                 "SLURM_STEP_NUM_TASKS": job.num_tasks, "SLURM_JOB_ID": job.job_id}  # fmt: skip
     os.environ.update({key: str(value) for key, value in variables.items()})
 
 

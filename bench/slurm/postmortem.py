@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def classify_exit(folder: RunFolder, jobs: Path, code: int) -> Status | None:
-    """Classify and record the end of the run; None if its status is recorded already or another process has the lease."""
+    """Classify and record the end of the run; None if a status is on file or another process has the lease."""
     before, job = folder.status(), job_name()
     last = (attempts.read_attempts(folder) or [{}])[-1]
     unexplained = before.state in (State.RUNNING, State.PLANNED, State.LOST)

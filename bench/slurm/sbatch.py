@@ -48,7 +48,9 @@ def make_executor(script: Script) -> Any:
         os.environ |= {"PYTHONPATH": str(script.code), "PYTHONSAFEPATH": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         return DetachedExecutor(script.jobs, max_num_timeout=script.cluster.max_timeouts)
     if not shutil.which("sbatch") or not shutil.which("srun"):
-        raise UserError("SLURM is not installed here (sbatch and srun are not on PATH); --dry-run prints the scripts without it")
+        raise UserError(
+            "SLURM is not installed here (sbatch and srun are not on PATH); --dry-run prints the scripts without it"
+        )
     return SlurmExecutor(script.jobs, max_num_timeout=script.cluster.max_timeouts, python=script.cluster.python)
 
 
