@@ -40,6 +40,7 @@ class Spec(PartSpec):
     evaluation_scenes: int = 200
     seed: int = 0
 
+    at_least = {"training_scenes": 0, "validation_scenes": 0, "evaluation_scenes": 1, "seed": 0}
     sizes = {
         "tiny": {"training_scenes": 400, "validation_scenes": 16, "evaluation_scenes": 32},
         "small": {"training_scenes": 4000, "validation_scenes": 50, "evaluation_scenes": 100},
