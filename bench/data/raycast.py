@@ -68,17 +68,17 @@ class Triangles:
         hit, hits = self._meet(center, directions, np.arange(len(directions)), None)
         if opaque is None:
             return hit, hits
-        rays, found = [], []
+        rays, layers = [], []
         for _ in range(LAYERS):
             stops = opaque(hits)
             rays.append(hit[stops])
-            found.append(_rows(hits, stops))
+            layers.append(_rows(hits, stops))
             if stops.all():
                 break
             passing = ~stops
             hit, hits = self._meet(center, directions, hit[passing], hits.depth[passing])
         order = np.argsort(np.concatenate(rays), kind="stable")
-        joined = {name: np.concatenate([getattr(each, name) for each in found])[order] for name in vars(hits)}
+        joined = {name: np.concatenate([getattr(each, name) for each in layers])[order] for name in vars(hits)}
         return np.concatenate(rays)[order], Hits(**joined)
 
     def _meet(
@@ -92,15 +92,15 @@ class Triangles:
         starts = np.zeros(len(rays)) if behind is None else behind * (1 + 1e-5)
         along = directions[rays]
         origins = (center + starts[:, None] * along).astype(np.float32)
-        found: dict[str, Any] = self.scene.run(origins, along, query="INTERSECT", output=True)
-        hit = np.flatnonzero(found["primID"] >= 0)
-        face, along = found["primID"][hit], along[hit]
-        depth = starts[hit] + found["tfar"][hit].astype(np.float64)  # rays have z = 1: distance is depth
+        result: dict[str, Any] = self.scene.run(origins, along, query="INTERSECT", output=True)
+        hit = np.flatnonzero(result["primID"] >= 0)
+        face, along = result["primID"][hit], along[hit]
+        depth = starts[hit] + result["tfar"][hit].astype(np.float64)  # rays have z = 1: distance is depth
         corners = self.vertices[self.faces[face]]
         normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
         normal *= np.where((normal * along).sum(-1, keepdims=True) > 0, -1, 1)
-        u, v = found["u"][hit].astype(np.float64), found["v"][hit].astype(np.float64)
+        u, v = result["u"][hit].astype(np.float64), result["v"][hit].astype(np.float64)
         points = center + depth[:, None] * along
         return rays[hit], Hits(face, np.stack([1 - u - v, u, v], -1), points, depth, normal, along)
 

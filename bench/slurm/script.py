@@ -15,7 +15,8 @@ from bench.slurm.cluster import Cluster
 from bench.slurm.context import JOB_START_MARKER, JOBS
 
 YEAR = 60 * 24 * 365  # minutes
-KEPT = ("EAD_BENCH_CACHE",)  # of the submitter's environment, which sbatch may be told not to pass on
+# of the submitter's environment, which sbatch may be told not to pass on
+KEPT = ("EAD_BENCH_CACHE", "EAD_BENCH_DATA_MEMORY_GIB")
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def run_steps(
     if ranks.is_first:
         scenes.record_or_verify_scenes(spec, source, writer)
     trainer = Trainer(spec, device, ranks, runs=writer.folder.parent)
-    session = provenance.of_stage(spec, device)
+    session = provenance.of_stage(spec.model.precision, device)
     done, warnings = checkpoint.restore(writer.folder, trainer.model, trainer.optimizer)
     if len(steps_done := {said["done"] for said in ranks.gather({"done": done})}) > 1:
         raise UserError(f"{writer.folder}: ranks see checkpoints of different steps, {sorted(steps_done)}: try again")
@@ -199,7 +199,7 @@ def use_given_weights(spec: RunSpec, writer: Writer, source: DataSource, device:
     evaluation = scenes.record_or_verify_scenes(spec, source, writer)["evaluation"]
     if seen := initialization.trained_scenes(spec, writer.folder.parent) & set(evaluation):
         raise UserError(f"data: the given weights were trained on {len(seen)} of these scenes, {min(seen)} among them")
-    content = {"steps": 0, "warnings": [], "code": source_hashes(spec), "provenance": provenance.of_stage(spec, device)}
+    content = {"steps": 0, "warnings": [], "code": source_hashes(spec), "provenance": provenance.of_stage(spec.model.precision, device)}
     _commit(writer, initialization.build(spec, writer.folder.parent), content)
 
 

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def verdict(folder: Path, model: str) -> overfit.OverfitVerdict:
     """Of a base spec under the settings of `bench.evaluation.overfit`."""
     (run,) = config.load(BASES / f"{model}.yaml", [*overfit.overrides(1), *SCENES], "tiny").runs
-    source = open_source(run.spec, progress=False)
+    source = open_source(run.spec.data, run.spec.model.image_size, progress=False)
     started = time.process_time()
     train(run.spec, PlainWriter(folder), device=CPU, source=source)
     seconds = time.process_time() - started
