@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from bench.analysis import remarks
 from bench.analysis.deviations import format_value
 from bench.analysis.differences import Difference, Scores, paired_difference
 from bench.analysis.formatting import ARROWS, FormattedTable, format_difference, markdown
-from bench.analysis.latex import latex, reference
+from bench.analysis.latex import environment, reference
 from bench.analysis.sweep_results import SweepResults, SweepRun, protocol_metrics
 from bench.analysis.variants import (
     NOT_SWEPT,
@@ -23,7 +24,9 @@ from bench.analysis.variants import (
     short_names,
     swept_settings,
 )
+from bench.common import labels
 
+FIELDS = "Fields (reference's)"  # a column's heading
 PRINTED_METRICS = ("psnr", "ssim", "lpips_vgg")  # all stand in answers.csv
 COLUMNS = ["kind", "variant", "reference", "fields", "metric", "better", "difference", "low", "high", "seeds", "scenes",
            "over", "verdict"]  # fmt: skip
@@ -133,7 +136,7 @@ def build_answers(sweep: SweepResults, protocol: str) -> FormattedTable | None:
     notes = list(METHOD)
     notes += [MAIN_EFFECT] if any(comparison.kind == "main effect" for comparison in comparisons) else []
     notes += [UNSWEPT_FIELD] if any(NOT_SWEPT in comparison.fields for comparison in comparisons) else []
-    return FormattedTable(title, cells(comparisons, metrics), notes, [])
+    return FormattedTable(title, cells(comparisons, metrics), notes, [], ("", FIELDS))
 
 
 def cells(comparisons: Sequence[Comparison], metrics: Sequence[Mapping[str, str]]) -> pd.DataFrame:
@@ -143,7 +146,7 @@ def cells(comparisons: Sequence[Comparison], metrics: Sequence[Mapping[str, str]
         main_effect = comparison.kind == "main effect"
         line = {
             "": f"{comparison.variant} − {comparison.reference}" if main_effect else comparison.variant,
-            "Fields (reference's)": comparison.kind if main_effect else comparison.fields,
+            FIELDS: comparison.kind if main_effect else comparison.fields,
         }
         for metric in metrics:
             difference = comparison.differences.get(metric["name"])
@@ -162,8 +165,25 @@ def render(sweep: SweepResults, protocol: str) -> dict[str, str]:
     return {
         "csv": frame(compare_variants(sweep, protocol), protocol_metrics(sweep, protocol)).to_csv(index=False),
         "md": markdown(table),
-        "tex": latex(table.cells, table.title, table.remarks, reference(f"{sweep.name}-{sweep.scale}-answers")),
+        "tex": latex(table, f"{sweep.name}-{sweep.scale}-answers"),
     }
+
+
+def latex(table: FormattedTable, name: str) -> str:
+    """A verdict stands above its interval."""
+    rows = [[_latex_cell(str(cell)) for cell in row] for row in table.cells.itertuples(index=False)]
+    texts = [i for i, column in enumerate(table.cells) if column in table.text_columns]
+    notes = list(map(labels.latex, table.remarks))
+    return environment(
+        list(map(str, table.cells)), rows, labels.latex(table.title), notes, reference(name), text_columns=texts
+    )
+
+
+def _latex_cell(cell: str) -> str:
+    parts = re.fullmatch(r"(\S+) (\[.*\]) (.+)", cell)
+    if not parts:
+        return labels.latex(cell)
+    return rf"\shortstack[r]{{{labels.latex(parts[1])} {parts[3]}\\{{}}{labels.latex(parts[2])}}}"
 
 
 def _differences(

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from bench.analysis import remarks
 from bench.analysis.formatting import ARROWS, DAGGER, HEADINGS, PARAMETERS, format_number, millions
-from bench.analysis.latex import environment, escape, reference
+from bench.analysis.latex import environment, reference
 from bench.analysis.sweep_results import SweepResults, protocol_metrics
 from bench.analysis.table_rows import TableRow, table_rows
+from bench.common import labels
 from bench.common.errors import UserError
 
 DEFAULT_COLUMNS = ("psnr", "psnr_foreground", "ssim", "lpips_vgg", "parameters", "reserved_peak_memory_gib",
@@ -46,14 +47,19 @@ def paper_table(sweep: SweepResults, protocol: str, columns: Sequence[str] = ())
     constant = {column.name: column for column in chosen if len(runs) > 1 and _is_constant(column, runs, len(rows))}
     shown = [column for column in chosen if column.name not in constant]
     marked = [_mark(column, runs) for column in shown]
-    cells = [[escape(row.label) + (rf" {escape(DAGGER)}" if row.baselines_not_exceeded else ""),
+    cells = [[labels.latex(row.label) + (rf" {labels.latex(DAGGER)}" if row.baselines_not_exceeded else ""),
               *(column[i] for column in marked)] for i, row in enumerate(rows)]  # fmt: skip
     notes = [f"{column.heading}: {column.cells[runs[0]]} in every run." for column in constant.values()]
-    notes = [*map(escape, notes), *_notes(sweep, protocol, rows, any(r"\textbf" in c for row in cells for c in row))]
+    notes = [
+        *map(labels.latex, notes),
+        *_notes(sweep, protocol, rows, any(r"\textbf" in c for row in cells for c in row)),
+    ]
     title = "; ".join([remarks.subject(sweep), *remarks.evaluated_on(sweep, protocol)]) + "."
     headings = ["", *(column.heading for column in shown)]
     label = reference(f"{sweep.name}-{sweep.scale}")
-    return environment(headings, cells, escape(title), notes, label, rules=[len(runs)] if len(runs) < len(rows) else [])
+    return environment(
+        headings, cells, labels.latex(title), notes, label, rules=[len(runs)] if len(runs) < len(rows) else []
+    )
 
 
 def _column(name: str, rows: Sequence[TableRow], metrics: Mapping[str, Mapping[str, str]]) -> Column:
@@ -103,4 +109,4 @@ def _notes(sweep: SweepResults, protocol: str, rows: Sequence[TableRow], marked:
     printed = [note for note in remarks.remarks(sweep, protocol, rows) if not any(part in note for part in NOT_PRINTED)]
     if sweep.scale == "tiny":
         printed.insert(0, "Scale tiny: a check of the mechanics, not comparable with the paper's numbers.")
-    return notes + [escape(note) for note in printed]
+    return notes + [labels.latex(note) for note in printed]

@@ -22,6 +22,7 @@ from bench.analysis.formatting import (
     format_number,
     markdown,
     millions,
+    terminal,
 )
 from bench.analysis.paper_table import paper_table
 from bench.analysis.sweep_results import SweepResults, protocol_metrics, read_sweep
@@ -41,6 +42,14 @@ def write(sweep_folder: Path, results: Path) -> list[Path]:
                 atomic_write_text(path, text)
                 written.append(path)
     return written
+
+
+def terminal_summary(sweep_folder: Path, results: Path) -> str:
+    """The answer and the result table of the first protocol, for a terminal."""
+    sweep = read_sweep(sweep_folder, results)
+    protocol = next(iter(sweep.protocols()), "")
+    shown = (answers.build_answers(sweep, protocol), build_table(sweep, protocol))
+    return "\n".join(terminal(table) for table in shown if table)
 
 
 def build_table(sweep: SweepResults, protocol: str) -> FormattedTable:

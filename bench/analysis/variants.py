@@ -50,8 +50,11 @@ def swept_settings(sweep: SweepResults) -> dict[str, dict[str, Any]]:
     }
 
 
-def field_differences(fields: Settings, reference: Settings, swept: Sequence[Settings]) -> list[FieldDifference]:
-    """In the reference's order of fields; `swept`: what the spec sets for the one and for the other.
+def field_differences(
+    fields: Settings, reference: Settings, swept: Sequence[Settings], all_swept: bool = False
+) -> list[FieldDifference]:
+    """In the reference's order of fields; `swept`: what the spec sets for the one and for the other, `all_swept`:
+    whether it names another base, which sets all.
 
     Fields that only one of them has are left out: they come with a part, whose name stands for them.
     """
@@ -63,8 +66,9 @@ def field_differences(fields: Settings, reference: Settings, swept: Sequence[Set
     for field in dict.fromkeys((*reference, *fields)):
         shared = field in fields and field in reference
         if fields.get(field) != reference.get(field) and (shared or field in named):
+            by_spec = all_swept or field in named or field.startswith(whole)
             value, usual = (format_value(side[field]) if field in side else "–" for side in (fields, reference))
-            differences.append(FieldDifference(field, value, usual, field in named or field.startswith(whole)))
+            differences.append(FieldDifference(field, value, usual, by_spec))
     for prefix in removed:  # a loss that only one of them has
         has, had = (any(field.startswith(prefix) for field in side) for side in (fields, reference))
         if has != had:
@@ -86,8 +90,8 @@ def differences_of(sweep: SweepResults) -> dict[str, list[FieldDifference]]:
     differences = {}
     for label, fields in sweep.fields.items():
         other_base = groups[label][0].line.get("base") != base
-        keys = swept[label] | (dict.fromkeys(fields, "") if other_base else {})
-        differences[label] = field_differences(fields, sweep.fields[reference], [keys, swept[reference]])
+        settings = [swept[label], swept[reference]]
+        differences[label] = field_differences(fields, sweep.fields[reference], settings, other_base)
     return differences
 
 

@@ -117,7 +117,7 @@ def _scenes(spec: RunSpec) -> tuple[dict[str, int | None], str | None]:
     if spec.data.missing() if hasattr(spec.data, "missing") else ():
         return dict.fromkeys(SPLITS), None
     try:
-        source = open_source(spec)
+        source = open_source(spec.data, spec.model.image_size)
         return {split: len(source.scenes(split)) for split in SPLITS}, None  # type: ignore[arg-type]
     except (UserError, OSError) as error:
         return dict.fromkeys(SPLITS), str(error)

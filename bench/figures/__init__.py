@@ -6,7 +6,6 @@ and draws what its runs hold: a run that lacks a stage is missing in the figure 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.analysis.sweep_results import SweepResults, SweepRun, read_sweep
+from bench.common import labels
 from bench.common.files import atomic_write
 from bench.common.json_files import write_json
 
@@ -41,12 +41,10 @@ def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> 
     functions = {"loss_curves": _loss_curves, "qualitative": _qualitative, "comparison": _comparison,
                  "model": _diagrams, "time_by_part": _time_by_part}  # fmt: skip
     written = []
-    for name, draw in [figure for kind in kinds for figure in functions[kind](sweep)]:
-        with style.style():
-            figure = draw()
-            path = sweep_folder / "figures" / name
-            atomic_write(path, partial(style.save, figure))
-        written.append(path)
+    with style.style():
+        for name, draw in [figure for kind in kinds for figure in functions[kind](sweep)]:
+            written.append(sweep_folder / "figures" / name)
+            atomic_write(written[-1], partial(style.save, draw()))
     if "time_by_part" in kinds and (parts := _parts(sweep)):
         written.append(sweep_folder / "figures" / "time_by_part.json")
         write_json(written[-1], {"runs": parts})
@@ -142,7 +140,7 @@ def _diagrams(sweep: SweepResults) -> Figures:
 
 def diagram_name(label: str) -> str:
     """The file of the drawing of a setting's model."""
-    return f"model_{re.sub(r'[^A-Za-z0-9]+', '_', label).strip('_')}.svg"
+    return "model_" + labels.file_name(label, ".svg")
 
 
 def _samples(run: SweepRun) -> dict[str, NDArray[Any]] | None:

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.common import labels
+
 if TYPE_CHECKING:
     import jinja2
     import pandas as pd
@@ -67,6 +69,7 @@ def picture(path: Path) -> str:
 @cache
 def environment() -> jinja2.Environment:
     import jinja2
+    import markupsafe
 
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -76,6 +79,7 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     templates.globals["picture"] = picture
+    templates.filters["label"] = lambda text: markupsafe.Markup(labels.html(str(text)))
     return templates
 
 
