@@ -14,6 +14,7 @@ from bench.config.schema import (
     WeightsFile,
     is_run_path,
 )
+from bench.losses import LossSpec
 from models.ead import EADSpec
 from models.parts import PartSpec, Problem
 from models.published import LAYOUTS
@@ -87,10 +88,13 @@ def _train(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("train.micro_batch", f"{train.micro_batch} does not divide the batch of {train.batch}")
     if not 0 <= train.geometry_first < 1:
         yield Problem("train.geometry_first", "is a share of the steps, from 0 to below 1")
-    elif train.geometry_first > 0 and not getattr(spec.losses.get("points"), "weight", 0) > 0:
+    elif train.geometry_first > 0 and not any(
+        loss.weight > 0 and "rendering" not in loss.needs for loss in spec.losses.values() if isinstance(loss, LossSpec)
+    ):
         yield Problem(
             "train.geometry_first",
-            "the first steps train on L_3D alone: give losses.points a weight above 0, or set this to 0",
+            "the first steps train without rendering: give losses.points (or another term that needs no rendering) a "
+            "weight above 0, or set this to 0",
         )
 
 
@@ -99,6 +103,9 @@ def _losses(spec: RunSpec) -> Iterator[Problem]:
     for name, weight in weights.items():
         if weight < 0:
             yield Problem(f"losses.{name}.weight", "must not be negative")
+    for name, loss in spec.losses.items():
+        if weights[name] > 0 and isinstance(loss, LossSpec):
+            yield from (Problem(f"losses.{name}", f"{name} {p.message}") for p in loss.problems(spec.model))
     if not any(weight > 0 for weight in weights.values()):
         yield Problem("losses", "no term has a weight above 0: nothing would be learned")
 
