@@ -32,6 +32,7 @@ class Trainer:
         numerics.configure(device, spec.train.matmul_precision, spec.seed)
         self.spec, self.ranks = spec, ranks
         self.model: EAD = initialization.build(spec, runs).to(device).train()
+        optimizer.freeze(self.model, spec.train)
         self.forward = torch.compile(self.model) if spec.train.compile else self.model
         self.optimizer = optimizer.build(self.model, spec.train)
         self.losses = {name: loss for name, loss in spec.losses.items() if isinstance(loss, LossSpec) and loss.weight}
@@ -40,8 +41,7 @@ class Trainer:
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """Forward, backward, update: step 0, 1, … on this rank's scenes. Returns the values to record, unread."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate(step, self.spec.train)
+        optimizer.set_learning_rate(self.optimizer, step, self.spec.train)
         self.optimizer.zero_grad(set_to_none=True)
         values = self.ranks.reduce(self.accumulate(step, batch))
         self.ranks.reduce_gradients(self.model)
