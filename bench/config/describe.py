@@ -56,6 +56,6 @@ def bases_at_paper_scale(sweep: Sweep) -> dict[str, dict[str, Any]]:
 
     beside = sweep.path.parent
     folders = (beside if beside.name == "base" else beside / "base", BASES)
-    names = dict.fromkeys(run.reference["base"] for run in sweep.runs)
+    names = dict.fromkeys(run.origin["base"] for run in sweep.runs)
     paths = {name: next(p for f in folders if (p := f / f"{name}.yaml").is_file()) for name in names}
     return {name: to_dict(load(path, scale="paper").runs[0].spec) for name, path in paths.items()}

@@ -25,7 +25,6 @@ from typing import Any, Literal, get_args
 from bench.common.errors import ConfigError
 from bench.config import search_space, spec_fields
 from bench.config.grid import SweepPoint, flatten_keys
-from bench.config.labels import label_settings
 from bench.config.merge import (
     SCALES,
     Layer,
@@ -33,6 +32,7 @@ from bench.config.merge import (
     apply_where_present,
     layer,
 )
+from bench.config.naming import label_settings
 from bench.config.objectives import Objective, available_objectives
 from bench.config.read import (
     Node,
@@ -126,7 +126,7 @@ class Search:
             overrides = self.sweep.overrides if scale == self.sweep.scale else ()
             for run in load(self.sweep.path, overrides, scale).runs:
                 if run.label == label:
-                    bases.add(run.reference["base"])
+                    bases.add(run.origin["base"])
                     settings[scale] = run.settings
         return self._spec(bases.pop(), settings)
 

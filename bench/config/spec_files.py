@@ -24,7 +24,7 @@ from bench.config.read import (
 from bench.config.schema import RunSpec
 
 BASES = Path(__file__).resolve().parents[2] / "ablations" / "base"
-SWEEP = (*AXES, "where", "search")  # what a scale may replace as a whole, grid key by key
+SWEEP = (*AXES, "where", "search", "reference")  # what a scale may replace as a whole, grid key by key
 KEYS = ("base", "set", *SWEEP, "scales", "include")
 
 

@@ -18,7 +18,6 @@ from bench.config.graph import (
     unique_labels,
 )
 from bench.config.grid import SweepPoint, at_scale, points
-from bench.config.labels import folder_name, label_settings
 from bench.config.merge import (
     SCALES,
     Layer,
@@ -27,6 +26,7 @@ from bench.config.merge import (
     apply_where_present,
     layer,
 )
+from bench.config.naming import folder_name, label_settings
 from bench.config.read import (
     Node,
     Problems,
@@ -55,7 +55,7 @@ class Run:
     spec: RunSpec
     scale: str
     parents: tuple[str, ...]  # ids of the runs whose parts it starts from
-    reference: dict[str, str]  # the base and the spec file that it came from
+    origin: dict[str, str]  # {"base", "spec"}: the names of the files that it came from
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Sweep:
     path: Path
     overrides: tuple[str, ...]
     runs: list[Run]
+    reference: str  # the label of the run that differences are taken from
     search: str | None = None  # where its `search` section stands (bench/config/search_section.py)
 
     @property
@@ -91,13 +92,15 @@ def load(
     loader = _Loader(scale, overrides, proposal)
     spec, drafts = loader.file(path, ())
     runs = loader.finish(drafts)
+    reference = loader.reference(spec, runs)
     if loader.problems:
         raise ConfigError(loader.problems.in_order())
     question = " ".join(line for line in spec.document.header if line and not line.startswith("python -m"))
     if overrides:
         question += f" (Changed on the command line: {' '.join(overrides)})"
     search = spec.sweep.get("search") or next((at["search"] for at in spec.sweep_at.values() if "search" in at), None)
-    return Sweep(path.stem, scale, question, path, tuple(overrides), runs, search.where if search else None)
+    place = search.where if search else None
+    return Sweep(path.stem, scale, question, path, tuple(overrides), runs, reference, place)
 
 
 class _Loader:
@@ -105,10 +108,10 @@ class _Loader:
 
     def __init__(self, scale: str, overrides: Sequence[str], proposal: SweepPoint | None = None) -> None:
         self.scale, self.problems, self.proposal = scale, Problems(), proposal
-        self.command, self.seeds = Layer(), dict[str, Node]()
+        self.command, self.of_sweep = Layer(), dict[str, Node]()
         for key, node in filter(None, (parse_override(text, self.problems) for text in overrides)):
-            if key == "seeds":
-                self.seeds[key] = node
+            if key in ("seeds", "reference"):  # keys of the spec, not of its runs
+                self.of_sweep[key] = node
             else:
                 self.command += layer({key: node}, self.problems)
         self.absent: dict[str, str] = {}  # overrides of a field that a run's parts lack → the message
@@ -147,11 +150,28 @@ class _Loader:
             for d in drafts
         ]
 
+    def reference(self, spec: SpecFile, runs: Sequence[Run]) -> str:
+        """The label of the run that `reference` names by its label, with or without the seed; by default the first."""
+        node = {**spec.sweep, **spec.sweep_at.get(self.scale, {}), **self.of_sweep}.get("reference")
+        if self.problems or node is None:
+            return runs[0].label if runs else ""
+        labels: dict[str, str] = {}
+        for run in runs:
+            for name in (run.label.partition(", seed ")[0], run.label):
+                labels.setdefault(name, run.label)
+        if str(node.value) in labels:
+            return labels[str(node.value)]
+        hint = did_you_mean(str(node.value), tuple(labels))
+        self.problems.add(node.where, f"reference: no run {node.plain()!r}{hint}; it may be {'; '.join(labels)}")
+        return ""
+
     def _expand(self, path: Path, spec: SpecFile) -> list[PendingRun]:
         """One file's own runs."""
         for scale in spec.sweep_at.keys() - {self.scale}:
             points(at_scale(spec.sweep, spec.sweep_at[scale]), (), self.problems)  # only to find its problems
-        sweep = at_scale(spec.sweep, spec.sweep_at.get(self.scale, {})) | self.seeds
+        sweep = at_scale(spec.sweep, spec.sweep_at.get(self.scale, {})) | {
+            key: node for key, node in self.of_sweep.items() if key == "seeds"
+        }
         before = len(self.problems)
         alternatives = conditions(sweep["where"], self.problems) if "where" in sweep else []
         keep = Filter(alternatives if len(self.problems) == before else [])

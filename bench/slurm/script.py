@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.common.labels import file_name
 from bench.slurm.cluster import Cluster
 from bench.slurm.context import JOB_START_MARKER, JOBS
 
@@ -23,7 +24,7 @@ class Script:
     """The batch scripts of one submission."""
 
     cluster: Cluster
-    name: str  # of the sweep; squeue shows it
+    name: str  # of the sweep; squeue lists it
     folder: Path  # of the submission, absolute
     code: Path  # the snapshot
     threads: int
@@ -102,7 +103,7 @@ class Script:
         extra = {"requeue": True, **self.cluster.sbatch}
         if self.cluster.reservation:
             extra["reservation"] = self.cluster.reservation
-        return {"job_name": name, "account": self.cluster.account, "dependency": dependency, "wckey": None,
+        return {"job_name": file_name(name), "account": self.cluster.account, "dependency": dependency, "wckey": None,
                 "additional_parameters": extra}  # fmt: skip
 
     def _setup(self, threads: int) -> list[str]:

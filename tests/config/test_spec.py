@@ -17,7 +17,7 @@ from bench.config import (
     verify_files,
 )
 from bench.config.convert import TypeMismatch, convert
-from bench.config.labels import folder_name
+from bench.config.naming import folder_name
 from bench.config.run_id import _canonical
 from bench.config.schema import FromRun, WeightsFile
 
@@ -150,8 +150,20 @@ def test_runs_with_bases_names_and_seeds(specs: Specs) -> None:
     specs.base(BASE.replace("encoder: conv", "encoder: croco"), "other")
     sweep = specs.load("runs:\n  - base: mine\n  - {name: Late, base: other, train.steps: 50}\nseeds: [0, 1]\n")
     assert [run.label for run in sweep.runs] == ["mine, seed 0", "mine, seed 1", "Late, seed 0", "Late, seed 1"]
-    assert sweep.runs[2].spec.train.steps == 50 and sweep.runs[2].reference == {"base": "other", "spec": "spec"}
+    assert sweep.runs[2].spec.train.steps == 50 and sweep.runs[2].origin == {"base": "other", "spec": "spec"}
     assert len(specs.load("base: mine\n", "seeds=[3, 4, 5]").runs) == 3
+
+
+def test_reference_names_a_run(specs: Specs) -> None:
+    """What the answers table takes differences from: the first run, or the one with this label."""
+    text = "base: mine\ngrid: {model.encoder.patch: [4, 8]}\nseeds: [0, 1]\n"
+    assert specs.load(text).reference == "patch 4, seed 0"
+    assert specs.load(text + "reference: patch 8\n").reference == "patch 8, seed 0"
+    assert specs.load(text + "reference: patch 8, seed 1\n").reference == "patch 8, seed 1"
+    assert specs.load(text + "scales: {tiny: {reference: patch 8}}\n").reference == "patch 8, seed 0"
+    assert specs.load(text, "reference=patch 8").reference == "patch 8, seed 0"
+    with pytest.raises(ConfigError, match=r"spec.yaml:4: reference: no run 'patch 9' \(did you mean 'patch 8'\?\)"):
+        specs.load(text + "reference: patch 9\n")
 
 
 def test_where_keeps_what_matches(specs: Specs) -> None:
@@ -195,7 +207,7 @@ def test_include_adds_runs_and_never_settings(specs: Specs) -> None:
     specs.load("base: mine\ngrid: {seed: [0, 1]}\nset: {train.steps: 50}\n", name="one")
     sweep = specs.load("include: one\nbase: mine\ngrid: {seed: [1, 2]}\nset: {train.steps: 50}\n")
     assert [run.spec.seed for run in sweep.runs] == [1, 2, 0]  # seed 1 is one run
-    assert [run.reference["spec"] for run in sweep.runs] == ["spec", "spec", "one"]
+    assert [run.origin["spec"] for run in sweep.runs] == ["spec", "spec", "one"]
     assert len(specs.load("include: [one]\n").runs) == 2
     other = specs.load("include: one\nbase: mine\nset: {seed: 0}\n")
     assert [run.spec.train.steps for run in other.runs] == [600, 50, 50]
