@@ -77,9 +77,11 @@ def _parted_backward(trainer: Trainer, batch: Batch, timed: Callable[[str], Abst
     with timed("encoder"):
         tokens = model.encode(batch.inputs)
     with timed("aggregator"):
-        taps = model.aggregate(tokens)
+        taps = model.aggregate(tokens, batch.inputs)
     with timed("head"):
-        made = fields(model.decode(taps, batch.inputs))
+        gaussians = model.decode(taps, batch.inputs)
+    assert isinstance(gaussians, Gaussians), "the breakdown by part is of models whose output is Gaussians"
+    made = fields(gaussians)
     leaves = [value.detach().requires_grad_() for value in made]
     with timed("rasterize"):
         rendering = render(Gaussians(*leaves), batch.target_cameras, batch.background)
