@@ -282,4 +282,3 @@ def _check_batches(tasks: Sequence[Task], cluster: Cluster) -> None:
                 f"{task.label}: train.batch {batch} is not a multiple of the {cluster.ranks} processes of a run "
                 f"({cluster.path}: nodes × {'gpus' if cluster.gpus else 'tasks'}); change one of them"
             )
-
