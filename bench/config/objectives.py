@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from bench.protocols import Protocol, lpips_weights
+from bench.protocols import Protocol
 from bench.runs.folder import RunFolder
+from bench.runtime import lpips_weights
 
 MEASURED = {"step_time_ms": ("Step", "ms"), "host_peak_memory_gib": ("Host mem.", "GiB"),
             "allocated_peak_memory_gib": ("Allocated GPU mem.", "GiB"),

@@ -22,6 +22,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from bench import protocols
 from bench.common.errors import ConfigError
 from bench.config import search_space, spec_fields
 from bench.config.grid import SweepPoint, flatten_keys
@@ -54,7 +55,7 @@ from bench.config.spec_files import (
     refuse_scaled,
 )
 from bench.config.sweep import Run, Sweep, load
-from bench.protocols import PROTOCOLS, Protocol
+from bench.protocols import Protocol
 
 Sampler = Literal["tpe", "nsga2", "random", "grid"]
 KEYS = {"trials": 20, "sampler": "tpe", "seed": 0, "objectives": None, "fields": None, "zip": None}  # defaults
@@ -262,7 +263,8 @@ class _Reader:
         start = initial_state(self.base, self.spec, scale, Problems())
         apply_where_present(start, self.command, scale, Problems())
         named = start["evaluation.protocols"].value if "evaluation.protocols" in start else EvaluationSpec().protocols
-        protocol = PROTOCOLS.get(named[0], next(iter(PROTOCOLS.values())))  # a wrong name is found elsewhere
+        known = protocols.names()
+        protocol = protocols.get(named[0] if named[0] in known else known[0])  # validation reports an unknown name
         wanted = self._objectives(section, protocol)
         if self.problems:
             raise ConfigError(self.problems.in_order())

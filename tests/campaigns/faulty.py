@@ -99,7 +99,7 @@ def log_write(writer: PlainWriter, name: str) -> None:
 def run_worker(worker: Worker) -> int:
     """Worker.run, with faults in its training steps and evaluations."""
     import bench.evaluation.evaluate
-    from bench.training.train import Trainer
+    from bench.training.trainer import Trainer
 
     HERE.update(run=worker.folder.id, folder=str(worker.folder.path), number=worker.writer.lease.number)
     records = worker.folder.metrics()
