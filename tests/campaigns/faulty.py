@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import bench.common.files
-import bench.runs.writer
 import bench.runs.lease
+import bench.runs.writer
 from bench.execution.worker import Worker
 from bench.runs.folder import RunFolder
 from bench.runs.writer import PlainWriter
