@@ -18,7 +18,6 @@ from bench.config import (
 )
 from bench.config.convert import TypeMismatch, convert
 from bench.config.naming import folder_name
-from bench.config.run_id import _canonical
 from bench.config.schema import FromRun, WeightsFile
 
 BASE = """
@@ -253,8 +252,8 @@ def test_a_field_added_later_stays_out_at_its_legacy_value() -> None:
     class New(Old):
         b: int = field(default=2, metadata={"legacy": 1})
 
-    assert _canonical(New(b=1)) == _canonical(Old()) == {"a": 1.0}
-    assert _canonical(New()) == {"a": 1.0, "b": 2}
+    assert canonical_json(New(b=1)) == canonical_json(Old()) == '{"a":1.0}'
+    assert canonical_json(New()) == '{"a":1.0,"b":2}'
 
 
 def test_from_dict_reads_older_and_refuses_newer(specs: Specs) -> None:
@@ -290,9 +289,12 @@ def test_folder_names(specs: Specs) -> None:
     again = specs.load("base: mine\n", "losses.lpips=null", "train.steps=80", "train.steps=90")
     assert again.folder == sweep.folder and again.runs == sweep.runs
     assert sweep.question.endswith("(Changed on the command line: train.steps=90 losses.lpips=null)")
-    assert folder_name("a", "tiny", ["init.encoder.weights=../x y/z"]) == "a_tiny_init.encoder.weights=..-x-y-z"
+    assert folder_name("a", "tiny", ["init.encoder.weights=../x y/z", "init.encoder.sha256=ab"]) == "a_tiny"
+    assert folder_name("a", "tiny", ["data.root=/data/sets/mine"]) == "a_tiny_data.root=mine"
     long = [folder_name("a", "tiny", [f"data.version={'x' * 200}{i}"]) for i in range(2)]
-    assert long[0] != long[1] and max(map(len, long)) <= 96
+    assert long[0] != long[1] and max(map(len, long)) <= 80
+    odd = {folder_name("a", "tiny", [f"data.version={text}"]) for text in ("a/b", "a b", "a-b", "a+b", "提案", "従来")}
+    assert len(odd) == 6 and all(name.isascii() and "/" not in name for name in odd)
 
 
 def test_a_base_can_be_run_as_it_is(specs: Specs) -> None:
