@@ -47,6 +47,7 @@ DRY_RUNS = {  # commands that need a cluster, a GPU, root, a network or an hour,
     "python tests/support/slurm_cluster.py down cluster": "python tests/support/slurm_cluster.py --help",
     "REQUIRE=slurm python -m pytest -m slurm": "python -m pytest -m slurm --collect-only -q tests/slurm/test_real.py",
 }  # fmt: skip
+JUDGES = {"python -m bench.doctor": (0, 2)}  # exit codes that depend on the machine
 PARTS = {  # all that docs/extending.md adds, in one run
     "model.encoder": "average", "model.aggregator": "mean_token", "model.head": "refined", "model.output": "spheres",
     "losses.l1": "0.5", "views.choice": "farthest", "data": "colored_balls",
@@ -106,7 +107,7 @@ def test_every_block_of_a_page_does_what_it_says(page: Path, lab: Path) -> None:
         elif block.language == "bash":
             for command in block.commands:
                 done = run(DRY_RUNS.get(command, command), lab)
-                assert done.returncode == 0, output(done)
+                assert done.returncode in JUDGES.get(command, (0,)), output(done)
         elif block.language == "python" and block.mark == "run":
             (lab / f"block_{number}.py").write_text(block.text, encoding="utf-8")
             done = run(f"python block_{number}.py", lab)

@@ -18,6 +18,7 @@ from bench.common.exit_codes import DONE, SOME_FAILED, STOPPED
 from bench.execution.launcher import LaunchCallbacks, Launcher, Task, archive_run, needs_work
 from bench.execution.options import RunOptions
 from bench.execution.progress import SweepProgress
+from bench.runs.controllers import controlling
 from bench.runs.folder import Status, run_folder, write_sweep
 from bench.runs.states import State
 
@@ -49,6 +50,7 @@ class Session:
         self.print_header(pending)
         self.verify_data_unchanged()
         self.prepare([run for run, task in zip(self.chosen, self.tasks, strict=True) if task in pending])
+        self.record()  # bench.status reads it while the runs train
         with SweepProgress(self.console, len(pending)) as callbacks:
             statuses, stopped = self.launch(callbacks)
         lines = self.record()
@@ -135,7 +137,8 @@ class Session:
         """Run all tasks on this machine: (status by run id, whether a signal stopped the command)."""
         options = self.options
         launcher = Launcher(self.tasks, callbacks, options.jobs, self.threads, self.device, options.retry)
-        return launcher.run(), bool(launcher.stop_request)
+        with controlling(self.folder, [task.id for task in self.tasks]):
+            return launcher.run(), bool(launcher.stop_request)
 
     def record(self) -> list[dict[str, Any]]:
         """Write sweep.json, runs.jsonl and environment.json; the records of runs.jsonl."""
