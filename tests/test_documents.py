@@ -1,6 +1,6 @@
 """README and docs: short, linked, and true. Every command, program and file in their code blocks is executed.
 
-They run in a copy of the source whose tiny runs are shorter (tests/support/documents.py). Blocks: ```bash is run command
+They run in a copy of the source whose tiny runs are shorter (tests/support/documents.py). ```bash is run command
 by command and must succeed, ```bash fails=2 must fail with that code and the message of its heading; ```python run is
 executed; ```python file=PATH and ```yaml file=PATH are complete files of that copy; other ```yaml is a spec that loads.
 """

@@ -50,9 +50,10 @@ class Session:
         self.print_header(pending)
         self.verify_data_unchanged()
         self.prepare([run for run, task in zip(self.chosen, self.tasks, strict=True) if task in pending])
-        self.record()  # bench.status reads it while the runs train
-        with SweepProgress(self.console, len(pending)) as callbacks:
-            statuses, stopped = self.launch(callbacks)
+        with controlling(self.folder, [task.id for task in self.tasks]):
+            self.record()  # bench.status reads it while the runs train
+            with SweepProgress(self.console, len(pending)) as callbacks:
+                statuses, stopped = self.launch(callbacks)
         lines = self.record()
         if stopped:
             self.print("stopped; re-run the same command to resume")
@@ -137,8 +138,7 @@ class Session:
         """Run all tasks on this machine: (status by run id, whether a signal stopped the command)."""
         options = self.options
         launcher = Launcher(self.tasks, callbacks, options.jobs, self.threads, self.device, options.retry)
-        with controlling(self.folder, [task.id for task in self.tasks]):
-            return launcher.run(), bool(launcher.stop_request)
+        return launcher.run(), bool(launcher.stop_request)
 
     def record(self) -> list[dict[str, Any]]:
         """Write sweep.json, runs.jsonl and environment.json; the records of runs.jsonl."""
