@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from ruamel.yaml import YAML
 
-from bench.analysis.tables import DECIMALS, TINY, latex, millions
+from bench.analysis.formatting import DECIMALS, millions
+from bench.analysis.latex import latex, reference
+from bench.analysis.remarks import TINY
 from bench.common.files import atomic_write, atomic_write_text
 from bench.common.json_files import write_json
 from bench.common.labels import file_name, markdown
@@ -106,7 +108,7 @@ def _tables(search: Search, front: Sequence[ParetoRow], notes: Sequence[str]) ->
     return {
         "csv": pd.DataFrame(plain_rows).to_csv(index=False),
         "md": f"**{title}**\n\n{pipe_table}\n\n{body}\n",
-        "tex": latex(table, " ".join([f"{title}.", *notes])),
+        "tex": latex(table, f"{title}.", notes, reference(f"{search.sweep.name}-front")),
     }
 
 
