@@ -64,8 +64,8 @@ class Layout:
     """A kind of checkpoint and the part that it fills.
 
     `select`: the file's tensors that are the part, as the published file has them; `to_ours` and `to_public`: between
-    those and the part's state dict. `adapts`: public keys that are loaded where their shapes are ours and otherwise left at
-    their initial values, since they depend on what stands before or after the part.
+    those and the part's state dict. `adapts`: public keys that depend on what stands before or after the part; they are
+    loaded where their shapes are ours and keep their initial values otherwise.
     """
 
     name: str
