@@ -91,7 +91,7 @@ class CrossAttentionDecoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.embed = nn.Linear(tokens.dim, spec.width)
-        self.mask_token = nn.Parameter(torch.empty(spec.width))  # read only where patches are masked
+        self.mask_token = nn.Parameter(torch.empty(1, 1, spec.width))  # read only where patches are masked
         self.blocks = nn.ModuleList(DecoderBlock(spec.width, spec.heads) for _ in range(spec.blocks))
         if spec.view_weights == "reference_source":
             self.source_blocks = nn.ModuleList(DecoderBlock(spec.width, spec.heads) for _ in range(spec.blocks))

@@ -91,7 +91,7 @@ class DinoEncoder(nn.Module):
         if spec.registers:
             self.registers = nn.Parameter(torch.empty(spec.registers, spec.width))
         if second:
-            self.mask_token = nn.Parameter(torch.zeros(spec.width))  # read only where patches are masked
+            self.mask_token = nn.Parameter(torch.zeros(1, spec.width))  # read only where patches are masked
         self.blocks = nn.ModuleList(
             Block(spec.width, spec.heads, bias=True, fused=True, eps=1e-6, layer_scale=1.0 if second else None)
             for _ in range(spec.blocks)

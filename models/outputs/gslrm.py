@@ -21,13 +21,13 @@ from models.tensors import Dense, Gaussians, Views
 @dataclass(frozen=True)
 class Spec(OutputSpec):
     """`near` and `far`: the distances from the camera between which a Gaussian lies. Scales are
-    exp(min(x + scale_bias, scale_log_max)), in the unit of the scene's frame; `poses: known`."""
+    min(exp(x + scale_bias), scale_max), in the unit of the scene's frame; `poses: known`."""
 
     sh_degree: Literal[0, 1, 2, 3, 4] = 0
     near: float = 0.1
     far: float = 4.5
     scale_bias: float = -2.3
-    scale_log_max: float = -1.2
+    scale_max: float = 0.3
     opacity_bias: float = -2.0
 
     kind = "gaussians"
@@ -65,7 +65,7 @@ class GSLRMOutput(nn.Module):
         return Gaussians(
             means=origins[..., None, None, :] + directions * (spec.near * (1 - far) + spec.far * far),
             rotations=F.normalize(torch.roll(raw["rotations"], 1, dims=-1), dim=-1),  # xyzw → wxyz
-            scales=(raw["scales"] + spec.scale_bias).clamp_max(spec.scale_log_max).exp(),
+            scales=(raw["scales"] + spec.scale_bias).exp().clamp_max(spec.scale_max),
             opacities=(raw["opacities"] + spec.opacity_bias).sigmoid()[..., 0],
             harmonics=rearrange(raw["harmonics"], "b v h w (k rgb) -> b v h w k rgb", rgb=3),
         )

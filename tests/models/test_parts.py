@@ -37,7 +37,9 @@ def spec_with(part: str, name: str) -> EADSpec:
         [name] if slot == part else sorted(parts.available(package), key=lambda choice: choice != SIMPLE[slot])
         for slot, package in PACKAGES.items()
     ]
-    for names in sorted(product(*choices), key=lambda names: sum(n != s for n, s in zip(names, SIMPLE.values(), strict=True))):
+    for names in sorted(
+        product(*choices), key=lambda names: sum(n != s for n, s in zip(names, SIMPLE.values(), strict=True))
+    ):
         chosen = {slot: tiny(slot, choice) for slot, choice in zip(PACKAGES, names, strict=True)}
         spec = EADSpec(**chosen, image_size=IMAGE, precision=Precision(aggregator="fp32", head="fp32"))
         if any(value.reads_cameras for value in chosen.values()):
