@@ -10,6 +10,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from models.tensors import Tokens
+
 
 def positions(rows: int, cols: int, device: torch.device) -> Int[Tensor, "tokens 2"]:
     """(y, x) of every patch, row by row from the top left."""
@@ -209,6 +211,24 @@ class ReadingBlock(nn.Module):
         x = x + self.attn(self.norm1(x, condition))
         out: Tensor = x + self.mlp(self.norm2(x, condition))
         return out
+
+
+class ViewTokens(nn.Module):
+    """All views' tokens in one sequence, extra tokens first in each view; with one learned embedding for the first view
+    and another for the others where `by_view`."""
+
+    def __init__(self, dim: int, by_view: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(0.02 * torch.randn(2, dim)) if by_view else None
+
+    def forward(self, tokens: Tokens) -> Float[Tensor, "batch token dim"]:
+        x = tokens.grid.flatten(2, 3)
+        if tokens.extra is not None:
+            x = torch.cat([tokens.extra, x], dim=2)
+        if self.embedding is not None:
+            first, others = self.embedding[:1], self.embedding[1:].expand(x.shape[1] - 1, -1)
+            x = x + torch.cat([first, others])[:, None]
+        return x.flatten(1, 2)
 
 
 def resampling(

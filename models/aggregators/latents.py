@@ -13,14 +13,15 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from models.layers import ReadingBlock, initialize
+from models.layers import ReadingBlock, ViewTokens, initialize
 from models.parts import AggregatorSpec, Problem, at_least_one
 from models.tensors import Cameras, Tokens, TokenSpec
 
 
 @dataclass(frozen=True)
 class Spec(AggregatorSpec):
-    """`count`: latent tokens a scene. Level 0 is E's tokens, the others are the latents'."""
+    """`count`: latent tokens a scene. `view_embedding`: one for the first view, whose frame is the output's, and one
+    for the others. Level 0 is E's tokens, the others are the latents'."""
 
     blocks: int = 12
     width: int = 1024
@@ -28,6 +29,7 @@ class Spec(AggregatorSpec):
     count: int = 2048
     reads: Literal["cross_attention", "self_attention"] = "cross_attention"
     token_std: float = 0.01
+    view_embedding: Literal["reference_source", "none"] = "reference_source"
 
     sizes = {
         "tiny": {"blocks": 2, "width": 192, "heads": 6, "count": 128},
@@ -53,7 +55,7 @@ class Spec(AggregatorSpec):
 
 
 class Latents(nn.Module):
-    """The last level is normalized. Image tokens carry no view or position but what E gave them."""
+    """The last level is normalized. Image tokens carry no position but what E gave them."""
 
     def __init__(self, spec: Spec, tokens: TokenSpec) -> None:
         super().__init__()
@@ -66,14 +68,14 @@ class Latents(nn.Module):
             ReadingBlock(spec.width, spec.heads, tokens.dim if cross else 0, qk_norm=True) for _ in range(spec.blocks)
         )
         self.norm = nn.LayerNorm(spec.width, eps=1e-6)
+        self.images = ViewTokens(tokens.dim, spec.view_embedding == "reference_source")
         initialize(self)
         nn.init.normal_(self.latents, std=spec.token_std)
 
     def forward(self, tokens: Tokens, cameras: Cameras | None, taps: Sequence[int]) -> list[Tokens]:
         """The tokens at each of `taps`, in that order, as (batch, 1, 1, count, width); only those are stored."""
-        grid = tokens.grid.flatten(2, 3)
-        images = (grid if tokens.extra is None else torch.cat([tokens.extra, grid], dim=2)).flatten(1, 2)
-        x = self.latents.expand(len(grid), -1, -1)
+        images = self.images(tokens)
+        x = self.latents.expand(len(images), -1, -1)
         memory = images if self.spec.reads == "cross_attention" else None
         if memory is None:
             x = torch.cat([x, self.embed(images)], dim=1)

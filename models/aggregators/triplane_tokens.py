@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.layers import ReadingBlock
+from models.layers import ReadingBlock, ViewTokens
 from models.parts import AggregatorSpec, Problem, at_least_one
 from models.tensors import Cameras, Tokens, TokenSpec
 
@@ -27,7 +27,8 @@ class Spec(AggregatorSpec):
     """`side`: tokens on a plane's side. `reads`: cross-attention to all views' tokens, or self-attention with them.
 
     `camera_dim`: width of the embedding of the first view's camera that modulates every LayerNorm (LRM), 0 for no
-    modulation; it needs `poses: known`. Level 0 is E's tokens, the others are the planes'.
+    modulation; it needs `poses: known`. `view_embedding`: one for the first view, whose frame is the output's, and one
+    for the others. Level 0 is E's tokens, the others are the planes'.
     """
 
     blocks: int = 12
@@ -36,6 +37,7 @@ class Spec(AggregatorSpec):
     side: int = 32
     reads: Literal["cross_attention", "self_attention"] = "cross_attention"
     camera_dim: int = 0
+    view_embedding: Literal["reference_source", "none"] = "none"
 
     sizes = {
         "tiny": {"blocks": 2, "width": 192, "heads": 6, "side": 8},
@@ -83,12 +85,12 @@ class TriplaneTokens(nn.Module):
             for _ in range(spec.blocks)
         )
         self.norm = nn.LayerNorm(spec.width, eps=1e-6)
+        self.images = ViewTokens(tokens.dim, spec.view_embedding == "reference_source")
 
     def forward(self, tokens: Tokens, cameras: Cameras | None, taps: Sequence[int]) -> list[Tokens]:
         """The tokens at each of `taps`, in that order; only those are stored."""
         batch, side = len(tokens.grid), self.spec.side
-        grid = tokens.grid.flatten(2, 3)
-        images = (grid if tokens.extra is None else torch.cat([tokens.extra, grid], dim=2)).flatten(1, 2)
+        images = self.images(tokens)
         x = self.planes.flatten(0, 2).expand(batch, -1, -1)
         memory = images if self.spec.reads == "cross_attention" else None
         if memory is None:
