@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
+from bench.common.compat import profiler_enabled
 from bench.common.environment import device_name
 from bench.common.errors import UserError
 from bench.common.json_files import write_json
@@ -118,7 +119,7 @@ def require_clean_timing() -> None:
     """Raises UserError under jaxtyping's import hook and inside a profiler."""
     if any(type(finder).__module__.startswith("jaxtyping") for finder in sys.meta_path):
         raise UserError("shape checking is on (jaxtyping's import hook): nothing measured now would be true")
-    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+    if profiler_enabled():
         raise UserError("a profiler is on: nothing measured now would be true")
 
 

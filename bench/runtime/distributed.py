@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.common.compat import copy_tensors
+
 BUCKET = 2**24  # numbers summed at once: 64 MiB of fp32
 
 
@@ -66,7 +68,7 @@ class ProcessGroupContext(DistributedContext):
             flat = torch.cat([gradient.flatten() for gradient in bucket])
             torch.distributed.all_reduce(flat)
             parts = flat.split_with_sizes([gradient.numel() for gradient in bucket])
-            torch._foreach_copy_(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
+            copy_tensors(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
 
     def reduce(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         summed = torch.stack([value.float() for value in values.values()])

@@ -9,6 +9,8 @@ from typing import Any
 
 from submitit import LocalExecutor, LocalJob
 
+from bench.common.compat import SUBMITIT_LOCAL_MODULE
+
 
 class DetachedExecutor(LocalExecutor):
     """Its jobs belong to no terminal and hold none of the submitter's pipes open: what they say goes to a file."""
@@ -29,7 +31,7 @@ class DetachedExecutor(LocalExecutor):
         }
         with (self.folder / "controllers.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "submitit.local._local", str(self.folder)],
+                [sys.executable, "-m", SUBMITIT_LOCAL_MODULE, str(self.folder)],
                 env=os.environ | {key: str(value) for key, value in told.items()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
