@@ -51,6 +51,15 @@ def atomic_write_text(target: Path, text: str, check: Callable[[], None] = lambd
     atomic_write(target, write, check)
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether files can be written to a folder, which may not exist yet."""
+    try:
+        check_writable(folder)
+    except UserError:
+        return False
+    return True
+
+
 def check_writable(folder: Path) -> None:
     """Raises UserError where files cannot be written or hard-linked (leases need links)."""
     try:

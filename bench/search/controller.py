@@ -160,6 +160,7 @@ class SearchController:
             return
         session = self._session(runs)
         pending = session.pending()
+        session.verify_files()
         session.verify_data_unchanged()
         session.prepare([run for run, task in zip(runs, session.tasks, strict=True) if task in pending])
         _, self.stopped = session.launch(progress)

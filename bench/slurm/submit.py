@@ -70,6 +70,7 @@ class Submission:
             if task.id in queued:
                 self.session.print(f"{task.label}: in the queue already, job {queued[task.id]}")
         left = [task for task in left if task.id not in queued and not self._orphaned(task, tasks, queued)]
+        self.session.verify_files()
         self.session.verify_data_unchanged()
         if left:
             self.session.prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])

@@ -435,10 +435,10 @@ def test_signals_that_arrive_together_are_one_request(tmp_path: Path) -> None:
         return Worker(RunFolder(tmp_path), made, "cpu", 1, None, surroundings, phase="train")
 
     one = work(Patient())
-    one._on_signal(signal.SIGTERM, None)
-    one._on_signal(signal.SIGUSR2, None)
-    assert one.asked == "SIGTERM, SIGUSR2"
+    one.on_signal(signal.SIGTERM, None)
+    one.on_signal(signal.SIGUSR2, None)
+    assert one.stop_request == "SIGTERM, SIGUSR2"
     other = work(ExecutionContext())
-    other._on_signal(signal.SIGTERM, None)
+    other.on_signal(signal.SIGTERM, None)
     with pytest.raises(KeyboardInterrupt):
-        other._on_signal(signal.SIGTERM, None)
+        other.on_signal(signal.SIGTERM, None)
