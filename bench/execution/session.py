@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 class Session:
     """One call of a command that trains runs: its sweep, its options, and where the results go.
 
-    `run` is the whole of a local sweep. A submission and a search hold a session and use its steps: `pending`,
-    `archive`, `print_header`, `verify_files`, `verify_data_unchanged`, `prepare`, `launch`, `record`, `report`, `print`.
+    `run` is the whole of a local sweep. A submission and a search hold a session and use its steps: `archive`,
+    `pending`, `print_header`, `verify_files`, `verify_data_unchanged`, `prepare`, `launch`, `record`, `report` and
+    `print`.
     """
 
     def __init__(self, sweep: Sweep, chosen: Sequence[Run], options: RunOptions, folder: str, console: Console) -> None:
