@@ -106,7 +106,7 @@ class Worker:
     context: ExecutionContext = field(default_factory=ExecutionContext)
     phase: str = ""
     stop_request: str = ""  # received signals, or another reason to stop
-    ranks: DistributedContext = field(init=False)  # set once all ranks have joined
+    ranks: DistributedContext = field(init=False, repr=False)  # set once all ranks have joined
 
     def run(self) -> int:
         """Run the incomplete stages, record the status; an exit code."""

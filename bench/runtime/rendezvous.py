@@ -31,7 +31,7 @@ from bench.common.json_files import read_json, write_json
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext, ProcessGroupContext
 
 JOIN_TIMEOUT_S = 600.0  # until the last process has come up
-FIRST_WARNING_S, WARN_EVERY_S = 15.0, 60.0  # of processes that have not come up yet
+FIRST_WARNING_S, WARN_EVERY_S = 10.0, 60.0  # of processes that have not come up yet
 COLLECTIVE_TIMEOUT = timedelta(hours=2)  # rank 0 may evaluate while the others wait
 POLL_S = 0.1
 CONNECT_TIMEOUT = timedelta(seconds=2)
