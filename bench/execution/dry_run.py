@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.common import disk
+from bench.common.console import print_json
 
 if TYPE_CHECKING:
     from bench.config import Run, Sweep
@@ -25,7 +25,7 @@ def print_dry_run(sweep: Sweep, chosen: Sequence[Run], as_json: bool, console: C
     ids = {run.id for run in chosen}
     rows = [row for row in describe(sweep) if row["id"] in ids]
     if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print_json(rows)
         return
     title = f"{' '.join([sweep.name, *sweep.overrides])}, scale {sweep.scale}: {len(rows)} runs"
     table = Table(title=escape(title), caption=escape(sweep.question))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.common.compat import SUBMITIT_JOB_MODULE, sbatch_script
 from bench.common.labels import file_name
 from bench.slurm.cluster import Cluster
 from bench.slurm.context import JOB_START_MARKER, JOBS
@@ -90,14 +90,8 @@ class Script:
 
     def text(self, parameters: Mapping[str, Any], count: int = 1) -> str:
         """The batch script that submitit would submit; works without SLURM."""
-        from submitit.slurm.slurm import _make_sbatch_string
-
-        command = f"{self.python} -u -m submitit.core._submit {shlex.quote(str(self.jobs))}"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            map_count = count if count > 1 else None
-            arguments = {**parameters, "map_count": map_count}
-            return str(_make_sbatch_string(command=command, folder=self.jobs, **arguments))
+        command = f"{self.python} -u -m {SUBMITIT_JOB_MODULE} {shlex.quote(str(self.jobs))}"
+        return sbatch_script(command, self.jobs, {**parameters, "map_count": count if count > 1 else None})
 
     def _common(self, name: str, dependency: str | None) -> dict[str, Any]:
         extra = {"requeue": True, **self.cluster.sbatch}

@@ -71,6 +71,7 @@ class Submission:
             if task.id in queued:
                 session.print(f"{task.label}: already queued as job {queued[task.id]}")
         to_submit = [task for task in pending if task.id not in queued and not self._blocked_by_parent(task, queued)]
+        session.verify_files()
         session.verify_data_unchanged()
         if to_submit:
             session.prepare([run for run, task in zip(session.chosen, self.tasks, strict=True) if task in to_submit])

@@ -9,6 +9,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
+from bench.common.compat import tensor_norms
 from bench.data.batch import Batch
 from models.ead import EAD
 from models.tensors import Dense, Gaussians, TensorDataclass
@@ -84,7 +85,7 @@ def gradient_norms(model: EAD) -> dict[str, Tensor]:
     for name, part in model.parts().items():
         gradients = [p.grad for p in part.parameters() if p.grad is not None]
         if gradients:
-            norms[f"gradient_norm/{name}"] = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            norms[f"gradient_norm/{name}"] = torch.linalg.vector_norm(torch.stack(tensor_norms(gradients)))
     return norms
 
 
