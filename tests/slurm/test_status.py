@@ -277,7 +277,7 @@ def test_a_process_that_got_the_jobs_pid_is_left_alone(
     assert (lab.state().state, lab.state().message) == ("planned", f"job {gone.pid} no longer exists")
     assert bench.cancel.main([str(lab.sweep)]) == 0 and "no run is in the queue" in capsys.readouterr().out
     assert other_process.poll() is None
-    with pytest.raises(FileNotFoundError, match=r"sweep\.json"):  # collecting begins at once: nothing to wait for
+    with pytest.raises(UserError, match=r"sweep\.json"):  # collecting begins at once: nothing to wait for
         job.CollectJob(str(lab.sweep), str(lab.results), False, (gone,))()
 
 
