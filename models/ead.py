@@ -227,6 +227,8 @@ class EAD(nn.Module):
                 f"images are floats in [0, 1] of shape (scene, view, 3, height, width); "
                 f"these are {images.dtype} of shape {tuple(images.shape)}"
             )
+        if views.mask is not None and not self.spec.encoder.reads_mask:
+            raise ValueError(f"encoder {self.spec.encoder.name} does not read masks of visible patches")
         if images.shape[3] % patch or images.shape[4] % patch:
             size = f"{images.shape[3]} × {images.shape[4]}"
             raise ValueError(f"images of {size} pixels do not divide into the encoder's patches of {patch}")
