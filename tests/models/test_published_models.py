@@ -138,6 +138,24 @@ def test_both_dpt_heads_or_the_first(tmp_path: Path) -> None:
     assert counts[0] == 2 * counts[1]
 
 
+@pytest.mark.parametrize("base", ["mast3r", "splatt3r", "noposplat"])
+@pytest.mark.parametrize("weights", ["reference_source", "shared"])
+def test_grouped_heads_start_from_mast3rs(base: str, weights: str, tmp_path: Path) -> None:
+    """All of MASt3R's own; what the others add is new, and NoPoSplat's points have no confidence."""
+    with torch.device("meta"):
+        head = base_model(base, tmp_path, changes=[f"model.head.view_weights={weights}"]).build().head
+    found, initial = published.validate_layout(head, tensors("mast3r"), published.grouped_head(), "mast3r")
+    heads = 2 if weights == "reference_source" else 1
+    ours = published.grouped_head().to_ours(found)
+    left = head.state_dict().keys() - ours.keys()
+    assert len(initial) == len(left) == sum(".parts.rest." in f".{key}" or key.endswith("points.out.weight") or
+                                           key.endswith("points.out.bias") for key in left)  # fmt: skip
+    last = sum(key.endswith(("points.out.weight", "points.out.bias")) for key in left)
+    assert last == (2 * heads if base == "noposplat" else 0)
+    assert any("parts.rest." in key for key in left) == (base != "mast3r")
+    assert any("parts.descriptors." in key for key in ours) == (base != "noposplat")
+
+
 def test_a_pretrained_cnn_leaves_only_what_is_new() -> None:
     from models.encoders import cnn
 
