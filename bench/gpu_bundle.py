@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.common.console import progress
 from bench.common.errors import UserError, run_command
-from bench.protocols import lpips_weights
+from bench.runtime import lpips_weights
 
 WHEELS = (
     "gsplat==1.5.3",

@@ -32,6 +32,11 @@ def command_console(to_stderr: bool) -> Console:
     return rich.get_console()
 
 
+def print_line(console: Console, text: str, style: str | None = None) -> None:
+    """Print text as it is: no markup, no highlighting, no line breaks that it does not have."""
+    console.print(escape(text), style=style, highlight=False, soft_wrap=True)
+
+
 def track(
     items: Iterable[T], title: str, total: int | None = None, console: Console | None = None, visible: bool = True
 ) -> Iterator[T]:
@@ -76,15 +81,14 @@ def _lines(title: str, total: int | None, console: Console) -> Iterator[Advance]
         nonlocal done
         done += count
 
-    def print_line() -> None:
-        line = f"{title}: {_state(done, total, time.monotonic() - started)}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    def print_state() -> None:
+        print_line(console, f"{title}: {_state(done, total, time.monotonic() - started)}")
 
     def print_lines() -> None:
         nonlocal lines
         while not finished.wait(LINE_EVERY_S if lines else FIRST_LINE_S):
             try:
-                print_line()
+                print_state()
             except (OSError, ValueError):  # the output was closed: the main thread fails at its own next line
                 return
             lines += 1
@@ -97,7 +101,7 @@ def _lines(title: str, total: int | None, console: Console) -> Iterator[Advance]
         finished.set()
         printer.join()
     if lines:
-        print_line()
+        print_state()
 
 
 def _state(done: int, total: int | None, elapsed_s: float) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def print_dry_run(sweep: Sweep, chosen: Sequence[Run], as_json: bool, console: Console, results: Path) -> None:
     """Print it, counted as the paper does; red is what would keep a run from starting."""
-    from bench.analysis.tables import millions
+    from bench.analysis.formatting import millions
     from bench.config import describe
 
     ids = {run.id for run in chosen}

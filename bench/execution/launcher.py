@@ -20,6 +20,7 @@ from bench.common import disk
 from bench.common.errors import UserError
 from bench.common.exit_codes import LOCKED, STOPPED
 from bench.common.json_files import write_json
+from bench.data.cache import PROCESSES
 from bench.execution.worker import missing_stages
 from bench.runs.folder import RunFolder, Status
 from bench.runs.lease import (
@@ -135,7 +136,7 @@ class Launcher:
         with (folder / "log.txt").open("ab") as log:
             child = subprocess.Popen(
                 worker_command(folder, self.device, self.threads, _claims(task)),
-                env=ENVIRONMENT | os.environ,
+                env=ENVIRONMENT | os.environ | {PROCESSES: str(self.jobs)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -128,7 +128,7 @@ def tf32() -> Iterator[Finding]:
 
 def lpips() -> Iterator[Finding]:
     """The backbones, by content."""
-    from bench.protocols import lpips_weights
+    from bench.runtime import lpips_weights
 
     for net in lpips_weights.NETS:
         try:

@@ -19,7 +19,7 @@ from bench.losses import Prediction
 from bench.profiling.step_profile import synchronize
 from bench.rendering import render
 from bench.training.optimizer import geometry_steps
-from bench.training.train import Trainer
+from bench.training.trainer import Trainer
 from models.tensors import Gaussians
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bench.training.optimizer import geometry_steps
-from bench.training.train import Trainer
+from bench.training.trainer import Trainer
 from models.weights import WEIGHTS_FILE, load_strict
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def measure(
     """
     require_clean_timing()
     trainer = Trainer(spec, device, ranks, folder.parent if folder else None)
-    started = provenance.of_stage(spec, device)
+    started = provenance.of_stage(spec.model.precision, device)
     trained = load_trained(trainer, folder)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     first = geometry_steps(spec.train)  # the first step with all losses

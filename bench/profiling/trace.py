@@ -27,7 +27,7 @@ from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bench.training.optimizer import geometry_steps
-from bench.training.train import Trainer
+from bench.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from bench.config.schema import RunSpec
@@ -48,7 +48,7 @@ def trace(
     """Commits the trace, then the JSON which says that both are there. Raises UserError like `bench.profiling.step_profile`."""
     require_clean_timing()
     trainer = Trainer(spec, device, ranks, writer.folder.parent)
-    started = provenance.of_stage(spec, device)
+    started = provenance.of_stage(spec.model.precision, device)
     trained = load_trained(trainer, writer.folder)
     parts = time_by_part(trainer, source, TIMED)
     sampler, first = Sampler(source, spec.views, spec.seed, spec.model.poses), geometry_steps(spec.train)

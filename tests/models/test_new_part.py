@@ -56,7 +56,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 
     def forget() -> None:
         sys.modules.pop("models.encoders.mine", None)
-        for cached in (parts.available, spec_fields.spec_class_of, spec_fields.field_type, spec_fields.section):
+        for cached in (parts.available, spec_fields.spec_class_of, spec_fields.field_type):
             cached.cache_clear()
 
     def write(text: str) -> None:

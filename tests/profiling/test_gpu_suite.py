@@ -15,7 +15,7 @@ from bench import gpu_bundle
 from bench.common.json_files import read_json
 from bench.profiling import gpu_parts
 from bench.profiling.benchmarks.rendering import Case
-from bench.protocols import lpips_weights
+from bench.runtime import lpips_weights
 
 
 def run(out: Path, *words: str) -> subprocess.CompletedProcess[str]:

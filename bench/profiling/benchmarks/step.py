@@ -19,7 +19,8 @@ from bench.losses import Prediction
 from bench.profiling.breakdown import PARTS, time_by_part
 from bench.runs.writer import PlainWriter
 from bench.training.optimizer import learning_rate
-from bench.training.train import Trainer, train
+from bench.training.train import train
+from bench.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from bench.config.schema import RunSpec
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     runs = specs.load(options.spec, options.overrides, "tiny").runs
-    source = open_source(runs[0].spec)
+    source = open_source(runs[0].spec.data, runs[0].spec.model.image_size)
     print(f"{options.threads} threads; times are medians")
     totals = {}
     for run in runs:
