@@ -95,7 +95,7 @@ def _train(spec: RunSpec) -> Iterator[Problem]:
     elif train.geometry_first > 0 and all("rendering" in loss.needs for loss in _active_losses(spec).values()):
         yield Problem(
             "train.geometry_first",
-            "the first steps train without rendering, on L_3D alone: give losses.points a weight above 0, or set this to 0",
+            "the first steps train on L_3D alone: give losses.points a weight above 0, or set this to 0",
         )
 
 

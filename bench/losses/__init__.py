@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,8 @@ from bench.outputs import Capability
 from bench.rendering import Rendering
 from models.ead import EADSpec
 from models.parts import PartSpec, Problem
+
+T = TypeVar("T")
 
 
 class NotAvailable(ValueError):
@@ -56,12 +58,24 @@ class Prediction:
         """Of the surface points, at least 1. Raises NotAvailable."""
         return self._require(outputs.of(self.output).confidence(self.output), "confidence")
 
+    @property
+    def descriptors(
+        self,
+    ) -> tuple[Float[Tensor, "batch view height width descriptor"], Float[Tensor, "batch view height width"]]:
+        """Unit vectors of the input pixels, and their confidence. Raises NotAvailable."""
+        return self._require(outputs.of(self.output).descriptors(self.output), "descriptors")
+
+    @property
+    def reconstruction(self) -> Float[Tensor, "batch view 3 height width"]:
+        """Of the input views, by a model whose output is images. Raises NotAvailable."""
+        return self._require(outputs.of(self.output).images(self.output), "images")
+
     def _rendered(self, name: str) -> Rendering:
         if self.rendering is None:
             raise NotAvailable(f"this term reads rendered {name}, and nothing was rendered")
         return self.rendering
 
-    def _require(self, value: Tensor | None, name: str) -> Tensor:
+    def _require(self, value: T | None, name: str) -> T:
         if value is None:
             raise NotAvailable(f"this term reads {name}, which {type(self.output).__name__} does not have")
         return value
@@ -83,6 +97,13 @@ class LossSpec(PartSpec, ABC):
 
     @abstractmethod
     def build(self, device: torch.device) -> Term: ...
+
+    def prepare(self, batch: Batch, *, patch: int, seed: int, step: int) -> Batch:
+        """The batch as the model and the terms read it in a training step; `patch` is the encoder's, in pixels.
+
+        What is random must depend on the seed, the step and each scene alone, so that ranks and micro-batches agree.
+        """
+        return batch
 
     def problems(self, model: EADSpec) -> Iterator[Problem]:
         """What the term needs and the model's output does not have."""

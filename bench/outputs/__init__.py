@@ -50,6 +50,16 @@ class OutputType(ABC):
         """Of the surface points, at least 1."""
         return None
 
+    def descriptors(
+        self, output: Any
+    ) -> tuple[Float[Tensor, "batch view height width descriptor"], Float[Tensor, "batch view height width"]] | None:
+        """Unit vectors that match corresponding pixels of two views, and their positive confidence."""
+        return None
+
+    def images(self, output: Any) -> Float[Tensor, "batch view 3 height width"] | None:
+        """Reconstructions of the input views."""
+        return None
+
     def diagnostics(self, output: Any, batch: Batch, spec: OutputSpec) -> dict[str, Tensor]:
         """{"health/…": sum over scenes of per-scene shares}."""
         return {}

@@ -21,5 +21,12 @@ class PointMapType(OutputType):
     def confidence(self, output: PointMap) -> Float[Tensor, "batch view height width"]:
         return output.confidence
 
+    def descriptors(
+        self, output: PointMap
+    ) -> tuple[Float[Tensor, "batch view height width descriptor"], Float[Tensor, "batch view height width"]] | None:
+        if output.descriptors is None or output.descriptor_confidence is None:
+            return None
+        return output.descriptors, output.descriptor_confidence
+
 
 TYPE = PointMapType()

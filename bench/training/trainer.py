@@ -64,7 +64,9 @@ class Trainer:
 
     def backward(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """Eq. 6 for some of the step's scenes: the sum of their values, divided by the scenes of the whole step."""
-        scenes = self.spec.train.batch
+        scenes, patch = self.spec.train.batch, self.spec.model.encoder.tokens().patch
+        for loss in self.losses.values():
+            batch = loss.prepare(batch, patch=patch, seed=self.spec.seed, step=step)
         prediction = self.predict(step, batch)
         with record_function("losses"):
             losses = {
