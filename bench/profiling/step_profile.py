@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import sys
 import time
@@ -37,6 +38,7 @@ DEFINITIONS = {
     "allocated_peak_memory_gib": "torch.cuda.max_memory_allocated during the window",
     "reserved_peak_memory_gib": "torch.cuda.max_memory_reserved during the window",
     "ranks": "the same of each rank; the numbers above are the largest of them",
+    "load_average": "of the machine when the warm-up began, over one minute: processes that run or wait for a core",
     "device_memory_gib": "memory in use on the whole device after the window, by any process (cudaMemGetInfo)",
 }
 
@@ -74,6 +76,7 @@ def measure(
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     first = geometry_steps(spec.train)  # the first step with all losses
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
+    load_average = os.getloadavg()[0]
     times = sorted(_window(trainer, first, batch, device))
     mine = {
         "step_time_ms": statistics.median(times),
@@ -90,6 +93,7 @@ def measure(
         "micro_batch": spec.train.micro_batch,
         "warm_up_steps": WARM_UP,
         "window_steps": WINDOW,
+        "load_average": load_average,
         "weights": "trained" if trained else "initial",
         "threads": torch.get_num_threads(),
         "world": ranks.world_size,
