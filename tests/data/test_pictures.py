@@ -160,7 +160,7 @@ def test_check_finds_a_squashed_copy(tmp_path: Path, width: int, height: int) ->
         with OpenEXR.File({"type": OpenEXR.scanlineimage}, {"V": squashed}) as file:
             file.write(str(path))
     code, lines = checked(tmp_path)
-    assert code == 1 and lines[-1].count("1 with defects"), lines
+    assert code == 1 and any(line.startswith("aspect: ball: ") for line in lines), lines
 
 
 def test_a_camera_of_another_shape_than_its_picture_is_refused(tmp_path: Path) -> None:
@@ -184,8 +184,7 @@ def test_transforms_of_instant_ngp(tmp_path: Path) -> None:
     expected = ball(cameras(24)[3], 96, 64, focal)[0][..., :3].astype(int)
     assert np.abs(data.images[3, 16:80, :, :3].astype(int) - expected).mean() < 3
     assert (data.images[3, 16:80, :, 3] == 255).all() and not data.images[3, :16].any()  # opaque; padding is not
-    assert_points = np.linalg.norm(data.camera_to_world[:, :3, 3], axis=1)
-    assert assert_points == pytest.approx(DISTANCE * UNIT)
+    assert np.linalg.norm(data.camera_to_world[:, :3, 3], axis=1) == pytest.approx(DISTANCE * UNIT)
 
 
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
@@ -231,7 +230,7 @@ def picture() -> np.ndarray:
 
 
 def gray_16(values: np.ndarray) -> bytes:
-    return png(Image.fromarray((values.astype(np.uint16) * 257)))
+    return png(Image.fromarray(values.astype(np.uint16) * 257))
 
 
 def rgba_16(rgba: np.ndarray) -> bytes:
