@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -353,3 +354,33 @@ def test_long_names_are_read_and_packed_as_far_as_they_can(tmp_path: Path) -> No
     found = pack(root, tmp_path / "out", 8, Console(file=io.StringIO()), workers=1)
     assert {name[:3] for name in found} == {"ddd"} and {broken.kind for broken in found.values()} == {"bad name"}
     assert set(names[:2]) < set(open_store(tmp_path / "out").scenes())
+
+
+# root reads everything, unless it gives up that right
+LIMITED = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+
+
+@pytest.mark.skipif(bool(LIMITED) and not shutil.which("setpriv"), reason="root, and no setpriv (util-linux)")
+@pytest.mark.parametrize("form", ["gobjaverse", "omniobject3d"])
+def test_unreadable_folders_are_skipped_and_named(form: str, tmp_path: Path) -> None:
+    """`lost+found`, a folder of another user; and a file that cannot be read is its scene's defect."""
+    root = tmp_path / "root"
+    root.mkdir()
+    if form == "gobjaverse":
+        write_root(root, ["0/1", "0/2"])
+        (root / "0" / "private").mkdir(mode=0o000)
+        secret = view_file(root / "0/2", 3, ".png")
+    else:
+        write_balls(root, 64, 64)
+        shutil.copytree(root / "ball", root / "other")
+        secret = root / "other" / "render" / "images" / "r_3.png"
+    secret.chmod(0o000)
+    (root / "lost+found").mkdir(mode=0o000)
+    command = [*LIMITED, sys.executable, "-m", "bench.data", "check", str(root), "--data", form]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "lost+found: the folder cannot be read and is skipped" in done.stderr
+    assert ("private: the folder" in done.stderr) == (form == "gobjaverse")
+    name = "0/2" if form == "gobjaverse" else "other"
+    assert f"unreadable: {name} view 3: Permission denied" in done.stdout
+    assert "2 scenes checked, 1 with defects" in done.stdout
