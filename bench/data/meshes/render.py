@@ -28,6 +28,7 @@ from bench.common.errors import UserError
 from bench.common.json_files import read_json, write_json
 from bench.data.meshes import loader
 from bench.data.meshes.files import SUFFIXES, MeshFile, find_meshes
+from bench.data.meshes.views import render_views
 from bench.data.storage.store import PACKED
 from bench.data.storage.write import LEVEL, write_scene
 
@@ -188,7 +189,7 @@ def render_one(job: Job, out: Path, size: int) -> RenderResult:
         return RenderResult(job.scene)
     try:
         mesh = loader.load(job.file)
-        scene = loader.render(mesh, size)
+        scene = render_views(mesh, size)
     except UserError as error:
         return RenderResult(job.scene, str(error))
     except Exception as error:  # one file never ends the others
