@@ -90,7 +90,7 @@ def _absolute(rest: str, counts: list[int], where: str) -> str:
 def _vertices(rows: list[Row], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """(V, 3) positions and (V, 4) colors of vertices: 1 where a vertex has none, None where no one has."""
     table = _table(rows, name, "v", 7, 3)
-    colored = ~np.isnan(table[:, 5])  # x y z r g b, but not x y z w
+    colored = np.asarray(~np.isnan(table[:, 5]))  # x y z r g b, but not x y z w
     if not colored.any():
         return table[:, :3], None
     values = table[colored, 3:6]

@@ -37,7 +37,7 @@ def _mesh_parts(document: Document, index: int, materials: Materials, transforms
     """The parts of a node's mesh."""
     node = document.item("nodes", index)
     mesh = document.item("meshes", node["mesh"])
-    weights = list(node.get("weights", mesh.get("weights", [])))
+    weights = node.get("weights") or mesh.get("weights") or []
     for number, primitive in enumerate(mesh["primitives"]):
         where = f"meshes[{node['mesh']}].primitives[{number}]"
         content = read_primitive(document, primitive, weights, where)
