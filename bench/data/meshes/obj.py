@@ -67,8 +67,8 @@ def _parse(text: str, name: str, assets: Assets) -> ObjFile:
         elif OBJ[keyword] == "refused":
             raise UserError(f"{name}:{line}: {keyword}: free-form surfaces are not supported; use polygons")
         elif OBJ[keyword] == "warned":
-            assets.warn(f"{name}: {keyword} ({'points' if keyword == 'p' else 'lines' if keyword == 'l' else 'obsolete'}) "
-                        "is not drawn")  # fmt: skip
+            kind = {"p": "points", "l": "lines"}.get(keyword, "obsolete textures")
+            assets.warn(f"{name}: {kind} ({keyword}) are not drawn")
     return file
 
 
