@@ -34,7 +34,7 @@ test-all: setup
 	$(BIN)/python -m pytest
 
 campaign: setup
-	$(BIN)/python tests/campaigns/fault_campaign.py $(DIR)
+	PYTHONPATH=.:tests $(BIN)/python tests/campaigns/fault_campaign.py $(DIR)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _load(options: RunOptions) -> tuple[Sweep, str]:
     """The sweep and the name of its folder, in which `--overfit N` stands for its many overrides."""
     from bench import config
-    from bench.config.labels import folder_name
+    from bench.config.naming import folder_name
 
     before: list[str] = []
     if options.overfit:

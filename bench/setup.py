@@ -12,8 +12,8 @@ from pathlib import Path
 
 from bench.common.console import progress
 from bench.common.errors import run_command
-from bench.protocols.lpips_download import fetch, read, store
-from bench.protocols.lpips_weights import NETS, path
+from bench.runtime.lpips_download import fetch, read, store
+from bench.runtime.lpips_weights import NETS, path
 
 
 def main() -> int:

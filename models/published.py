@@ -1,8 +1,8 @@
 """Published checkpoints under their public keys ⇄ our parts, strict in both directions.
 
 A layout knows which keys of a file are a part of ours and what they are called here; what a part should be called there
-follows from the same table, so that every difference is told in the words of the file. Names and shapes: naver/croco,
-naver/dust3r, naver/mast3r, TencentARC/FreeSplatter.
+follows from the same table, so that every difference is reported in the names of the file. Names and shapes:
+naver/croco, naver/dust3r, naver/mast3r, TencentARC/FreeSplatter.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Layout:
     """A kind of checkpoint and the part that it fills.
 
     `select`: the file's tensors that are the part, as the published file has them; `to_ours` and `to_public`: between
-    those and the part's state dict. `adapts`: public keys that are taken where their shapes are ours and otherwise left
-    as they are here, since they depend on what stands before or after the part.
+    those and the part's state dict. `adapts`: public keys that are loaded where their shapes are ours and otherwise left at
+    their initial values, since they depend on what stands before or after the part.
     """
 
     name: str
@@ -80,10 +80,10 @@ def load_layout(module: nn.Module, public: State, layout: Layout, source: str) -
 
     Raises WeightsError naming the first key that is missing, of another shape or too much.
     """
-    found, left = validate_layout(module, public, layout, source)
-    here = layout.to_public(module.state_dict())
-    module.load_state_dict(layout.to_ours(found | {key: here[key] for key in left}), strict=True)
-    return left
+    tensors, unmatched = validate_layout(module, public, layout, source)
+    current = layout.to_public(module.state_dict())
+    module.load_state_dict(layout.to_ours(tensors | {key: current[key] for key in unmatched}), strict=True)
+    return unmatched
 
 
 def validate_layout(
@@ -93,22 +93,22 @@ def validate_layout(
 
     Raises WeightsError.
     """
-    wanted = layout.to_public(module.state_dict())
+    expected = layout.to_public(module.state_dict())
     try:
-        found = layout.select(public)
+        tensors = layout.select(public)
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from error
-    left = []
-    for key, tensor in wanted.items():
-        if key not in found:
+    unmatched = []
+    for key, tensor in expected.items():
+        if key not in tensors:
             raise WeightsError(f"{source}: {key} is missing (this model has it as {_shape(tensor)})")
-        if found[key].shape != tensor.shape:
+        if tensors[key].shape != tensor.shape:
             if not re.fullmatch(layout.adapts, key):
-                raise WeightsError(f"{source}: {key} has shape {_shape(found[key])}, this model {_shape(tensor)}")
-            left.append(key)
-    if extra := [key for key in found if key not in wanted]:
-        raise WeightsError(f"{source}: {extra[0]} {_shape(found[extra[0]])} belongs to no parameter of this model")
-    return found, left
+                raise WeightsError(f"{source}: {key} has shape {_shape(tensors[key])}, this model {_shape(tensor)}")
+            unmatched.append(key)
+    if extra := [key for key in tensors if key not in expected]:
+        raise WeightsError(f"{source}: {extra[0]} {_shape(tensors[extra[0]])} belongs to no parameter of this model")
+    return tensors, unmatched
 
 
 def rename(state: State, names: Names, *, back: bool = False) -> dict[str, Tensor]:
@@ -116,10 +116,12 @@ def rename(state: State, names: Names, *, back: bool = False) -> dict[str, Tenso
     renamed = {}
     for key, value in state.items():
         pairs = ((ours, public) if back else (public, ours) for public, ours in names)
-        made = next((to.format(*match.groups()) for of, to in pairs if (match := _pattern(of).fullmatch(key))), None)
-        if made is None:
+        new_name = next(
+            (to.format(*match.groups()) for of, to in pairs if (match := _pattern(of).fullmatch(key))), None
+        )
+        if new_name is None:
             raise WeightsError(f"{key} is not known in this kind of checkpoint")
-        renamed[made] = value
+        renamed[new_name] = value
     return renamed
 
 
@@ -164,13 +166,13 @@ def dpt_head(prefix: str = "downstream_head1.dpt.") -> Layout:
 
 def _stored_twice(public: State, prefix: str) -> dict[str, Tensor]:
     """`scratch.layerN_rn` is one tensor under two names; a file may hold either or both, if they are equal."""
-    found = {key: value for key, value in public.items() if key.startswith(prefix)}
+    tensors = {key: value for key, value in public.items() if key.startswith(prefix)}
     for one, other in ((prefix + one, prefix + other) for one, other in ALIASED_KEYS):
-        if one in found and other in found and not _same(found[one], found[other]):
+        if one in tensors and other in tensors and not _same(tensors[one], tensors[other]):
             raise WeightsError(f"{one} and {other} differ, but are one tensor in DUSt3R")
-        if one in found or other in found:
-            found[one] = found[other] = found[one] if one in found else found[other]
-    return found
+        if one in tensors or other in tensors:
+            tensors[one] = tensors[other] = tensors[one] if one in tensors else tensors[other]
+    return tensors
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -196,32 +198,32 @@ def freesplatter() -> Layout:
 
 
 def is_freesplatter(public: State) -> bool:
-    """Whether a file's keys look like FreeSplatter's, with or without its prefix."""
+    """Whether a file's keys are FreeSplatter's, with or without its prefix."""
     return any(key.removeprefix(FREESPLATTER_PREFIX).startswith(("patchify.", "unpatchify.")) for key in public)
 
 
 def freesplatter_differences(spec: EADSpec) -> list[str]:
     """What of a model FreeSplatter's weights cannot serve and shapes do not tell: "model.head is dpt, …"."""
-    wanted: list[tuple[str, object, object]] = [
+    checks: list[tuple[str, object, object]] = [
         ("model.encoder", spec.encoder.name, "conv"),
         ("model.aggregator", spec.aggregator.name, "self_attention"),
         ("model.aggregator.view_embedding", getattr(spec.aggregator, "view_embedding", None), "reference_source"),
         ("model.head", spec.head.name, "linear"),
         ("model.output", spec.output.name, "gaussians"),
     ]
-    return [f"{key} is {given}, FreeSplatter's is {theirs}" for key, given, theirs in wanted if given != theirs]
+    return [f"{key} is {value}, FreeSplatter's is {expected}" for key, value, expected in checks if value != expected]
 
 
 def _freesplatter_select(public: State) -> dict[str, Tensor]:
     prefix = "" if any(key.startswith(FREESPLATTER_PREFIX) for key in public) else FREESPLATTER_PREFIX
-    found = {prefix + key: value for key, value in public.items()}
-    patch, bias = (found.get(FREESPLATTER_PREFIX + key) for key in ("patchify.weight", "unpatchify.bias"))
+    tensors = {prefix + key: value for key, value in public.items()}
+    patch, bias = (tensors.get(FREESPLATTER_PREFIX + key) for key in ("patchify.weight", "unpatchify.bias"))
     if patch is not None and bias is not None and bias.numel() == CHANNELS_2DGS * patch.shape[-1] ** 2:
         raise WeightsError(
             f"this is FreeSplatter's model of 2D Gaussians ({CHANNELS_2DGS} channels a pixel, two scales each), which "
             "this harness does not render: use freesplatter-object.safetensors or freesplatter-scene.safetensors"
         )
-    return found
+    return tensors
 
 
 def _freesplatter_to_ours(public: State) -> dict[str, Tensor]:

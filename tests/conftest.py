@@ -1,6 +1,6 @@
-"""Shapes are checked in tests, and only there: every annotation of `models` and `bench.rendering` is enforced.
+"""Shapes are checked in tests, and only there: every annotation of the packages in SHAPED is enforced.
 
-The hook rewrites modules as they are imported, so it comes before any test. tests/test_shapes.py holds the canary.
+The hook rewrites modules as they are imported, so it comes before any test; the canary: tests/models/test_shapes.py.
 """
 
 import pytest
@@ -8,7 +8,8 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number serves where a float is wanted
-install_import_hook(["models", "bench.rendering"], "conftest.check")
+SHAPED = ("models", "bench.rendering", "bench.data.batch", "bench.losses", "bench.evaluation")
+install_import_hook(SHAPED, "conftest.check")
 
 
 @pytest.fixture(autouse=True)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields
-from functools import lru_cache
+from operator import attrgetter
 
 from bench import protocols
 from bench.config.read import did_you_mean
-from bench.config.schema import (
-    InitSpec,
-    RunSpec,
-    WeightsFile,
-    is_run_path,
-)
-from models.ead import EADSpec
+from bench.config.schema import InitSpec, RunSpec, WeightsFile, is_run_path
 from models.parts import PartSpec, Problem
 from models.published import LAYOUTS
 
@@ -23,6 +18,7 @@ AT_LEAST = {  # whole numbers that count something
     "train.validations": 1,
     "views.inputs": 1, "views.targets": 1, "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
 }  # fmt: skip
+LARGEST_SEED = 2**32 - 1  # what NumPy's and torch's generators take, with room for one stream a part
 INIT_PARTS = tuple(field.name for field in fields(InitSpec) if field.name != "model")
 POSITIVE = ("train.learning_rate", "train.gradient_clip")
 NOT_NEGATIVE = ("train.final_learning_rate", "train.weight_decay")
@@ -39,39 +35,35 @@ AGREES_WITH = {  # where to look for the cause when the field itself was not giv
 
 def problems(spec: RunSpec) -> Iterator[Problem]:
     """Everything wrong with a resolved spec."""
-    yield from _numbers(spec)
-    yield from _train(spec)
-    yield from _losses(spec)
-    yield from _data(spec)
-    yield from _views(spec)
-    yield from _protocols(spec)
-    yield from _init(spec)
-    yield from _model(spec.model, spec.views.inputs)
-
-
-@lru_cache(maxsize=4096)
-def _model(model: EADSpec, inputs: int) -> tuple[Problem, ...]:
-    return tuple(Problem(f"model.{p.field}", p.message) for p in model.problems(inputs))
-
-
-def value_at(spec: object, key: str) -> object:
-    """The value of a dotted field."""
-    for word in key.split("."):
-        spec = getattr(spec, word)
-    return spec
-
-
-def _numbers(spec: RunSpec) -> Iterator[Problem]:
     for key, least in AT_LEAST.items():
-        value = value_at(spec, key)
+        value = attrgetter(key)(spec)
         if isinstance(value, int) and value < least:
             yield Problem(key, f"{value} is too small: at least {least}")
+    if spec.seed > LARGEST_SEED:
+        yield Problem("seed", f"{spec.seed} is too large: at most {LARGEST_SEED}")
     for key in POSITIVE:
-        if not value_at(spec, key) > 0:  # type: ignore[operator]
+        if not attrgetter(key)(spec) > 0:
             yield Problem(key, "must be greater than 0")
     for key in NOT_NEGATIVE:
-        if value_at(spec, key) < 0:  # type: ignore[operator]
+        if attrgetter(key)(spec) < 0:
             yield Problem(key, "must not be negative")
+    weights = {name: getattr(loss, "weight", 0.0) for name, loss in spec.losses.items()}
+    for name, weight in weights.items():
+        if weight < 0:
+            yield Problem(f"losses.{name}.weight", "must not be negative")
+    if not any(weight > 0 for weight in weights.values()):
+        yield Problem("losses", "no term has a weight above 0: nothing would be learned")
+    known = protocols.names()
+    if not spec.evaluation.protocols:
+        yield Problem("evaluation.protocols", f"name at least one: {', '.join(known)}")
+    for name in spec.evaluation.protocols:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            yield Problem("evaluation.protocols", f"no protocol {name!r}{hint}; it may be {', '.join(known)}")
+    yield from _train(spec)
+    yield from _data(spec)
+    yield from _init(spec)
+    yield from (Problem(f"model.{p.field}", p.message) for p in spec.model.problems(spec.views.inputs))
 
 
 def _train(spec: RunSpec) -> Iterator[Problem]:
@@ -94,39 +86,19 @@ def _train(spec: RunSpec) -> Iterator[Problem]:
         )
 
 
-def _losses(spec: RunSpec) -> Iterator[Problem]:
-    weights = {name: getattr(loss, "weight", 0.0) for name, loss in spec.losses.items()}
-    for name, weight in weights.items():
-        if weight < 0:
-            yield Problem(f"losses.{name}.weight", "must not be negative")
-    if not any(weight > 0 for weight in weights.values()):
-        yield Problem("losses", "no term has a weight above 0: nothing would be learned")
-
-
 def _data(spec: RunSpec) -> Iterator[Problem]:
-    """Of data that count something; see the specs of bench/data/sources/."""
+    """Counts of the data source (`at_least` of the specs of bench/data/sources/), and more views than a scene has
+    where the source fixes how many; of other sources that is known once they are read."""
     for name, least in getattr(spec.data, "at_least", {}).items():
         if (value := getattr(spec.data, name)) < least:
             yield Problem(f"data.{name}", f"{value} is too small: at least {least}")
-
-
-def _views(spec: RunSpec) -> Iterator[Problem]:
-    """More than a scene has, where the data set fixes how many; of others that is known once they are read."""
-    wanted = spec.views.inputs + spec.views.targets
-    there = spec.data.distinct_views() if hasattr(spec.data, "distinct_views") else None
-    if there is not None and wanted > there:
+    if spec.train.steps > 0 and getattr(spec.data, "training_scenes", 1) == 0:
+        yield Problem("data.training_scenes", f"there is nothing to train {spec.train.steps} steps on: at least 1")
+    needed = spec.views.inputs + spec.views.targets
+    available = spec.data.distinct_views() if hasattr(spec.data, "distinct_views") else None
+    if available is not None and needed > available:
         where = "targets" if spec.views.targets >= spec.views.inputs else "inputs"
-        yield Problem(f"views.{where}", f"inputs and targets are {wanted} views, of {there} that a scene has")
-
-
-def _protocols(spec: RunSpec) -> Iterator[Problem]:
-    known = protocols.names()
-    if not spec.evaluation.protocols:
-        yield Problem("evaluation.protocols", f"name at least one: {', '.join(known)}")
-    for name in spec.evaluation.protocols:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            yield Problem("evaluation.protocols", f"no protocol {name!r}{hint}; it may be {', '.join(known)}")
+        yield Problem(f"views.{where}", f"inputs and targets are {needed} views, of {available} that a scene has")
 
 
 def _init(spec: RunSpec) -> Iterator[Problem]:
@@ -143,6 +115,11 @@ def _init(spec: RunSpec) -> Iterator[Problem]:
         )
     if spec.train.steps == 0 and spec.views.overfit:
         yield Problem("views.overfit", "nothing is trained (train.steps is 0), so nothing can be memorized")
+    for part in (*given, *(["model"] if spec.init.model != "scratch" else [])):
+        init = getattr(spec.init, part)
+        if isinstance(init, WeightsFile) and init.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", init.sha256):
+            text = f"{init.sha256!r} is no SHA-256: 64 hexadecimal digits, as `sha256sum FILE` prints them"
+            yield Problem(f"init.{part}.sha256", text)
     for part in given:
         yield from _checkpoint(part, getattr(spec.model, part), getattr(spec.init, part))
 

@@ -20,7 +20,7 @@ LIGHT = np.array([0.45, 0.3, 0.84])  # towards the light, in the world
 
 @dataclass(frozen=True)
 class Hits:
-    """Where rays meet the triangles, one row a ray that hits."""
+    """Intersections of rays and triangles, one row for each ray that hits."""
 
     face: NDArray[np.int64]
     weights: NDArray[np.float64]  # (ray, 3) of the face's corners
@@ -30,12 +30,12 @@ class Hits:
     direction: NDArray[np.float32]  # (ray, 3), away from the camera
 
 
-Paint = Callable[[Hits], NDArray[np.float64]]  # (ray, 3) in [0, 1], lit
-Opaque = Callable[[Hits], NDArray[np.bool_]]  # (ray,): whether the surface stops the ray
+Paint = Callable[[Hits], NDArray[np.float64]]  # → (ray, 3) in [0, 1], shaded
+Opaque = Callable[[Hits], NDArray[np.bool_]]  # → (ray,), whether the surface stops the ray
 
 
 class Triangles:
-    """A mesh that rays can meet: vertices (V, 3) in the world, faces (F, 3)."""
+    """A mesh to trace rays against: vertices (V, 3) in the world, faces (F, 3)."""
 
     def __init__(self, vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> None:
         self.vertices, self.faces = vertices, faces
@@ -45,7 +45,7 @@ class Triangles:
     def view(
         self, pose: NDArray[np.float64], size: int, paint: Paint, opaque: Opaque | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-        """RGBA (size, size, 4), depth (size, size) and world normals (size, size, 3) in a camera-to-world pose."""
+        """RGBA (size, size, 4), depth (size, size) and world normals (size, size, 3) from a camera-to-world pose."""
         directions = (_rays(size) @ pose[:3, :3].T).astype(np.float32)
         hit, hits = self._cast(pose[:3, 3], directions, opaque)
         pixel, color = hit // SAMPLES**2, paint(hits)
@@ -64,59 +64,59 @@ class Triangles:
     def _cast(
         self, center: NDArray[np.float64], directions: NDArray[np.float32], opaque: Opaque | None
     ) -> tuple[NDArray[np.int64], Hits]:
-        """The rays that hit, sorted, and where; a ray goes on behind a surface that does not stop it."""
-        hit, hits = self._meet(center, directions, np.arange(len(directions)), None)
+        """(indices of the rays that hit, ascending; their hits). A ray passes surfaces that are not opaque."""
+        hit, hits = self._intersect(center, directions, np.arange(len(directions)), None)
         if opaque is None:
             return hit, hits
-        rays, found = [], []
+        rays, layers = [], []
         for _ in range(LAYERS):
             stops = opaque(hits)
             rays.append(hit[stops])
-            found.append(_rows(hits, stops))
+            layers.append(_select(hits, stops))
             if stops.all():
                 break
             passing = ~stops
-            hit, hits = self._meet(center, directions, hit[passing], hits.depth[passing])
+            hit, hits = self._intersect(center, directions, hit[passing], hits.depth[passing])
         order = np.argsort(np.concatenate(rays), kind="stable")
-        joined = {name: np.concatenate([getattr(each, name) for each in found])[order] for name in vars(hits)}
+        joined = {name: np.concatenate([getattr(each, name) for each in layers])[order] for name in vars(hits)}
         return np.concatenate(rays)[order], Hits(**joined)
 
-    def _meet(
+    def _intersect(
         self,
         center: NDArray[np.float64],
         directions: NDArray[np.float32],
         rays: NDArray[np.int64],
         behind: NDArray[np.float64] | None,
     ) -> tuple[NDArray[np.int64], Hits]:
-        """Of these rays those that meet a face, from the camera or from just behind a depth."""
+        """(those of `rays` that hit a face; their hits), from the camera or from just behind the depths `behind`."""
         starts = np.zeros(len(rays)) if behind is None else behind * (1 + 1e-5)
         along = directions[rays]
         origins = (center + starts[:, None] * along).astype(np.float32)
-        found: dict[str, Any] = self.scene.run(origins, along, query="INTERSECT", output=True)
-        hit = np.flatnonzero(found["primID"] >= 0)
-        face, along = found["primID"][hit], along[hit]
-        depth = starts[hit] + found["tfar"][hit].astype(np.float64)  # rays have z = 1: distance is depth
+        result: dict[str, Any] = self.scene.run(origins, along, query="INTERSECT", output=True)
+        hit = np.flatnonzero(result["primID"] >= 0)
+        face, along = result["primID"][hit], along[hit]
+        depth = starts[hit] + result["tfar"][hit].astype(np.float64)  # rays have z = 1: distance is depth
         corners = self.vertices[self.faces[face]]
         normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
         normal *= np.where((normal * along).sum(-1, keepdims=True) > 0, -1, 1)
-        u, v = found["u"][hit].astype(np.float64), found["v"][hit].astype(np.float64)
+        u, v = result["u"][hit].astype(np.float64), result["v"][hit].astype(np.float64)
         points = center + depth[:, None] * along
         return rays[hit], Hits(face, np.stack([1 - u - v, u, v], -1), points, depth, normal, along)
 
 
 def lit(color: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A surface color (ray, 3) under one distant light and an even sky; the same from every camera."""
+    """Shade a surface color (ray, 3): one distant light and a uniform sky, the same from every camera."""
     shaded: NDArray[np.float64] = color * (0.65 + 0.35 * np.clip(normal @ LIGHT, -0.5, 1))[:, None]
     return shaded
 
 
-def _rows(hits: Hits, chosen: NDArray[np.bool_]) -> Hits:
-    return Hits(**{name: value[chosen] for name, value in vars(hits).items()})
+def _select(hits: Hits, mask: NDArray[np.bool_]) -> Hits:
+    return Hits(**{name: value[mask] for name, value in vars(hits).items()})
 
 
 def _rays(size: int) -> NDArray[np.float64]:
-    """(size² · SAMPLES², 3) directions in the camera's frame with z = 1, the samples of a pixel together."""
+    """(size² · SAMPLES², 3) directions in the camera's frame with z = 1; the samples of a pixel are adjacent."""
     focal = size / 2 / np.tan(FIELD_OF_VIEW / 2)
     sub = (np.arange(SAMPLES) + 0.5) / SAMPLES
     y, x, dy, dx = np.meshgrid(np.arange(size), np.arange(size), sub, sub, indexing="ij")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ class SceneData:
         return matrix
 
 
+@runtime_checkable
 class DataSource(Protocol):
     """A data set, opened: scenes by split, views by scene."""
 

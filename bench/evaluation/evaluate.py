@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,22 +18,20 @@ from bench import protocols
 from bench.common.console import track
 from bench.common.errors import UserError
 from bench.common.json_files import write_json
+from bench.config.schema import RunSpec
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
+from bench.data.scene import DataSource
 from bench.data.storage import broken
 from bench.evaluation import baselines, metrics
 from bench.evaluation.scene_record import resolve_splits, verify_unchanged
 from bench.protocols import Protocol
 from bench.rendering import Rendering, render
 from bench.runs.folder import RunFolder
+from bench.runs.writer import Writer
 from bench.runtime import numerics, provenance
 from models.ead import EAD, count_parameters
 from models.tensors import Gaussians
-
-if TYPE_CHECKING:
-    from bench.config.schema import RunSpec
-    from bench.data.scene import DataSource
-    from bench.runs.writer import Writer
 
 SAMPLES = 4  # scenes kept for the figures
 PIXELS = 2**17  # target pixels a forward pass, so that 256² images do not fill the memory
@@ -64,7 +62,7 @@ class Scores:
 def evaluate(
     spec: RunSpec, writer: Writer, *, device: torch.device, source: DataSource, protocol: str = "per_image_white"
 ) -> None:
-    """Reads the model of `writer.folder`; commits samples, then the result. Raises UserError for an unknown protocol."""
+    """Evaluate the model of `writer.folder`; commits samples, then the result. Raises UserError."""
     chosen = protocols.get(protocol)
     started = time.perf_counter()
     numerics.configure(device, numerics.EVALUATION_PRECISION, spec.seed)

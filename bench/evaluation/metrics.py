@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from bench.common.errors import UserError
-from bench.protocols import Protocol, lpips_weights
+from bench.protocols import Protocol
+from bench.runtime import lpips_weights
 
 
 class ImageMetrics:

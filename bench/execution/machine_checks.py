@@ -127,7 +127,7 @@ def tf32() -> Iterator[Finding]:
 
 def lpips() -> Iterator[Finding]:
     """LPIPS's backbones, verified by hash."""
-    from bench.protocols import lpips_weights
+    from bench.runtime import lpips_weights
 
     for net in lpips_weights.NETS:
         try:

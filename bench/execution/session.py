@@ -166,6 +166,7 @@ class Session:
         lines = sweep_lines(self.sweep, self.results)
         content = {"name": self.sweep.name, "scale": self.sweep.scale, "question": self.sweep.question,
                    "spec": str(self.sweep.path), "overrides": list(self.sweep.overrides),
+                   "reference": self.sweep.reference,
                    "bases": bases_at_paper_scale(self.sweep)}  # fmt: skip
         environment = provenance.of_sweep(self.sweep.path, torch.device(self.device), self.threads)
         write_sweep(self.folder, content, lines, environment)
@@ -257,7 +258,7 @@ def sweep_lines(sweep: Sweep, results: Path) -> list[dict[str, Any]]:
     from bench.config import describe
 
     kept = ("id", "label", "scale", "settings", "parents", "parameters", "tokens_per_scene", "spec")
-    bases = {run.id: run.reference["base"] for run in sweep.runs}
+    bases = {run.id: run.origin["base"] for run in sweep.runs}
     lines = []
     for row in describe(sweep):
         status, spec = run_folder(results, row["id"]).status(), row["spec"]

@@ -19,7 +19,7 @@ from bench.losses import Prediction
 from bench.profiling.step_profile import synchronize
 from bench.rendering import render
 from bench.training.optimizer import geometry_steps
-from bench.training.train import Trainer
+from bench.training.trainer import Trainer
 from models.tensors import Gaussians
 
 if TYPE_CHECKING:
@@ -82,9 +82,11 @@ def _instrumented_backward(
     with timed("encoder"):
         tokens = model.encode(batch.inputs)
     with timed("aggregator"):
-        taps = model.aggregate(tokens)
+        taps = model.aggregate(tokens, batch.inputs)
     with timed("head"):
-        outputs = fields(model.decode(taps, batch.inputs))
+        gaussians = model.decode(taps, batch.inputs)
+    assert isinstance(gaussians, Gaussians), "the breakdown by part is of models whose output is Gaussians"
+    outputs = fields(gaussians)
     leaves = [value.detach().requires_grad_() for value in outputs]
     with timed("rasterize"):
         rendering = render(Gaussians(*leaves), batch.target_cameras, batch.background)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.common.errors import UserError
-from bench.protocols import lpips_weights
+from bench.runtime import lpips_weights
 
 WHEELS = ("gsplat==1.5.3", "embreex==4.4.0.post1", "lpips==0.1.4", "ruamel.yaml==0.19.1")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")

@@ -22,7 +22,7 @@ from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bench.training.optimizer import geometry_steps
-from bench.training.train import Trainer
+from bench.training.trainer import Trainer
 from models.weights import WEIGHTS_FILE, load_strict
 
 if TYPE_CHECKING:

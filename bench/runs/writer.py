@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bench.common.files import atomic_write
 from bench.common.json_files import append_line
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Everything that a stage writes goes through one of these."""
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bench.common.environment import cores, device_name
 from bench.common.json_files import read_json
 from bench.common.paths import SNAPSHOT, SOURCE
-from bench.protocols import lpips_weights
+from bench.runtime import lpips_weights
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,4 @@
-"""Signs that a training goes wrong, recorded as it goes and warned about within 50 steps."""
+"""Symptoms of a failing training: recorded every few steps, warned about within 50 steps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from bench.data.batch import Batch
 from models.ead import EAD
 from models.tensors import Dense, Gaussians, TensorDataclass
 
-EVERY = 10  # steps between looks at the Gaussians
-WARMUP_STEPS = 20  # steps at the start without warnings: an untrained model is allowed to look ill
+EVERY = 10  # steps between statistics of the output
+WARMUP_STEPS = 20  # steps at the start without warnings: an untrained model has most of these symptoms
 TRANSPARENT = 0.05  # opacity
 AT_CAP = 0.99  # of the largest scale there can be
-MIN_GRADIENT_NORM = 1.0e-12  # gradient norm of a part below which nothing reaches it
+MIN_GRADIENT_NORM = 1.0e-12  # of a part; below it no gradient reaches the part
 
-LIMITS = {  # a share of the foreground's Gaussians → from where on, and what to say
+LIMITS = {  # a share of the foreground's Gaussians → the limit, and the warning above it
     "health/transparent": (0.9, "{:.0%} of the Gaussians have an opacity below 0.05: the model is fading out"),
     "health/scale_cap": (0.7, "{:.0%} of the scales are at their cap: see model.output.scale_max and the frame's unit"),
     "health/behind": (0.5, "{:.0%} of the means lie behind the target cameras: check the frame and the cameras"),
@@ -29,20 +29,21 @@ LIMITS = {  # a share of the foreground's Gaussians → from where on, and what 
 
 
 class NonFinite(Exception):
-    """Training met NaN or infinity; the text names the step, the term and what went bad first."""
+    """A value of training is NaN or infinite; the text names the step, the term and the first non-finite module."""
 
 
 @torch.no_grad()
 def gaussian_statistics(gaussians: Gaussians, batch: Batch, scale_max: float) -> dict[str, Tensor]:
-    """What shows of some Gaussians, as sums over scenes of per-scene shares.
+    """Sums over scenes of per-scene shares.
 
-    health/transparent, scale_cap, behind (a target camera), out_of_frame (of a target image, in front of it): of the
-    Gaussians of foreground pixels, since nothing holds the others to a place. health/non_finite: of all values.
+    health/transparent, scale_cap, behind (a target camera), out_of_frame (of a target image, in front of its camera):
+    of the Gaussians of foreground pixels, since no loss constrains where the others are. health/non_finite: of all
+    values.
     """
     values = [getattr(gaussians, field.name).flatten(1) for field in fields(gaussians)]
     bad = torch.cat([~value.isfinite() for value in values], dim=1)
     weight = _foreground(gaussians, batch)
-    behind, outside = _unseen(gaussians.means.flatten(1, -2), batch)
+    behind, outside = _outside_frustum(gaussians.means.flatten(1, -2), batch)
     return {
         "health/transparent": _share(gaussians.opacities.flatten(1) < TRANSPARENT, weight),
         "health/scale_cap": _share((gaussians.scales > AT_CAP * scale_max).flatten(1, -2).float().mean(-1), weight),
@@ -53,7 +54,7 @@ def gaussian_statistics(gaussians: Gaussians, batch: Batch, scale_max: float) ->
 
 
 def _foreground(gaussians: Gaussians, batch: Batch) -> Tensor:
-    """(batch, gaussian) that sums to 1 a scene; all count where Gaussians are no pixels, or nothing is foreground."""
+    """(batch, gaussian), summing to 1 per scene; all count where Gaussians are no pixels, or no pixel is foreground."""
     counted = torch.ones_like(gaussians.opacities)
     if counted.shape == batch.input_mask.shape:
         foreground = batch.input_mask.to(counted)
@@ -62,7 +63,7 @@ def _foreground(gaussians: Gaussians, batch: Batch) -> Tensor:
     return counted / counted.sum(1, keepdim=True)
 
 
-def _unseen(means: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def _outside_frustum(means: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """(batch, target, gaussian), twice: behind the camera; in front of it, but outside the image."""
     cameras = batch.target_cameras
     local = torch.einsum("bvij,bnj->bvni", cameras.world_to_camera[..., :3, :3], means.float())
@@ -89,21 +90,21 @@ def gradient_norms(model: EAD) -> dict[str, Tensor]:
 
 
 def warnings(record: Mapping[str, float], step: int) -> dict[str, str]:
-    """{what: text} of what a step's record says is wrong. Steps count from 1."""
+    """{key of the record: warning} of a step. Steps count from 1."""
     if step <= WARMUP_STEPS:
         return {}
-    found = {}
+    texts = {}
     for key, (limit, text) in LIMITS.items():
         if record.get(key, 0.0) > limit:
-            found[key] = f"step {step}: {text.format(record[key])}"
+            texts[key] = f"step {step}: {text.format(record[key])}"
     for key, value in record.items():
         if key.startswith("gradient_norm/") and value < MIN_GRADIENT_NORM:
-            found[key] = f"step {step}: no gradient reaches the {key.removeprefix('gradient_norm/')}"
-    return found
+            texts[key] = f"step {step}: no gradient reaches the {key.removeprefix('gradient_norm/')}"
+    return texts
 
 
 def first_nonfinite_value(record: Mapping[str, float]) -> str | None:
-    """The value that went bad first: a loss term, else a part's gradient, in the order of the backward pass."""
+    """The first non-finite value: a loss term, else a part's gradient, in the order of the backward pass."""
     order = ["gradient_norm/head", "gradient_norm/aggregator", "gradient_norm/encoder"]
     terms = [key for key in record if key.startswith("loss/")]
     for key in [*terms, *order, *record]:
@@ -132,7 +133,7 @@ def first_nonfinite_module(model: EAD, batch: Batch) -> str:
         if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
             return f"the {name}'s weights"
         if not _finite(outputs[name]):
-            return f"what the {name} gives"
+            return f"the output of the {name}"
     return "rendering, a loss term or the backward pass (weights, parts and data are finite)"
 
 

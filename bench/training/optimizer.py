@@ -1,4 +1,4 @@
-"""How weights move: AdamW, the learning rate of each step, and which steps train on L_3D alone (§3.2)."""
+"""AdamW, the learning rate of each step, and the steps that train on L_3D alone (§3.2)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class AdamW(torch.optim.AdamW):
-    """Fused, and deaf to a gradient that is not finite: weights and moments stay, without asking the device."""
+    """Fused; skips the update on non-finite gradients without a host sync: weights and moments stay."""
 
     found_inf: Tensor
 
     def update(self, gradient_norm: Tensor) -> None:
-        """One step, unless the norm says that some gradient is NaN or infinite."""
+        """One step, unless the norm of all gradients is NaN or infinite."""
         self.found_inf = (~gradient_norm.isfinite()).float()
         self.step()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.layers import Block, initialize
 from models.parts import AggregatorSpec, Problem, at_least_one
-from models.tensors import Tokens, TokenSpec
+from models.tensors import Cameras, Tokens, TokenSpec
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,15 @@ class SelfAttention(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.02)
         nn.init.trunc_normal_(self.view_embedding, std=0.02)
 
-    def forward(self, tokens: Tokens, taps: Sequence[int]) -> list[Tokens]:
-        """The tokens at each of `taps`, in that order; only those are kept. The last level is normalized."""
-        kept = {0: tokens}
+    def forward(self, tokens: Tokens, cameras: Cameras | None, taps: Sequence[int]) -> list[Tokens]:
+        """The tokens at each of `taps`, in that order; only those are stored. The last level is normalized."""
+        levels = {0: tokens}
         x = self.embed(tokens)
         for level, block in enumerate(self.blocks, start=1):
             x = block(x)
             if level in taps:
-                kept[level] = _by_view(self.norm(x) if level == len(self.blocks) else x, tokens)
-        return [kept[tap] for tap in taps]
+                levels[level] = _by_view(self.norm(x) if level == len(self.blocks) else x, tokens)
+        return [levels[tap] for tap in taps]
 
     def embed(self, tokens: Tokens) -> Float[Tensor, "batch token dim"]:
         """All views' tokens in one sequence, view by view: extra tokens, then patches row by row."""

@@ -39,7 +39,7 @@ class Spec(HeadSpec):
     def tap_levels(self, blocks: int) -> tuple[int, ...]:
         return self.taps
 
-    def build(self, taps: Sequence[TokenSpec], image_size: int, channels: Mapping[str, int]) -> DPTHead:
+    def build(self, taps: Sequence[TokenSpec], channels: Mapping[str, int]) -> DPTHead:
         return DPTHead(self, taps, channels)
 
 

@@ -19,7 +19,7 @@ class Spec(HeadSpec):
         """A's last level."""
         return (blocks,)
 
-    def build(self, taps: Sequence[TokenSpec], image_size: int, channels: Mapping[str, int]) -> LinearHead:
+    def build(self, taps: Sequence[TokenSpec], channels: Mapping[str, int]) -> LinearHead:
         return LinearHead(taps[-1], channels)
 
 

@@ -15,7 +15,7 @@ import pytest
 from bench import doctor
 from bench.common.paths import cache_dir
 from bench.execution import machine_checks
-from bench.protocols import lpips_weights
+from bench.runtime import lpips_weights
 
 Plant = Callable[[pytest.MonkeyPatch, Path], None]
 

@@ -17,8 +17,7 @@ from bench.config import (
     verify_files,
 )
 from bench.config.convert import TypeMismatch, convert
-from bench.config.labels import folder_name
-from bench.config.run_id import _canonical
+from bench.config.naming import folder_name
 from bench.config.schema import FromRun, WeightsFile
 
 BASE = """
@@ -150,8 +149,20 @@ def test_runs_with_bases_names_and_seeds(specs: Specs) -> None:
     specs.base(BASE.replace("encoder: conv", "encoder: croco"), "other")
     sweep = specs.load("runs:\n  - base: mine\n  - {name: Late, base: other, train.steps: 50}\nseeds: [0, 1]\n")
     assert [run.label for run in sweep.runs] == ["mine, seed 0", "mine, seed 1", "Late, seed 0", "Late, seed 1"]
-    assert sweep.runs[2].spec.train.steps == 50 and sweep.runs[2].reference == {"base": "other", "spec": "spec"}
+    assert sweep.runs[2].spec.train.steps == 50 and sweep.runs[2].origin == {"base": "other", "spec": "spec"}
     assert len(specs.load("base: mine\n", "seeds=[3, 4, 5]").runs) == 3
+
+
+def test_reference_names_a_run(specs: Specs) -> None:
+    """What the answers table takes differences from: the first run, or the one with this label."""
+    text = "base: mine\ngrid: {model.encoder.patch: [4, 8]}\nseeds: [0, 1]\n"
+    assert specs.load(text).reference == "patch 4, seed 0"
+    assert specs.load(text + "reference: patch 8\n").reference == "patch 8, seed 0"
+    assert specs.load(text + "reference: patch 8, seed 1\n").reference == "patch 8, seed 1"
+    assert specs.load(text + "scales: {tiny: {reference: patch 8}}\n").reference == "patch 8, seed 0"
+    assert specs.load(text, "reference=patch 8").reference == "patch 8, seed 0"
+    with pytest.raises(ConfigError, match=r"spec.yaml:4: reference: no run 'patch 9' \(did you mean 'patch 8'\?\)"):
+        specs.load(text + "reference: patch 9\n")
 
 
 def test_where_keeps_what_matches(specs: Specs) -> None:
@@ -195,7 +206,7 @@ def test_include_adds_runs_and_never_settings(specs: Specs) -> None:
     specs.load("base: mine\ngrid: {seed: [0, 1]}\nset: {train.steps: 50}\n", name="one")
     sweep = specs.load("include: one\nbase: mine\ngrid: {seed: [1, 2]}\nset: {train.steps: 50}\n")
     assert [run.spec.seed for run in sweep.runs] == [1, 2, 0]  # seed 1 is one run
-    assert [run.reference["spec"] for run in sweep.runs] == ["spec", "spec", "one"]
+    assert [run.origin["spec"] for run in sweep.runs] == ["spec", "spec", "one"]
     assert len(specs.load("include: [one]\n").runs) == 2
     other = specs.load("include: one\nbase: mine\nset: {seed: 0}\n")
     assert [run.spec.train.steps for run in other.runs] == [600, 50, 50]
@@ -241,8 +252,8 @@ def test_a_field_added_later_stays_out_at_its_legacy_value() -> None:
     class New(Old):
         b: int = field(default=2, metadata={"legacy": 1})
 
-    assert _canonical(New(b=1)) == _canonical(Old()) == {"a": 1.0}
-    assert _canonical(New()) == {"a": 1.0, "b": 2}
+    assert canonical_json(New(b=1)) == canonical_json(Old()) == '{"a":1.0}'
+    assert canonical_json(New()) == '{"a":1.0,"b":2}'
 
 
 def test_from_dict_reads_older_and_refuses_newer(specs: Specs) -> None:
@@ -278,9 +289,12 @@ def test_folder_names(specs: Specs) -> None:
     again = specs.load("base: mine\n", "losses.lpips=null", "train.steps=80", "train.steps=90")
     assert again.folder == sweep.folder and again.runs == sweep.runs
     assert sweep.question.endswith("(Changed on the command line: train.steps=90 losses.lpips=null)")
-    assert folder_name("a", "tiny", ["init.encoder.weights=../x y/z"]) == "a_tiny_init.encoder.weights=..-x-y-z"
+    assert folder_name("a", "tiny", ["init.encoder.weights=../x y/z", "init.encoder.sha256=ab"]) == "a_tiny"
+    assert folder_name("a", "tiny", ["data.root=/data/sets/mine"]) == "a_tiny_data.root=mine"
     long = [folder_name("a", "tiny", [f"data.version={'x' * 200}{i}"]) for i in range(2)]
-    assert long[0] != long[1] and max(map(len, long)) <= 96
+    assert long[0] != long[1] and max(map(len, long)) <= 80
+    odd = {folder_name("a", "tiny", [f"data.version={text}"]) for text in ("a/b", "a b", "a-b", "a+b", "提案", "従来")}
+    assert len(odd) == 6 and all(name.isascii() and "/" not in name for name in odd)
 
 
 def test_a_base_can_be_run_as_it_is(specs: Specs) -> None:

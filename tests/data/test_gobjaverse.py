@@ -313,13 +313,13 @@ def test_a_run_does_not_change_its_scenes(roots: tuple[Path, Path], copy: Path, 
         scene_record.verify_unchanged(scene_record.resolve_splits(spec, source), folder, source)
 
     compare(moved)
-    with pytest.raises(UserError, match=r"now there are others.* data\.version=NAME"):
+    with pytest.raises(UserError, match=r"the scene list has changed.* data\.version=NAME"):
         compare(roots[1])
     one, other = sorted(path for path in moved.glob("*/*") if path.is_dir())[:2]
     one.rename(moved / "aside")
     other.rename(one)
     (moved / "aside").rename(other)
-    with pytest.raises(UserError, match=r"is not the scene on which run .* data\.version=NAME"):
+    with pytest.raises(UserError, match=r"images of scene .* have changed since run .* data\.version=NAME"):
         compare(moved)
 
 
@@ -339,5 +339,5 @@ def test_the_command_on_real_files(roots: tuple[Path, Path], tmp_path: Path, cap
     assert main([*command, *paths]) == 0
     (run,) = (tmp_path / "results" / "runs").iterdir()
     assert read_json(run / "scenes.json")["evaluation"] == list(EVALUATION)
-    with pytest.raises(UserError, match="was begun on 5 training scenes"):
+    with pytest.raises(UserError, match="was started with 5 training scenes"):
         main([*command, f"data.root={roots[1]}", f"data.evaluation_root={roots[0]}"])

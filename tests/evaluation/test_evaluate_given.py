@@ -212,7 +212,7 @@ def test_another_model_names_the_settings_that_it_needs(folder: Path, tmp_path: 
         f"init.model.sha256={digest(writer.folder / 'weights.safetensors')}",
     ]
     (problem,) = initialization.find_problems(given(folder, *source))
-    settings = shlex.split(problem.partition("add: ")[2])
+    settings = shlex.split(problem.partition("set: ")[2])
     assert {"model.encoder=croco", "views.frame=lara", "model.head.taps=[0, 1, 1, 1]"} <= set(settings)
     fitting = given(folder, *source, *settings)
     assert initialization.find_problems(fitting) == [] and fitting.model == replace(
@@ -228,7 +228,7 @@ def test_another_model_names_the_settings_that_it_needs(folder: Path, tmp_path: 
     ("override", "text"),
     [
         ("views.frame=lara", "views.frame is lara, FreeSplatter's Gaussians lie in freesplatter"),
-        ("model.aggregator.heads=2", "heads is 2, FreeSplatter's are 1"),
+        ("model.aggregator.heads=2", "heads is 2, FreeSplatter has 1"),
         ("model.aggregator.view_embedding=per_view", "view_embedding is per_view"),
         ("model.head=dpt", "model.head is dpt, FreeSplatter's is linear"),
         ("model.aggregator.blocks=2", "transformer.blocks.1.norm1.weight is missing"),
@@ -320,7 +320,8 @@ def test_a_pretrained_head_says_what_it_leaves_random(folder: Path, caplog: pyte
     init = [f"init.head.weights={path}", f"init.head.sha256={digest(path)}"]
     built = initialization.build(given(folder, MAST3R, DPT, *TRAINED, *init), None).head
     assert (
-        "init.head: of other shapes" in caplog.text and "head.4.weight, downstream_head1.dpt.head.4.bias" in caplog.text
+        "init.head: shapes differ from" in caplog.text
+        and "head.4.weight, downstream_head1.dpt.head.4.bias" in caplog.text
     )
     scratch, theirs = spec.model.build(spec.seed).head.state_dict(), spec.model.build(3).head.state_dict()
     for key, value in built.state_dict().items():

@@ -22,9 +22,8 @@ from bench.losses import (
     mse,
     points,
 )
-from bench.protocols import lpips_weights
-from bench.protocols.lpips_weights import backbone_available, lpips_model
 from bench.rendering import Rendering
+from bench.runtime.lpips_weights import backbone_available, lpips_model
 from models.parts import available, spec_class
 from models.tensors import Gaussians
 
@@ -103,7 +102,6 @@ def test_lpips(batch: Batch, net: str) -> None:
 
 def test_lpips_without_its_backbone_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setenv("EAD_BENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(lpips_weights, "_backbone", lpips_weights._backbone.__wrapped__)
     with pytest.raises(UserError, match=r"bench\.setup"):
         lpips.Spec().build(CPU)
 

@@ -51,7 +51,7 @@ def test_freesplatter(name: str) -> None:
     model = spec.build(0)
     published.load_layout(model, case.state(), published.freesplatter(), name)
     views = Views(case["in/images"])
-    dense = model.head(model.aggregator(model.encoder(views), model.levels), views)
+    dense = model.head(model.aggregator(model.encoder(views), None, model.levels), views)
     assert_close(torch.cat(list(dense.channels.values()), dim=-1), case["out/output"])
 
 
@@ -79,7 +79,7 @@ def test_dpt_head(name: str) -> None:
         last_dim=c["dpt"]["last_dim"],
     )
     dims = [c["enc_dim"], c["dec_dim"], c["dec_dim"], c["dec_dim"]]
-    head = spec.build([TokenSpec(dim, 16) for dim in dims], height, {"raw": 4})
+    head = spec.build([TokenSpec(dim, 16) for dim in dims], {"raw": 4})
     assert published.load_layout(head, case.state(), published.dpt_head("dpt."), name) == []
     rows, cols = height // 16, width // 16
     taps = [Tokens(case[f"in/level{tap:02d}"].unflatten(1, (1, rows, cols))) for tap in spec.taps]
@@ -90,5 +90,5 @@ def test_dpt_head(name: str) -> None:
 def test_the_papers_dpt_has_its_size() -> None:
     """20,548,183 parameters with four taps of width 1024 (Ours2), the unread unit of the coarsest fusion counted."""
     with torch.device("meta"):
-        head = dpt.Spec().build([TokenSpec(1024, 16)] * 4, 256, gaussians.Spec().channels())
+        head = dpt.Spec().build([TokenSpec(1024, 16)] * 4, gaussians.Spec().channels())
     assert sum(p.numel() for p in head.parameters()) == 20_548_183

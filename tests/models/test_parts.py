@@ -99,11 +99,11 @@ def test_unknown_poses_stay_unknown(model: EAD) -> None:
 
 def test_parts_that_read_no_cameras_may_be_given_any(spec: EADSpec, model: EAD) -> None:
     """Not only because the model keeps them away."""
-    if spec.encoder.reads_cameras or spec.head.reads_cameras:
+    if any(getattr(spec, part).reads_cameras for part in PACKAGES):
         pytest.skip("reads cameras")
     nan = Cameras(torch.full((2, VIEWS, 4, 4), torch.nan), torch.full((2, VIEWS, 3, 3), torch.nan), IMAGE, IMAGE)
     seen = Views(views().images, nan)
-    dense = model.head(model.aggregator(model.encoder(seen), model.levels), seen)
+    dense = model.head(model.aggregator(model.encoder(seen), None, model.levels), seen)
     assert torch.equal(model.output(dense, seen).means, model(views()).means)
 
 
@@ -175,9 +175,9 @@ class Classy(torch.nn.Module):
 
 def test_class_tokens_join_the_attention() -> None:
     model = spec_with("encoder", "conv").build(seed=0)
-    plain = model.aggregator(model.encoder(views()), (0, 1, 2))
+    plain = model.aggregator(model.encoder(views()), None, (0, 1, 2))
     model.encoder = Classy(model.encoder)
-    joined = model.aggregator(model.encoder(views()), (0, 1, 2))
+    joined = model.aggregator(model.encoder(views()), None, (0, 1, 2))
     for before, after in zip(plain, joined, strict=True):
         assert before.extra is None and after.extra is not None and after.extra.shape == (2, VIEWS, 2, 192)
         assert before.grid.shape == after.grid.shape

@@ -14,7 +14,7 @@ from support.paths import ROOT
 from bench.common.json_files import read_json
 from bench.profiling import bundle, gpu_parts
 from bench.profiling.benchmarks.rendering import Case
-from bench.protocols import lpips_weights
+from bench.runtime import lpips_weights
 
 
 def run(out: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -75,12 +75,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(reason or "takes minutes; REQUIRE=slurm in the environment runs it")
     if reason:
         pytest.fail(reason)
-    made = Cluster(tmp_path_factory.mktemp("cluster"), nodes=4)
+    started = Cluster(tmp_path_factory.mktemp("cluster"), nodes=4)
     try:
-        made.up()
-        yield made
+        started.up()
+        yield started
     finally:
-        made.down()
+        started.down()
 
 
 class Lab:
@@ -121,17 +121,8 @@ class Lab:
 
 def quiet(lab: Lab) -> subprocess.Popen[bytes]:
     """The same sweep on this machine, undisturbed, beside the cluster's."""
-    words = [
-        "bench.run",
-        lab.spec,
-        "--results",
-        lab.folder / "quiet",
-        "--threads",
-        "1",
-        "--device",
-        "cpu",
-        "--no-report",
-    ]
+    options = ["--threads", "1", "--device", "cpu", "--no-report"]
+    words = ["bench.run", lab.spec, "--results", lab.folder / "quiet", *options]
     command = ["nice", sys.executable, "-m", *map(str, words)]
     with (lab.folder / "quiet.txt").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
@@ -218,8 +209,8 @@ def test_everything_happens_to_a_sweep_and_every_end_is_told(lab: Lab, local: su
     asked = lab.python("bench.run", lab.spec, "--results", lab.results, "--only", "raises", "--dry-run", "--json")
     raises = RunFolder(lab.results / "runs" / json.loads(asked.stdout)[0]["id"])
     (raises.path / "metrics.jsonl").mkdir(parents=True)  # where a file should be
-    said, collect = lab.submit(CLUSTER)
-    assert re.search(r"array \d+: times out; loses its node", said) and "core-hours" in said, said
+    output, collect = lab.submit(CLUSTER)
+    assert re.search(r"array \d+: times out; loses its node", output) and "core-hours" in output, output
     faults = Faults(lab)
 
     def over() -> bool:
@@ -242,13 +233,15 @@ def test_everything_happens_to_a_sweep_and_every_end_is_told(lab: Lab, local: su
     assert "metrics.jsonl" in found["raises"]["trace"]
     ends = {label: [end["state"] for end in read_attempts(lab.run(label))] for label in states}
     assert "timeout" in ends["times out"]
-    others = {label: [state for state in told if state != "timeout"] for label, told in ends.items()}  # a busy machine
+    others = {
+        label: [state for state in states if state != "timeout"] for label, states in ends.items()
+    }  # a busy machine
     assert others["is killed"] == ["lost", "done"] and others["loses its node"] == ["node_fail", "done"], ends
     assert "was taken over" in (lab.run("loses its node").path / "log.txt").read_text()
     assert (lab.sweep / "tables" / "table.md").is_file() and list((lab.sweep / "figures").iterdir())
 
-    shown = lab.python("bench.status", lab.sweep)
-    assert shown.returncode == 1 and "1 × failed in train: IsADirectoryError" in shown.stdout, shown.stdout
+    table = lab.python("bench.status", lab.sweep)
+    assert table.returncode == 1 and "1 × failed in train: IsADirectoryError" in table.stdout, table.stdout
 
 
 def test_what_failed_is_tried_again_while_the_controller_dies(lab: Lab, local: subprocess.Popen[bytes]) -> None:
@@ -306,9 +299,9 @@ def test_a_preempted_run_goes_on_and_its_child_waits(cluster: Cluster, tmp_path:
     cluster.wait_idle()
     lab = Lab(tmp_path, cluster, CHAIN, "chain")
     wanted = CLUSTER.replace("partition: a100", "partition: preempt").replace("time: 2", "time: 10")
-    said, collect = lab.submit(wanted.replace("600M", "4G"))
+    output, collect = lab.submit(wanted.replace("600M", "4G"))
     first, second = lab.run("first"), lab.run("second")
-    assert re.search(r"job \d+: second, after \d+", said), said
+    assert re.search(r"job \d+: second, after \d+", output), output
     wait(lambda: len(first.metrics()) >= 3, "the first run at work", 120)
     assert lab.status()["second"]["state"] == "queued"
     claim = current_claim(first.path)

@@ -55,19 +55,18 @@ def library(folder: Path, name: str, models: dict[str, tuple[str, float]]) -> No
 
 
 def deb(path: Path, files: dict[str, bytes]) -> Path:
-    """An ar archive of debian-binary and data.tar.xz."""
-    packed = io.BytesIO()
+    """An ar archive of debian-binary, control.tar.xz and data.tar.xz."""
+    packed, control = io.BytesIO(), io.BytesIO()
+    tarfile.open(fileobj=control, mode="w:xz").close()
     with tarfile.open(fileobj=packed, mode="w:xz") as tar:
         for name, content in files.items():
             entry = tarfile.TarInfo(f"./usr/share/sweethome3d/furniture/{name}")
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
-    made = b"!<arch>\n"
-    for name, content in {"debian-binary": b"2.0\n\n\n", "data.tar.xz": packed.getvalue()}.items():
-        made += (
-            f"{name:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
-            + content
-            + b"\n" * (len(content) % 2)
-        )
-    path.write_bytes(made)
+    members = {"debian-binary": b"2.0\n", "control.tar.xz": control.getvalue(), "data.tar.xz": packed.getvalue()}
+    content = b"!<arch>\n"
+    for name, data in members.items():
+        header = f"{name:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n"
+        content += header.encode() + data + b"\n" * (len(data) % 2)
+    path.write_bytes(content)
     return path

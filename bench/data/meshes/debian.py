@@ -1,65 +1,76 @@
-"""A Debian package's files, without dpkg or root: an ar archive that holds data.tar."""
+"""Files of a Debian package, read without root: by dpkg-deb where it is installed, else by the package unix_ar."""
 
 from __future__ import annotations
 
 import lzma
+import shutil
+import subprocess
 import tarfile
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from bench.common.errors import UserError
 from bench.common.files import atomic_write
 
-MAGIC = b"!<arch>\n"
-HEADER = 60  # bytes: name in 0–16, size in 48–58
-
 
 def unpack(package: Path, suffix: str, folder: Path) -> list[Path]:
-    """The files of a package that end in `suffix`, in `folder` by their names; what is there already stays.
+    """Extract the files of `package` whose names end in `suffix` into `folder`, without their directories.
 
-    Raises UserError for what is no package, or is cut short.
+    Files that exist already are kept. Raises UserError for what is no Debian package, is truncated, or has no such
+    file.
     """
     try:
-        with package.open("rb") as file:
-            found = _unpack(file, package, suffix, folder)
-    except (OSError, tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        with _data_archive(package) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
+            targets = [target for member in archive if (target := _extract(archive, member, suffix, folder))]
+    except (OSError, ValueError, tarfile.TarError, EOFError, lzma.LZMAError) as error:
         raise UserError(
             f"{package}: cannot be unpacked ({type(error).__name__}: {error}); download it again"
         ) from error
-    if not found:
+    if not targets:
         raise UserError(f"{package} holds no file that ends in {suffix}")
-    return found
+    return targets
 
 
-def _unpack(file: IO[bytes], package: Path, suffix: str, folder: Path) -> list[Path]:
-    """Read front to back, as it is compressed as a whole."""
-    _find_data(file, package)
-    found = []
-    with tarfile.open(fileobj=file, mode="r|*") as tar:
-        for member in tar:
-            content = tar.extractfile(member) if member.isfile() and member.name.endswith(suffix) else None
-            if content is None:
-                continue
-            target = folder / PurePosixPath(member.name).name
-            if not target.is_file():
-                folder.mkdir(parents=True, exist_ok=True)
-                atomic_write(target, partial(_write, content.read()))
-            found.append(target)
-    return found
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, folder: Path) -> Path | None:
+    content = archive.extractfile(member) if member.isfile() and member.name.endswith(suffix) else None
+    if content is None:
+        return None
+    target = folder / PurePosixPath(member.name).name
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            shutil.copyfileobj(content, file)
+
+    if not target.is_file():
+        atomic_write(target, write)
+    return target
 
 
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
-
-
-def _find_data(file: IO[bytes], package: Path) -> None:
-    """Bring the file to the start of data.tar."""
-    if file.read(len(MAGIC)) != MAGIC:
-        raise UserError(f"{package} is no Debian package")
-    while len(header := file.read(HEADER)) == HEADER:
-        if header.startswith(b"data.tar"):
-            return
-        size = int(header[48:58])
-        file.seek(size + size % 2, 1)
-    raise UserError(f"{package}: a Debian package without data.tar, or cut short")
+@contextmanager
+def _data_archive(package: Path) -> Iterator[IO[bytes]]:
+    """The package's data.tar as a stream, possibly compressed. Raises UserError, OSError, ValueError."""
+    if shutil.which("dpkg-deb"):
+        command = ["dpkg-deb", "--fsys-tarfile", str(package.resolve())]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout
+            yield process.stdout
+            while process.stdout.read(2**20):  # the padding after the archive's end
+                pass
+        if process.returncode:
+            raise UserError(f"{package}: cannot be unpacked (dpkg-deb exited {process.returncode}); download it again")
+        return
+    try:
+        import unix_ar
+    except ImportError as error:
+        raise UserError(
+            f"{package}: neither dpkg-deb nor the Python package unix_ar is installed: pip install unix_ar, or unpack "
+            "the package elsewhere and pass the folder of its .sh3f files"
+        ) from error
+    archive = unix_ar.open(str(package))  # ValueError: no ar archive
+    names = [entry.name.decode().rstrip("/") for entry in archive.infolist()]
+    data = next((name for name in names if name.startswith("data.tar")), None)
+    if data is None:
+        raise ValueError("no data.tar in it")
+    yield archive.open(data)

@@ -22,9 +22,9 @@ from bench.common.errors import UserError
 
 SUFFIXES = (".obj", ".glb", ".gltf", ".ply", ".stl", ".off")
 ARCHIVE = ".zip"
-BESIDE = (".", "textures", "../textures", "..")  # where exporters put textures, from the mesh's folder
+TEXTURE_FOLDERS = (".", "textures", "../textures", "..")  # where exporters put textures, from the mesh's folder
 OPTIONS = re.compile(r"^(?:-[a-z]+(?:\s+(?:on|off|[-+.\d][-+.\deE]*))*\s+)+", re.IGNORECASE)  # of a texture, in an MTL
-ENDS = 2**20  # bytes
+FINGERPRINT_BYTES = 2**20  # of a file's start and end
 UNREAD = ("KHR_texture_transform", "KHR_texture_basisu")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tga", ".gif", ".tif", ".tiff", ".webp")
 
@@ -64,8 +64,8 @@ class MeshFile:
         with self._opened(), self.path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(0)
-            start = file.read(ENDS)
-            file.seek(max(0, size - ENDS))
+            start = file.read(FINGERPRINT_BYTES)
+            file.seek(max(0, size - FINGERPRINT_BYTES))
             return f"sha256 of the ends {hashlib.sha256(start + file.read()).hexdigest()[:16]}, {size} bytes"
 
     def open(self) -> tuple[BytesIO, AssetResolver]:
@@ -128,10 +128,9 @@ def _is_mesh(member: str) -> bool:
 
 
 class AssetResolver(Resolver):
-    """trimesh asks it for the files that a mesh names, however the name is spelled; `missing` tells what is not there.
+    """Resolves the files that a mesh names, however the name is spelled; `missing` lists those that do not exist.
 
-    Tried in turn: the path itself from the mesh's folder, then the name alone in the folders BESIDE, whatever the case
-    of letters.
+    Tried in turn: the path itself from the mesh's folder, then the name alone in TEXTURE_FOLDERS, whatever its case.
     """
 
     def __init__(self) -> None:
@@ -154,10 +153,10 @@ class AssetResolver(Resolver):
             raise FileNotFoundError(name)
         content = self.content(path)
         if PurePosixPath(path).suffix.lower() in PICTURES:
-            self._note_damage(name, content)
+            self._warn_if_damaged(name, content)
         return content
 
-    def _note_damage(self, name: str, content: bytes) -> None:
+    def _warn_if_damaged(self, name: str, content: bytes) -> None:
         """trimesh passes over a picture that cannot be decoded without a word."""
         try:
             with Image.open(BytesIO(content)) as image:
@@ -189,7 +188,7 @@ class FolderResolver(AssetResolver):
         if (self.folder / name).is_file():
             yield name
         wanted = PurePosixPath(name).name.lower()
-        for folder in BESIDE:
+        for folder in TEXTURE_FOLDERS:
             yield from (f"{folder}/{found}" for found in self._listed(folder) if found.lower() == wanted)
 
     def _listed(self, folder: str) -> list[str]:

@@ -36,13 +36,13 @@ LICENSES = {"BlendSwap-CC-0": "[CC0 1.0](https://creativecommons.org/publicdomai
 CC_BY = "[CC BY 3.0](https://creativecommons.org/licenses/by/3.0/)"
 AUTHORS = {"KatorLegaz": "Andrew Kator and Jennifer Legaz", "Reallusion": "Reallusion",
            "Scopia": "Scopia Visual Interfaces Systems, s.l."}  # fmt: skip
-RESERVED = {  # for evaluation: number → what it must be
+RESERVED = {  # for evaluation: number → stem of its file
     9: "cartoon_biplane", 77: "basketball", 81: "fireExtinguisher", 93: "chicken", 96: "horse2", 122: "motorbike",
     146: "hotDog", 270: "hamburger", 274: "siameseCat", 404: "male02", 438: "old_jar", 494: "apples",
     552: "birthday_cake", 571: "sneakers", 586: "dog", 636: "truck", 672: "scooter2", 687: "perceuse-electrique",
 }  # fmt: skip
 FIRST_ID = 100_000
-SAME = 0.5  # share of the geometry in common (estimated Jaccard index) that makes two models variants
+VARIANT_SIMILARITY = 0.5  # share of the geometry in common (estimated Jaccard index) that makes two models variants
 HASHES = 128  # of a model's geometry: the estimate's standard deviation is 0.044 at 0.5
 
 
@@ -62,35 +62,38 @@ class Model:
 
 
 def furniture(out: Path, size: int, package: Path, console: Console, limit: int | None = None) -> int:
-    """The training set: scenes, ATTRIBUTION.md, models.csv, which says why others are left out. 0 if any is there."""
+    """Render the training set with ATTRIBUTION.md and models.csv, which gives the reason for each model left out.
+
+    Returns the exit code: 0 if any scene exists. Raises UserError.
+    """
     package = libraries(package)
     models = catalog(package)
     kept, reasons = choose(models, package, console)
     chosen = kept[:limit]
-    _record(out, models, chosen, reasons)  # with the first scene: attribution must travel
+    _write_tables(out, models, chosen, reasons)  # before the first scene: attribution must travel
     failed = render.render_jobs([render.Job(m.scene, mesh_file(package, m)) for m in chosen], out, size, console)
-    there = [model for model in chosen if model.scene not in failed]
-    _record(out, models, there, reasons | {m.number: failed[m.scene] for m in chosen if m.scene in failed})
-    reserved, variants = (sum(why.startswith(word) for why in reasons.values()) for word in ("reserved", "variant"))
+    rendered = [model for model in chosen if model.scene not in failed]
+    _write_tables(out, models, rendered, reasons | {m.number: failed[m.scene] for m in chosen if m.scene in failed})
+    reserved, variants = (sum(text.startswith(word) for text in reasons.values()) for word in ("reserved", "variant"))
     console.print(
-        f"{len(models)} models: {len(there)} there, {reserved} reserved for evaluation, {variants} variants of others "
-        f"left out, {len(failed)} not readable → {out}/models.csv",
+        f"{len(models)} models: {len(rendered)} rendered, {reserved} reserved for evaluation, {variants} variants of "
+        f"others skipped, {len(failed)} not readable → {out}/models.csv",
         soft_wrap=True,
     )
-    return 0 if there else 1
+    return 0 if rendered else 1
 
 
-def _record(out: Path, models: Sequence[Model], there: Sequence[Model], reasons: Mapping[int, str]) -> None:
+def _write_tables(out: Path, models: Sequence[Model], rendered: Sequence[Model], reasons: Mapping[int, str]) -> None:
     """ATTRIBUTION.md and models.csv."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "ATTRIBUTION.md").write_text(attribution(there), encoding="utf-8")
-    held = set(there)
+    (out / "ATTRIBUTION.md").write_text(attribution(rendered), encoding="utf-8")
+    included = set(rendered)
     with (out / "models.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("scene", "name", "creator", "library", "file", "left_out"))
         for m in models:
-            why = "" if m in held else reasons.get(m.number, "beyond --limit")
-            writer.writerow((m.scene, m.name, m.creator, m.library, m.path, why))
+            reason = "" if m in included else reasons.get(m.number, "beyond --limit")
+            writer.writerow((m.scene, m.name, m.creator, m.library, m.path, reason))
 
 
 def libraries(package: Path) -> Path:
@@ -105,11 +108,14 @@ def libraries(package: Path) -> Path:
 
 
 def catalog(package: Path) -> list[Model]:
-    """All models whose file is there, in the catalogs' order. Raises UserError where the package is not installed."""
-    missing = [name for name in LIBRARIES if not (package / f"{name}.sh3f").is_file()]
-    if missing:
+    """All models that the catalogs list and whose file exists, in the catalogs' order.
+
+    Raises UserError where the package is not installed, or is of another version.
+    """
+    absent = [name for name in LIBRARIES if not (package / f"{name}.sh3f").is_file()]
+    if absent:
         raise UserError(
-            f"{package} lacks {', '.join(missing)}: apt-get install sweethome3d-furniture, or without root apt-get "
+            f"{package} lacks {', '.join(absent)}: apt-get install sweethome3d-furniture, or without root apt-get "
             "download sweethome3d-furniture and --package FILE.deb"
         )
     numbers = count()
@@ -118,11 +124,11 @@ def catalog(package: Path) -> list[Model]:
         for library in LIBRARIES
         for name, path, creator in _entries(package / f"{library}.sh3f")
     ]
-    named = {model.number: PurePosixPath(model.path).stem for model in models}
-    if others := [number for number, name in RESERVED.items() if named.get(number) != name]:
+    stems = {model.number: PurePosixPath(model.path).stem for model in models}
+    if different := [number for number, name in RESERVED.items() if stems.get(number) != name]:
         raise UserError(
-            f"{package}: number {others[0]} is {named.get(others[0])}, not {RESERVED[others[0]]}: the libraries are of "
-            "another version than 1.8, where the models reserved for evaluation have other numbers"
+            f"{package}: number {different[0]} is {stems.get(different[0])}, not {RESERVED[different[0]]}: the libraries "
+            "are of another version than 1.8, where the models reserved for evaluation have other numbers"
         )
     return models
 
@@ -139,39 +145,41 @@ def _entries(library: Path) -> Iterator[tuple[str, str, str]]:
     for key, value in values.items():
         if key.startswith("model#") and (path := value.lstrip("/")) in files:
             number = key.partition("#")[2]
-            given = values.get(f"creator#{number}") or AUTHORS.get(library.stem, "")
-            yield values.get(f"name#{number}", path), path, given.encode().decode("unicode_escape")
+            creator = values.get(f"creator#{number}") or AUTHORS.get(library.stem, "")
+            yield values.get(f"name#{number}", path), path, creator.encode().decode("unicode_escape")
 
 
 def mesh_file(package: Path, model: Model) -> MeshFile:
-    """Where a model lies."""
+    """The file of a model."""
     return MeshFile(package / f"{model.library}.sh3f", model.path)
 
 
 def choose(models: Sequence[Model], package: Path, console: Console) -> tuple[list[Model], dict[int, str]]:
-    """Those to render, and number → why not of the others: reserved, a variant of one that is, or of an earlier one."""
+    """(models to render, number → reason of each other: reserved, or variant of a reserved or an earlier model)."""
     jobs = [mesh_file(package, model) for model in models]
     with ProcessPoolExecutor(cores(), mp_context=get_context("forkserver")) as pool:
-        running = pool.map(signature, jobs, chunksize=8)
-        signatures = list(track(running, "comparing the geometry of models", len(jobs), console))
+        results = pool.map(signature, jobs, chunksize=8)
+        signatures = list(track(results, "comparing the geometry of models", len(jobs), console))
     reasons = {model.number: "reserved for evaluation" for model in models if model.number in RESERVED}
     kept: list[Model] = []
-    held = [i for i, model in enumerate(models) if model.number in RESERVED]
+    distinct = [i for i, model in enumerate(models) if model.number in RESERVED]
     for i, model in enumerate(models):
         if model.number in RESERVED:
             continue
-        twin = next((j for j in held if are_variants(signatures[i], signatures[j])), None)
+        twin = next((j for j in distinct if are_variants(signatures[i], signatures[j])), None)
         if twin is None:
             kept.append(model)
-            held.append(i)
+            distinct.append(i)
         else:
             reasons[model.number] = f"variant of {models[twin].scene}"
     return kept, reasons
 
 
 def signature(file: MeshFile) -> NDArray[np.uint64] | None:
-    """A min-hash of the triangles' corners on a grid of 1/200 of the object, whatever its scale, colors or order of
-    faces; None for what cannot be read."""
+    """Min-hash (HASHES,) of the triangles' corners on a grid of 1/200 of the object; None for an unreadable file.
+
+    Independent of scale, colors and order of faces.
+    """
     try:
         mesh = loader.load(file)
     except UserError:
@@ -182,17 +190,17 @@ def signature(file: MeshFile) -> NDArray[np.uint64] | None:
     keys = (cells.astype(np.uint64) * np.array([73856093, 19349663, 83492791], np.uint64)).sum(1)
     random = np.random.default_rng(0).integers(1, 2**63, (2, HASHES), dtype=np.uint64)
     hashed = keys[:, None] * (random[0] | np.uint64(1)) + random[1]
-    found: NDArray[np.uint64] = (hashed ^ (hashed >> np.uint64(29))).min(0)
-    return found
+    minima: NDArray[np.uint64] = (hashed ^ (hashed >> np.uint64(29))).min(0)
+    return minima
 
 
 def are_variants(one: NDArray[np.uint64] | None, other: NDArray[np.uint64] | None) -> bool:
-    """Whether two models are variants."""
-    return one is not None and other is not None and float((one == other).mean()) >= SAME
+    """Whether two models share at least VARIANT_SIMILARITY of their geometry."""
+    return one is not None and other is not None and float((one == other).mean()) >= VARIANT_SIMILARITY
 
 
 def attribution(models: Sequence[Model]) -> str:
-    """Who made what, under which license."""
+    """ATTRIBUTION.md: author and license of each model."""
     lines = [
         "# Attribution", "",
         "Renderings (color, normals, depth, cameras) of the 3D models below, from Debian's package "

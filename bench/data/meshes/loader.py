@@ -15,7 +15,7 @@ from bench.common.errors import UserError
 from bench.data import raycast
 from bench.data.meshes.files import AssetResolver, MeshFile
 from bench.data.meshes.materials import (
-    SEEN,
+    OPAQUE_FROM,
     Material,
     material_of,
     vertex_colors,
@@ -62,7 +62,9 @@ def load(file: MeshFile) -> Mesh:
         raise UserError(f"{file}: cannot be read as a mesh ({type(error).__name__}: {error})") from error
     if not pieces:
         raise UserError(f"{file}: holds no triangles of any area")
-    if (solid := [piece for piece in pieces if piece.materials[0].color[3] >= SEEN]) and len(solid) < len(pieces):
+    if (solid := [piece for piece in pieces if piece.materials[0].color[3] >= OPAQUE_FROM]) and len(solid) < len(
+        pieces
+    ):
         pieces = solid  # panes of glass hide nothing, where there is anything else
     missing = tuple(dict.fromkeys(beside.missing))
     return replace(_normalized(_joined(pieces), y_up=file.suffix not in Z_UP), missing=missing)
@@ -115,12 +117,12 @@ def _piece(part: trimesh.Trimesh, linear: bool, beside: AssetResolver) -> Mesh |
     corners = vertices[faces]
     flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     flat /= np.linalg.norm(flat, axis=-1, keepdims=True)
-    given = file_vertex_normals(part)  # the file's own; computed ones would round off edges
+    stored = file_vertex_normals(part)  # the file's own; computed ones would round off edges
     return Mesh(
         vertices, faces,
         np.nan_to_num(np.asarray(uv, dtype=np.float64))[faces] if uv is not None else np.zeros((len(faces), 3, 2)),
         colors[faces] if colors is not None else np.ones((len(faces), 3, 3)),
-        given[faces] if given is not None else np.repeat(flat[:, None], 3, 1),
+        stored[faces] if stored is not None else np.repeat(flat[:, None], 3, 1),
         np.zeros(len(faces), dtype=np.int64),
         (material_of(part.visual, linear, beside),),
     )  # fmt: skip

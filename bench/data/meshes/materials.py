@@ -16,7 +16,7 @@ from PIL import Image
 
 from bench.data.meshes.files import AssetResolver
 
-SEEN = 0.5  # opacity from which a surface counts
+OPAQUE_FROM = 0.5  # opacity from which a surface counts
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Material:
 
     color: NDArray[np.float64]
     texture: Image.Image | None = None
-    cutoff: float = SEEN
+    cutoff: float = OPAQUE_FROM
 
     @property
     def has_holes(self) -> bool:
@@ -64,10 +64,10 @@ def material_of(visual: Any, linear: bool, beside: AssetResolver) -> Material:
 
 def vertex_colors(visual: Any, linear: bool) -> NDArray[np.float64] | None:
     """(V, 3) in [0, 1]; None where there are none."""
-    given = visual.vertex_colors if visual.kind == "vertex" else getattr(visual, "vertex_attributes", {}).get("color")
-    if given is None:
+    values = visual.vertex_colors if visual.kind == "vertex" else getattr(visual, "vertex_attributes", {}).get("color")
+    if values is None:
         return None
-    colors = np.asarray(given)[:, :3]
+    colors = np.asarray(values)[:, :3]
     scaled = colors / np.iinfo(colors.dtype).max if np.issubdtype(colors.dtype, np.integer) else colors
     return _displayed(scaled) if linear else scaled.astype(np.float64)
 
@@ -79,7 +79,7 @@ def _physical(material: Any, mapped: bool, linear: bool) -> Material:
     texture = material.baseColorTexture if mapped else None
     if (mode := material.alphaMode or "OPAQUE") == "OPAQUE":
         return Material(np.array([*color[:3], 1.0]), texture.convert("RGB") if texture else None)
-    cutoff = SEEN if mode == "BLEND" or material.alphaCutoff is None else material.alphaCutoff
+    cutoff = OPAQUE_FROM if mode == "BLEND" or material.alphaCutoff is None else material.alphaCutoff
     return Material(color, texture, max(float(cutoff), 1 / 255))
 
 

@@ -1,12 +1,14 @@
 """`python -m bench.data render MESHES… --out DIR`: a user's own meshes → a data set in G-Objaverse's format.
 
-Every scene is made beside its place and renamed there: a command that was killed goes on where it stopped. SOURCE, in a
-scene's folder, tells what it was made from.
+Every scene is written beside its target and renamed: re-running the command after a kill resumes. SOURCE, in a scene's
+folder, records the file that it was rendered from and what of it is missing.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import re
 import shutil
 from collections import Counter
@@ -32,12 +34,14 @@ from bench.data.storage.write import LEVEL, write_scene
 DICTIONARY = "meshes"  # of scenes named by their file
 UNFINISHED = ".unfinished-"
 SOURCE, LOCK = "source.json", ".render.lock"
-SHOWN = 5  # problems
+MAX_CONFLICTS = 5  # listed in an error
+MAX_NAME = 100  # characters of a scene's name: a longer one is cut, and a hash of it appended
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)  # of every scene
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scene to make: its name, "<dictionary>/<instance>", and its mesh."""
+    """One scene to render: its name, "<dictionary>/<instance>", and its mesh."""
 
     scene: str
     file: MeshFile
@@ -45,7 +49,7 @@ class Job:
 
 @dataclass(frozen=True)
 class RenderResult:
-    """How a job ended: `error` where there is no scene, `notes` on what the scene lacks."""
+    """Outcome of a job: `error` where there is no scene, `warnings` on what the scene lacks."""
 
     scene: str
     error: str = ""
@@ -53,30 +57,37 @@ class RenderResult:
 
 
 def render(paths: Sequence[Path], out: Path, size: int, console: Console) -> int:
-    """Every mesh file named, or below a folder or in an archive named; 0, or 1 when some could not be rendered.
+    """Render every mesh file named, or below a folder or in an archive named.
 
-    Raises UserError.
+    Returns the exit code: 1 when some could not be rendered. Raises UserError.
     """
-    found = list(dict.fromkeys(find_meshes(paths)))
-    if not found:
+    files = list(dict.fromkeys(find_meshes(paths)))
+    if not files:
         raise UserError(f"no meshes: name files that end in {', '.join(SUFFIXES)}, or folders or ZIPs that hold some")
-    jobs = [Job(f"{DICTIONARY}/{name}", file) for file, name in scene_names(found).items()]
+    jobs = [Job(f"{DICTIONARY}/{name}", file) for file, name in scene_names(files).items()]
     return 1 if render_jobs(jobs, out, size, console) else 0
 
 
 def scene_names(files: Sequence[MeshFile]) -> Mapping[MeshFile, str]:
-    """A scene's name for each file: its own; its folders in front where that names two files."""
+    """A scene's name for each file, at most MAX_NAME characters: its stem, with its folders where two share one."""
     count = Counter(file.name for file in files)
-    made = {file: file.name if count[file.name] == 1 else file.long_name for file in files}
-    clean = {file: re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "mesh" for file, name in made.items()}
+    names = {file: file.name if count[file.name] == 1 else file.long_name for file in files}
+    clean = {file: _file_name(name) for file, name in names.items()}
     repeated = Counter(clean.values())
     return {file: name if repeated[name] == 1 else f"{name}-{i}" for i, (file, name) in enumerate(clean.items())}
 
 
-def render_jobs(jobs: Sequence[Job], out: Path, size: int, console: Console) -> dict[str, str]:
-    """All jobs on all cores; scene → why it could not be made. What is there already stays.
+def _file_name(name: str) -> str:
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "mesh"
+    if len(clean) <= MAX_NAME:
+        return clean
+    return f"{clean[: MAX_NAME - 9]}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
-    Raises UserError where that was made from something else, or when the disk is full.
+
+def render_jobs(jobs: Sequence[Job], out: Path, size: int, console: Console) -> dict[str, str]:
+    """Render all jobs on all cores; returns scene → reason of those that failed. Existing scenes are kept.
+
+    Raises UserError where an existing scene is of another source, or when `out` cannot be written.
     """
     if size < 1:
         raise UserError(f"--size {size}: at least 1 pixel")
@@ -84,31 +95,31 @@ def render_jobs(jobs: Sequence[Job], out: Path, size: int, console: Console) -> 
         raise UserError(f"{out} is packed, and takes no more scenes: name another --out, and pack that")
     out.mkdir(parents=True, exist_ok=True)
     failed: dict[str, str] = {}
-    with _alone(out):
-        for left in out.glob(f"*/{UNFINISHED}*"):
-            shutil.rmtree(left)
-        missing = [job for job in jobs if not (out / job.scene).is_dir()]
-        _refuse_others(jobs, out, size)
-        console.print(f"{len(missing)} of {len(jobs)} scenes to render at {size} px → {out}", highlight=False)
+    with _exclusive(out):
+        for leftover in out.glob(f"*/{UNFINISHED}*"):
+            shutil.rmtree(leftover)
+        pending = [job for job in jobs if not (out / job.scene).is_dir()]
+        _verify_sources(jobs, out, size)
+        console.print(f"{len(pending)} of {len(jobs)} scenes to render at {size} px → {out}", highlight=False)
         try:
-            for made in _made(missing, out, size, console):
-                _tell(made, console)
-                if made.error:
-                    failed[made.scene] = made.error
+            for result in _render_pending(pending, out, size, console):
+                _print_result(result, console)
+                if result.error:
+                    failed[result.scene] = result.error
         except OSError as error:
-            raise UserError(f"{out}: {error}; when that is mended, the same command goes on") from error
-    console.print(f"{len(jobs) - len(failed)} scenes are there, {len(failed)} could not be rendered", highlight=False)
+            raise UserError(f"{out}: {error}; once that is fixed, re-run the same command to resume") from error
+    console.print(f"{len(jobs) - len(failed)} scenes complete, {len(failed)} could not be rendered", highlight=False)
     return failed
 
 
-def _tell(made: RenderResult, console: Console) -> None:
-    for text in [made.error] if made.error else [f"rendered, but {note}" for note in made.warnings]:
-        console.print(f"{made.scene}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+def _print_result(result: RenderResult, console: Console) -> None:
+    for text in [result.error] if result.error else [f"rendered, but {warning}" for warning in result.warnings]:
+        console.print(f"{result.scene}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Raises UserError while another process renders there."""
+def _exclusive(out: Path) -> Iterator[None]:
+    """Raises UserError while another process renders into `out`."""
     with (out / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,8 +128,8 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _refuse_others(jobs: Sequence[Job], out: Path, size: int) -> None:
-    """Raise UserError where a job's name is another mesh's there, or of another size, or its mesh has another name."""
+def _verify_sources(jobs: Sequence[Job], out: Path, size: int) -> None:
+    """Raise UserError where a job's scene exists from another mesh or size, or its mesh exists under another name."""
     sources = {str(path.parent.relative_to(out)): read_json(path) for path in out.glob(f"*/*/{SOURCE}")}
     others = {sources[scene]["fingerprint"]: scene for scene in set(sources) - {job.scene for job in jobs}}
     problems = []
@@ -126,44 +137,44 @@ def _refuse_others(jobs: Sequence[Job], out: Path, size: int) -> None:
         source = sources.get(job.scene)
         if source is None:
             if others and (twin := others.get(job.file.fingerprint)):
-                problems.append(f"{job.file} is there as {twin}, and now would be {job.scene}")
+                problems.append(f"{job.file} exists as {twin}, and would now be {job.scene}")
         elif source["size"] != size:
-            problems.append(f"{job.scene} is there at {source['size']} px, not {size}")
+            problems.append(f"{job.scene} exists at {source['size']} px, not {size}")
         elif source["fingerprint"] != job.file.fingerprint:
             other = "before it changed" if source["file"] == str(job.file) else f"not {job.file}"
-            problems.append(f"{job.scene} was made from {source['file']}, {other}")
+            problems.append(f"{job.scene} was rendered from {source['file']}, {other}")
     if problems:
-        more = [f"… {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise UserError("\n".join([f"{out} holds other scenes: name another --out", *problems[:SHOWN], *more]))
+        more = [f"… {len(problems) - MAX_CONFLICTS} more"] if len(problems) > MAX_CONFLICTS else []
+        raise UserError("\n".join([f"{out} holds other scenes: name another --out", *problems[:MAX_CONFLICTS], *more]))
 
 
-def _made(jobs: Sequence[Job], out: Path, size: int, console: Console) -> Iterator[RenderResult]:
-    """As they end. Where a process dies, those that it may have had run again, each alone."""
-    waiting, workers = list(jobs), cores()
+def _render_pending(jobs: Sequence[Job], out: Path, size: int, console: Console) -> Iterator[RenderResult]:
+    """Results as they complete. Where a worker dies, the jobs that it may have had are run again, each alone."""
+    pending, workers = list(jobs), cores()
     with progress("rendering meshes", len(jobs), console) as advance:
-        while waiting:
-            ended = set()
-            for made in _pooled(waiting, out, size, workers):
-                ended.add(made.scene)
+        while pending:
+            completed = set()
+            for result in _render_in_pool(pending, out, size, workers):
+                completed.add(result.scene)
                 advance(1)
-                yield made
-            waiting = [job for job in waiting if job.scene not in ended]
-            suspects, waiting = waiting[: 2 * workers + 1], waiting[2 * workers + 1 :]
+                yield result
+            pending = [job for job in pending if job.scene not in completed]
+            suspects, pending = pending[: 2 * workers + 1], pending[2 * workers + 1 :]
             for job in suspects:
-                died = RenderResult(job.scene, f"{job.file}: its process died, perhaps for lack of memory")
-                yield next(iter(list(_pooled([job], out, size, 1))), died)
+                killed = RenderResult(job.scene, f"{job.file}: its process was killed, perhaps for lack of memory")
+                yield next(iter(list(_render_in_pool([job], out, size, 1))), killed)
                 advance(1)
 
 
-def _pooled(jobs: Sequence[Job], out: Path, size: int, workers: int) -> Iterator[RenderResult]:
-    """As they end, but those that were lost when a process died."""
+def _render_in_pool(jobs: Sequence[Job], out: Path, size: int, workers: int) -> Iterator[RenderResult]:
+    """Results as they complete, without those that were lost when a worker died."""
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
         try:
-            running = [pool.submit(render_one, job, out, size) for job in jobs]
-            for future in as_completed(running):
+            futures = [pool.submit(render_one, job, out, size) for job in jobs]
+            for future in as_completed(futures):
                 if not isinstance(future.exception(), BrokenProcessPool):
                     yield future.result()
-        except BrokenProcessPool:  # while jobs were handed over
+        except BrokenProcessPool:  # while jobs were submitted
             return
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -171,7 +182,7 @@ def _pooled(jobs: Sequence[Job], out: Path, size: int, workers: int) -> Iterator
 
 
 def render_one(job: Job, out: Path, size: int) -> RenderResult:
-    """One scene, whole or not at all. Raises OSError where it cannot be written."""
+    """Render one scene, complete or not at all. Raises OSError where `out` cannot be written."""
     target = out / job.scene
     if target.is_dir():
         return RenderResult(job.scene)
@@ -183,15 +194,18 @@ def render_one(job: Job, out: Path, size: int) -> RenderResult:
     except Exception as error:  # one file never ends the others
         return RenderResult(job.scene, f"{job.file}: cannot be rendered ({type(error).__name__}: {error})")
     if not scene.images[..., 3].any(axis=(1, 2)).all():
-        return RenderResult(
-            job.scene, f"{job.file}: some views show nothing: its triangles are too thin, or transparent"
-        )
+        reason = "some views are empty: its triangles are too thin, or transparent"
+        return RenderResult(job.scene, f"{job.file}: {reason}")
     unfinished = target.with_name(f"{UNFINISHED}{target.name}")
     source = {"file": str(job.file), "fingerprint": job.file.fingerprint, "size": size, "missing": mesh.missing}
     try:
         write_scene(scene, unfinished / LEVEL)
         write_json(unfinished / SOURCE, source)
         unfinished.rename(target)
+    except OSError as error:
+        if error.errno in OUTPUT_ERRORS:
+            raise
+        return RenderResult(job.scene, f"{job.file}: its scene cannot be written ({error})")
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return RenderResult(job.scene, warnings=mesh.missing)

@@ -19,7 +19,8 @@ from bench.losses import Prediction
 from bench.profiling.breakdown import PARTS, time_by_part
 from bench.runs.writer import PlainWriter
 from bench.training.optimizer import learning_rate
-from bench.training.train import Trainer, train
+from bench.training.train import train
+from bench.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from bench.config.schema import RunSpec
