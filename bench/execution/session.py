@@ -20,6 +20,7 @@ from bench.common.json_files import read_lines
 from bench.execution.launcher import LaunchCallbacks, Launcher, Task, archive_run, needs_work, prepare_run_folder
 from bench.execution.options import RunOptions
 from bench.execution.progress import SweepProgress
+from bench.runs.controllers import controlling
 from bench.runs.folder import Status, run_folder, write_sweep
 from bench.runs.states import State
 
@@ -56,8 +57,10 @@ class Session:
         self.verify_files()
         self.verify_data_unchanged()
         self.prepare([run for run, task in zip(self.chosen, self.tasks, strict=True) if task in pending])
-        with SweepProgress(self.console, len(pending), self.folder) as callbacks:
-            statuses, stopped = self.launch(callbacks)
+        with controlling(self.folder, [task.id for task in self.tasks]):
+            self.record()  # bench.status reads it while the runs train
+            with SweepProgress(self.console, len(pending), self.folder) as callbacks:
+                statuses, stopped = self.launch(callbacks)
         lines = self.record()
         if stopped:
             self.print("stopped; re-run the same command to resume")
@@ -114,7 +117,7 @@ class Session:
 
         for run, task in zip(self.chosen, self.tasks, strict=True):
             if task.folder.scenes() and task.folder.spec()["data"] != task.spec["data"]:
-                source = open_source(run.spec)
+                source = open_source(run.spec.data, run.spec.model.image_size)
                 verify_unchanged(resolve_splits(run.spec, source), task.folder, source)
 
     def prepare(self, runs: Sequence[Run]) -> None:
@@ -133,7 +136,7 @@ class Session:
         sources: dict[Any, DataSource] = {}
         for run in runs:
             key = run.spec.data, run.spec.model.image_size
-            sources[key] = sources.get(key) or open_source(run.spec)
+            sources[key] = sources.get(key) or open_source(run.spec.data, run.spec.model.image_size)
             scene_record.preflight(run.spec, sources[key])
 
     def _check_disk_space(self, runs: Sequence[Run]) -> None:

@@ -150,7 +150,7 @@ class Worker:
         device = setup_device(self.device_name, self.threads)
         self.ranks = rendezvous.join(self.folder.path, device)
         self.ranks.broadcast(missing)
-        source = open_source(spec)
+        source = open_source(spec.data, spec.model.image_size)
         stages = {"train": self._train, "evaluate": self._evaluate, "profile": self._profile, "trace": self._trace,
                   "overfit": self._overfit}  # fmt: skip
         for stage in missing:
@@ -171,11 +171,9 @@ class Worker:
         train(spec, self.writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
 
     def _evaluate(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
-        from bench.evaluation.evaluate import evaluate
+        from bench.evaluation.evaluate import evaluate_missing
 
-        for name in spec.evaluation.protocols:
-            if protocols.get(name).key not in self.folder.evaluations():
-                evaluate(spec, self.writer, device=device, source=source, protocol=name)
+        evaluate_missing(spec, self.writer, device=device, source=source, ranks=self.ranks)
 
     def _profile(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.profiling.step_profile import profile
@@ -192,7 +190,11 @@ class Worker:
         from bench.runtime import provenance
 
         result = check_overfit(spec, self.folder.path, device=device, source=source)
-        content = {"passed": result.passed, "text": str(result), "provenance": provenance.of_stage(spec, device)}
+        content = {
+            "passed": result.passed,
+            "text": str(result),
+            "provenance": provenance.of_stage(spec.model.precision, device),
+        }
         self.writer.commit("overfit.json", lambda path: write_json(path, content))
 
     def _stop(self) -> bool:
@@ -227,6 +229,7 @@ def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
     """
     from bench import config as specs
     from bench.data.sampler import open_source
+    from bench.evaluation.evaluate import evaluate_missing
     from bench.profiling.step_profile import profile
     from bench.runtime import rendezvous
     from bench.training.train import Stopped, train
@@ -240,11 +243,13 @@ def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
         signal.signal(number, lambda number, _: signals.append(number))
     missing = ranks.broadcast()
     spec, writer = specs.from_dict(folder.spec()), NullWriter(folder.path)
-    source = open_source(spec)
-    with contextlib.suppress(Stopped):  # a non-zero exit would have rank 0 killed while it still writes
+    source = open_source(spec.data, spec.model.image_size)
+    with contextlib.suppress(Stopped):  # ending badly here would have the first killed while it still writes
         for stage in missing:
             if stage == "train":
                 train(spec, writer, device=device, source=source, ranks=ranks, stop=lambda: bool(signals))
+            elif stage == "evaluate":
+                evaluate_missing(spec, writer, device=device, source=source, ranks=ranks)
             elif stage == "profile":
                 profile(spec, writer, device=device, source=source, ranks=ranks)
             ranks.gather({})

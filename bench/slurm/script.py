@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.common.compat import SUBMITIT_JOB_MODULE, sbatch_script
+from bench.common.labels import file_name
 from bench.slurm.cluster import Cluster
 from bench.slurm.context import JOB_START_MARKER, JOBS
 
 YEAR = 60 * 24 * 365  # minutes
-EXPORTED = ("EAD_BENCH_CACHE",)  # variables of the submitter that jobs need even with `sbatch: {export: NONE}`
+# variables of the submitter that jobs need even with `sbatch: {export: NONE}`
+EXPORTED = ("EAD_BENCH_CACHE", "EAD_BENCH_DATA_MEMORY_GIB")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Script:
     """The batch scripts of one submission."""
 
     cluster: Cluster
-    name: str  # of the sweep; squeue shows it
+    name: str  # of the sweep; squeue lists it
     folder: Path  # of the submission, absolute
     code: Path  # the snapshot
     threads: int
@@ -96,7 +98,7 @@ class Script:
         extra = {"requeue": True, **self.cluster.sbatch}
         if self.cluster.reservation:
             extra["reservation"] = self.cluster.reservation
-        return {"job_name": name, "account": self.cluster.account, "dependency": dependency, "wckey": None,
+        return {"job_name": file_name(name), "account": self.cluster.account, "dependency": dependency, "wckey": None,
                 "additional_parameters": extra}  # fmt: skip
 
     def _setup(self, threads: int) -> list[str]:
