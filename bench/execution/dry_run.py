@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.common import disk
+from bench.common.console import print_json
 from bench.common.errors import UserError
 from bench.common.labels import terminal
 from bench.runs.folder import RunFolder, run_folder, runs_folder
@@ -35,7 +36,7 @@ def print_dry_run(
 
     rows = dry_run_rows(sweep, chosen, results, ranks)
     if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print_json(rows)
         return
     facts = [_facts(row, ranks) for row in rows]
     varying = [name for name in facts[0] if len({fact[name] for fact in facts}) > 1]

@@ -18,7 +18,7 @@ SCALES = ("tiny", "small", "paper")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a command line asks for. An option that a command does not have keeps its default."""
+    """A parsed command line. An option that a command does not have keeps its default."""
 
     spec: Path
     overrides: tuple[str, ...] = ()  # "key=value"
@@ -28,7 +28,7 @@ class RunOptions:
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     jobs: int = 1  # runs at once
     threads: int | None = None  # of a run; None: all cores / jobs
-    retry: tuple[str, ...] = ()  # states in which a run is started again
+    retry: tuple[str, ...] = ()  # failed states that are run again
     dry_run: bool = False
     json: bool = False
     report: bool = True  # write the notebook and the HTML page at the end
@@ -40,14 +40,14 @@ class RunOptions:
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
-    """Every option that bench.run and bench.search have in common, but SPEC and the overrides."""
+    """Add the options that bench.run and bench.search share, except SPEC and the overrides."""
     add = parser.add_argument
     add("--scale", default="tiny", choices=SCALES, help="default: tiny, for a laptop")
-    add("--retry", metavar="STATES", default="", help=f"try bad ends again: {', '.join(RETRYABLE)}; or all")
+    add("--retry", metavar="STATES", default="", help=f"retry runs that failed: {', '.join(RETRYABLE)}; or all")
     add("--device", default="auto", help="cpu, cuda or cuda:N; default: cuda if there is one")
     add("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
     add("--threads", type=int, metavar="N", help="CPU threads of a run (default: all cores / jobs)")
-    add("--no-report", dest="report", action="store_false", help="make no notebook and no HTML page at the end")
+    add("--no-report", dest="report", action="store_false", help="write no notebook and no HTML page at the end")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
 
 
