@@ -1,5 +1,5 @@
-"""Shapes are checked in tests, and only there: every annotation of the packages in SHAPED is enforced. And the
-finished sweep that tests share.
+"""Shapes are checked in tests, and only there: every annotation of the packages in SHAPED is enforced.
+And the finished sweep that tests share.
 
 The hook rewrites modules as they are imported, so it comes before any test; the canary: tests/models/test_shapes.py.
 """

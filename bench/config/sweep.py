@@ -248,5 +248,6 @@ def _origin(state: State, key: str, spec: str, otherwise: str) -> tuple[str, str
         return otherwise, ""
     nearness = {k: (given[k].startswith("command line: "), given[k].startswith(f"{spec}:")) for k in candidates}
     nearest = max(candidates, key=lambda k: nearness[k])
-    rest = [f"{k} is set at {given[k]}" for k in candidates if given[k] != given[nearest]]
-    return given[nearest], f" ({'; '.join(rest)})" if rest and nearest != key else ""
+    others = [k for k in (key, *validate.AGREES_WITH.get(key, ())) if given.get(k, given[nearest]) != given[nearest]]
+    rest = "; ".join(f"{k} is set at {given[k]}" for k in others)
+    return given[nearest], f" ({rest})" if rest else ""

@@ -21,6 +21,7 @@ from bench.common.environment import LAUNCHER_VARIABLES
 from bench.common.errors import UserError
 from bench.common.exit_codes import LOCKED, STOPPED
 from bench.common.json_files import write_json
+from bench.data.cache import PROCESSES
 from bench.execution.worker import missing_stages
 from bench.runs.folder import RunFolder, Status
 from bench.runs.lease import Lease, LeasedWriter, LeaseHeld, active_holder, current_claim
@@ -139,7 +140,7 @@ class Launcher:
         with (folder / "log.txt").open("ab") as log:
             child = subprocess.Popen(
                 self.command(folder, self.device, self.threads, _attempts(task)),
-                env=ENVIRONMENT | inherited,
+                env=ENVIRONMENT | inherited | {PROCESSES: str(self.jobs)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from bench.common.errors import UserError
 from bench.runs.states import RETRYABLE
 
+FOLDER_NAME = re.compile(r"[\w=+][\w.=+-]{0,79}", re.ASCII)
+RESERVED = ("runs", "archive", "code", "published")  # folders of results/ with a meaning of their own
 SCALES = ("tiny", "small", "paper")
 
 
@@ -21,6 +24,7 @@ class RunOptions:
     overrides: tuple[str, ...] = ()  # "key=value"
     scale: str = "tiny"
     results: Path = Path("results")
+    name: str | None = None  # of the sweep's folder in `results`
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     jobs: int = 1  # runs at once
     threads: int | None = None  # of a run; None: all cores / jobs
@@ -56,6 +60,12 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -
     for name in ("jobs", "threads", "overfit"):
         if (number := values.get(name)) is not None and number < 1:
             raise UserError(f"--{name} {number}: it is at least 1")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", values["device"]):
+        raise UserError(f"--device {values['device']}: it may be auto, cpu, cuda or cuda:N")
+    folder = values.get("name")
+    if folder is not None and (not FOLDER_NAME.fullmatch(folder) or folder in RESERVED):
+        rule = f"letters, digits and ._=+-, at most 80, not a dot or dash first, and none of {', '.join(RESERVED)}"
+        raise UserError(f"--name {folder!r}: {rule}")
     return RunOptions(overrides=overrides, retry=retry, **values)
 
 

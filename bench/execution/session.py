@@ -117,7 +117,7 @@ class Session:
 
         for run, task in zip(self.chosen, self.tasks, strict=True):
             if task.folder.scenes() and task.folder.spec()["data"] != task.spec["data"]:
-                source = open_source(run.spec)
+                source = open_source(run.spec.data, run.spec.model.image_size)
                 verify_unchanged(resolve_splits(run.spec, source), task.folder, source)
 
     def prepare(self, runs: Sequence[Run]) -> None:
@@ -136,7 +136,7 @@ class Session:
         sources: dict[Any, DataSource] = {}
         for run in runs:
             key = run.spec.data, run.spec.model.image_size
-            sources[key] = sources.get(key) or open_source(run.spec)
+            sources[key] = sources.get(key) or open_source(run.spec.data, run.spec.model.image_size)
             scene_record.preflight(run.spec, sources[key])
 
     def _check_disk_space(self, runs: Sequence[Run]) -> None:

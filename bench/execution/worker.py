@@ -150,7 +150,7 @@ class Worker:
         device = setup_device(self.device_name, self.threads)
         self.ranks = rendezvous.join(self.folder.path, device)
         self.ranks.broadcast(missing)
-        source = open_source(spec)
+        source = open_source(spec.data, spec.model.image_size)
         stages = {"train": self._train, "evaluate": self._evaluate, "profile": self._profile, "trace": self._trace,
                   "overfit": self._overfit}  # fmt: skip
         for stage in missing:
@@ -192,7 +192,11 @@ class Worker:
         from bench.runtime import provenance
 
         result = check_overfit(spec, self.folder.path, device=device, source=source)
-        content = {"passed": result.passed, "text": str(result), "provenance": provenance.of_stage(spec, device)}
+        content = {
+            "passed": result.passed,
+            "text": str(result),
+            "provenance": provenance.of_stage(spec.model.precision, device),
+        }
         self.writer.commit("overfit.json", lambda path: write_json(path, content))
 
     def _stop(self) -> bool:
@@ -240,7 +244,7 @@ def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
         signal.signal(number, lambda number, _: signals.append(number))
     missing = ranks.broadcast()
     spec, writer = specs.from_dict(folder.spec()), NullWriter(folder.path)
-    source = open_source(spec)
+    source = open_source(spec.data, spec.model.image_size)
     with contextlib.suppress(Stopped):  # a non-zero exit would have rank 0 killed while it still writes
         for stage in missing:
             if stage == "train":

@@ -124,7 +124,7 @@ def cost(suite: Suite) -> dict[str, Any]:
             rows[model] = {"state": "skipped"}
             continue
         try:
-            rows[model] = measure(spec, device=suite.device, source=open_source(spec))
+            rows[model] = measure(spec, device=suite.device, source=open_source(spec.data, spec.model.image_size))
         except torch.cuda.OutOfMemoryError as error:
             rows[model] = {"state": "oom", "message": str(error).splitlines()[0]}
         if suite.device.type == "cuda":
@@ -143,7 +143,7 @@ def training(suite: Suite) -> dict[str, Any]:
     small = ["train.steps=4", "train.warmup_steps=1", "train.batch=2", "evaluation.scenes=2"]
     few = ["train.steps=1000", "data.training_scenes=256", "data.evaluation_scenes=32", "evaluation.scenes=32"]
     spec = resolve("ours2", suite, FEW_SCENES + small if suite.tiny else few, scale="small")
-    source = open_source(spec)
+    source = open_source(spec.data, spec.model.image_size)
     writer = PlainWriter(suite.output / "training")
     ended = time.monotonic()
     try:

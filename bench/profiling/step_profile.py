@@ -70,7 +70,7 @@ def measure(
     """
     require_clean_timing()
     trainer = Trainer(spec, device, ranks, folder.parent if folder else None)
-    started = provenance.of_stage(spec, device)
+    started = provenance.of_stage(spec.model.precision, device)
     trained = load_trained(trainer, folder)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     first = geometry_steps(spec.train)  # the first step with all losses

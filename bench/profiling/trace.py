@@ -48,7 +48,7 @@ def trace(
     """Write the trace, then the JSON, whose presence marks the stage as complete. Raises UserError."""
     require_clean_timing()
     trainer = Trainer(spec, device, ranks, writer.folder.parent)
-    started = provenance.of_stage(spec, device)
+    started = provenance.of_stage(spec.model.precision, device)
     trained = load_trained(trainer, writer.folder)
     parts = time_by_part(trainer, source, TIMED)
     sampler, first = Sampler(source, spec.views, spec.seed, spec.model.poses), geometry_steps(spec.train)

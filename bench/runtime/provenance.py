@@ -26,7 +26,7 @@ from bench.runtime import lpips_weights
 if TYPE_CHECKING:
     import torch
 
-    from bench.config.schema import RunSpec
+    from models.ead import Precision
 
 CODE_FOLDERS = ("bench", "models", "ablations")
 CODE_SUFFIXES = {".py", ".yaml", ".yml", ".cpp"}
@@ -34,12 +34,14 @@ PACKAGES = ("numpy", "lpips", "gsplat")  # beside torch, those that compute resu
 SpecFileState = Literal["committed", "changed", "untracked", "outside the repository"]
 
 
-def of_stage(spec: RunSpec, device: torch.device) -> dict[str, Any]:
-    """The record of a stage that starts now, ready for JSON; call it after `bench.runtime.numerics.configure`."""
+def of_stage(precision: Precision, device: torch.device) -> dict[str, Any]:
+    """The record of a stage that begins now, ready for JSON; `precision`: of the model's parts.
+
+    Call it after `bench.runtime.numerics.configure`.
+    """
     from bench.runtime.numerics import precision_settings
 
-    precision = precision_settings() | {"autocast": asdict(spec.model.precision)}
-    return of_process(device) | {"precision": precision}
+    return of_process(device) | {"precision": precision_settings() | {"autocast": asdict(precision)}}
 
 
 def of_sweep(spec_file: Path, device: torch.device, threads: int) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from bench.slurm.cluster import Cluster
 from bench.slurm.context import JOB_START_MARKER, JOBS
 
 YEAR = 60 * 24 * 365  # minutes
-EXPORTED = ("EAD_BENCH_CACHE",)  # variables of the submitter that jobs need even with `sbatch: {export: NONE}`
+# variables of the submitter that jobs need even with `sbatch: {export: NONE}`
+EXPORTED = ("EAD_BENCH_CACHE", "EAD_BENCH_DATA_MEMORY_GIB")
 
 
 @dataclass(frozen=True)

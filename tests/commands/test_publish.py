@@ -21,7 +21,8 @@ def test_the_summary_holds_what_a_report_needs(
         (tmp_path / name).mkdir()
     (tmp_path / "held_out" / "ATTRIBUTION.md").write_text("Ann made it")
     lines = read_lines(sweep_copy / "runs.jsonl")
-    lines[0]["spec"]["data"] |= {"root": str(tmp_path / "meshes"), "evaluation_root": str(tmp_path / "held_out")}
+    for line in lines:
+        line["spec"]["data"] |= {"root": str(tmp_path / "meshes"), "evaluation_root": str(tmp_path / "held_out")}
     write_sweep(sweep_copy, read_json(sweep_copy / "sweep.json"), lines, read_json(sweep_copy / "environment.json"))
     monkeypatch.setattr(sys, "argv", ["publish", str(sweep_copy), "--to", str(tmp_path / "published")])
     assert publish.main() == publish.main() == 0  # again: replaced

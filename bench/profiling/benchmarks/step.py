@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     runs = specs.load(options.spec, options.overrides, "tiny").runs
-    source = open_source(runs[0].spec)
+    source = open_source(runs[0].spec.data, runs[0].spec.model.image_size)
     print(f"{options.threads} threads; times are medians")
     totals = {}
     for run in runs:
