@@ -79,8 +79,8 @@ def _parted_backward(trainer: Trainer, batch: Batch, timed: Callable[[str], Abst
         taps = model.aggregate(tokens, batch.inputs)
     with timed("head"):
         output = model.decode(taps, batch.inputs)
-    values_of_output = {name: value for name, value in vars(output).items() if isinstance(value, Tensor)}
-    leaves = {name: value.detach().requires_grad_() for name, value in values_of_output.items()}
+    tensors = {k: v for k, v in vars(output).items() if isinstance(v, Tensor) and v.requires_grad}
+    leaves = {name: value.detach().requires_grad_() for name, value in tensors.items()}
     detached = replace(output, **leaves)  # type: ignore[type-var]
     with timed("rasterize"):
         rendering = outputs.of(output).render(detached, batch.target_cameras, batch.background)
@@ -96,7 +96,7 @@ def _parted_backward(trainer: Trainer, batch: Batch, timed: Callable[[str], Abst
         with timed("rasterize backward"):
             torch.autograd.backward(rendering.rgb, image.grad)
     with timed("model backward"):
-        torch.autograd.backward(list(values_of_output.values()), [_gradient(leaf) for leaf in leaves.values()])
+        torch.autograd.backward(list(tensors.values()), [_gradient(leaf) for leaf in leaves.values()])
 
 
 def _gradient(leaf: Tensor) -> Tensor:
