@@ -21,7 +21,9 @@ LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "`": r"\textasciigrave{}", "'": r"{'}", '"': r"\char34{}", "-": r"-{}",
     "[": "{[}", "]": "{]}", "*": "{*}",  # after the \\ of a table's row they would be its arguments
-    "×": r"$\times$", "±": r"$\pm$", "→": r"$\to$", "–": "{--}", "—": "{---}", "…": r"\ldots{}",
+    "×": r"$\times$", "±": r"$\pm$", "→": r"$\to$", "–": "{--}", "—": "{---}", "…": r"\ldots{}", "−": "$-$",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$^\dagger$", "‖": r"$\|$", "²": "$^2$", "Δ": r"$\Delta$",
+    "α": r"$\alpha$", "λ": r"$\lambda$", "μ": r"$\mu$", "θ": r"$\theta$",
 }  # fmt: skip
 LATEX_ACCENTS = {
     "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".",

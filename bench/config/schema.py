@@ -13,28 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
+from bench.data.view_selection import ViewsSpec
 from models.ead import EADSpec
 from models.parts import PartSpec
 from models.weights import WEIGHTS_FILE
 
 Sizes = Mapping[str, Mapping[str, object]]
 NOT_IDENTITY: Mapping[str, Any] = {"identity": False}
-
-
-@dataclass(frozen=True)
-class ViewsSpec:
-    """Which views of a scene are inputs and targets, and in which frame (see bench/data/frames.py)."""
-
-    choice: PartSpec  # bench/data/view_selection/: lara, exclude_inputs, rig
-    inputs: int = 4
-    targets: int = 4
-    frame: Literal["lara", "freesplatter"] = "lara"
-    background: Literal["white", "random_gray"] = field(  # of training targets; random_gray is LaRa's 0, 0.5 or 1
-        default="white", metadata={"former_values": {"random_grey": "random_gray"}}
-    )
-    overfit: int = 0  # > 0: train and evaluate on this many scenes with fixed views (the test of a new part)
-
-    sizes: ClassVar[Sizes] = {"tiny": {"choice": "rig"}}
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def evaluate(
     chosen = protocols.get(protocol)
     started = time.perf_counter()
     numerics.configure(device, numerics.EVALUATION_PRECISION, spec.seed)
-    this = provenance.of_stage(spec, device)
+    this = provenance.of_stage(spec.model.precision, device)
     model = models.load(writer.folder, device)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     verify_unchanged(resolve_splits(spec, source), RunFolder(writer.folder), source)

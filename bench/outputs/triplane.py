@@ -1,4 +1,4 @@
-"""Radiance fields on three planes (LRM): volume-rendered; they have no surface point a pixel."""
+"""Triplanes (LRM, PF-LRM): rendered as volumes; no surface point belongs to a pixel."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bench.outputs import Capability, OutputType
-from bench.rendering import Rendering
-from bench.rendering.volume import render_planes
+from bench.rendering import Rendering, volume
 from models.ead import EADSpec
 from models.tensors import Cameras, Triplane
 
@@ -17,7 +16,7 @@ class TriplaneType(OutputType):
         return frozenset({"rendering"})
 
     def render(self, output: Triplane, cameras: Cameras, background: Float[Tensor, "batch target 3"]) -> Rendering:
-        return render_planes(output, cameras, background)
+        return volume.render(output, cameras, background)
 
 
 TYPE = TriplaneType()

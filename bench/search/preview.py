@@ -78,7 +78,7 @@ def count_combinations(search: Search) -> dict[str, Any]:
 
 
 def _format_counts(counts: dict[str, Any]) -> str:
-    from bench.analysis.tables import millions
+    from bench.analysis.formatting import millions
 
     ranges = "" if counts["all"] else " of the choices, ranges at their lower bounds"
     text = f"{counts['resolved']} combinations{ranges}: {counts['distinct']} distinct runs"

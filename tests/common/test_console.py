@@ -178,7 +178,7 @@ def test_a_sweep_prints_lines_of_runs_at_work_and_of_runs_that_are_waited_for(
             shown.update([task], {"theirs": "pid 7 on host"})
             time.sleep(0.01)
     lines = output.getvalue().splitlines()
-    assert lines.count("theirs: pid 7 on host works on it; waiting for that") > 2
+    assert lines.count("theirs: locked by pid 7 on host; waiting") > 2
     assert sum(line.startswith("mine:") for line in lines) > 2
 
 
@@ -202,7 +202,10 @@ def test_json_alone_is_on_the_standard_output(tmp_path: Path) -> None:
     """Scenes are generated, and their lines go to the stream of the messages."""
     path = tmp_path / "sweep.yaml"
     path.write_text(SPEC)
-    program = "import bench.common.console, bench.run; bench.common.console.FIRST_LINE_S = 0.001; raise SystemExit(bench.run.main())"
+    program = (
+        "import bench.common.console, bench.run; bench.common.console.FIRST_LINE_S = 0.001\n"
+        "raise SystemExit(bench.run.main())"
+    )
     words = [str(path), "train.steps=6", "--only", "patch 8", "--json", "--no-report", "--results", str(tmp_path / "r")]
     environment = os.environ | {"EAD_BENCH_CACHE": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, env=environment)

@@ -62,7 +62,7 @@ class TextOf(html.parser.HTMLParser):
 
 LATEX_TOKEN = re.compile(
     r"\\ifdefined\\Umathcode [^\\{}$&#%^~]*\\else\\texttt\{(?:U\+[0-9A-F]+(?:\\,)?)+\}\\fi\{\}"
-    r"|\\[`'^~=.\"urHvc]\{[A-Za-z]\}|\\[{}$&#_%]|\\text[a-z]+\{\}|\\(?:char34|ldots)\{\}|\$\\(?:times|pm|to)\$"
+    r"|\\[`'^~=.\"urHvc]\{[A-Za-z]\}|\\[{}$&#_%]|\\text[a-z]+\{\}|\\(?:char34|ldots)\{\}|\$(?:\^?\\[A-Za-z]+|\\\||\^2|-)\$"
     r"|\{(?:'|\[|\]|\*|--|---)\}|-\{\}|[A-Za-z0-9 .,:;!?@=+/()]"
 )
 

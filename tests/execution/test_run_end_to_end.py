@@ -74,7 +74,8 @@ def undisturbed(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     results = tmp_path_factory.mktemp("undisturbed")
     code, output = end(start(spec, results, report=True))
     assert code == 0, output
-    assert (results / "sweep_tiny" / "report.html").is_file() and "report.ipynb" in output
+    page = results / "sweep_tiny" / "report.html"
+    assert page.is_file() and output.splitlines()[-1] == f"report: {page}"
     return results
 
 
@@ -106,7 +107,7 @@ def test_killed_in_the_middle_then_two_at_once_gives_the_undisturbed_table(
 def test_a_third_time_trains_nothing(spec: Path, undisturbed: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in undisturbed.glob("runs/*/**/*") if p.is_file()}
     code, output = run(spec, undisturbed)
-    assert code == 0 and "0 of 2 runs to do" in output and "table.md" in output
+    assert code == 0 and "0 of 2 runs pending" in output and "| patch 4 " in output
     assert {p: p.stat().st_mtime_ns for p in undisturbed.glob("runs/*/**/*") if p.is_file()} == before
 
 
@@ -145,7 +146,7 @@ def test_one_interrupt_stops_with_a_checkpoint(spec: Path, tmp_path: Path) -> No
     folder = wait_for_step(tmp_path, 3, process)
     process.send_signal(signal.SIGINT)
     code, output = end(process)
-    assert code == 130 and "run the same command again" in output, output
+    assert code == 130 and "re-run the same command to resume" in output, output
     status, steps = folder.status(), len(folder.metrics())
     assert status.state == "cancelled" and "SIGTERM" in status.message
     assert [path.name for path in folder.checkpoints()] == [f"step_{steps:08d}"]
@@ -172,9 +173,9 @@ def test_a_bad_end_is_told_in_a_line_and_the_sweep_goes_on(
     (line,) = [line for line in output.splitlines() if ": nan in train: step " in line]
     assert code == 1 and "log.txt" in line and "done (1 of 2)" in output, output
     assert bench.run.main([str(bad), "--results", str(tmp_path), "train.steps=12", "--json", "--no-report"]) == 1
-    told = capsys.readouterr()
-    assert [run["status"] for run in json.loads(told.out)] == ["nan", "done"]
-    assert "0 of 2 runs to do" in told.err and "nan before; --retry nan" in told.err
+    printed = capsys.readouterr()
+    assert [run["status"] for run in json.loads(printed.out)] == ["nan", "done"]
+    assert "0 of 2 runs pending" in printed.err and "nan previously; pass --retry nan" in printed.err
 
 
 @pytest.mark.parametrize(

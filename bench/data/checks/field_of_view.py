@@ -1,4 +1,4 @@
-"""Is the field of view right? Wrong in every view, it contradicts nothing, but depths agree worse than they could.
+"""Is the field of view right? If it is wrong in all views, depths still agree, but less than they could.
 
 For `python -m bench.data check`. In whole data from 64² on hardly a scene agrees better with another angle, and none
 by a quarter; an angle that is 5 % wrong agrees three times worse at 256², and in half of the scenes 1.4 times at 64².
@@ -16,18 +16,18 @@ from bench.data.checks.single_view import ENOUGH, View
 FACTORS = (0.95, 1.05)  # of the picture's half width at distance 1
 BETTER = 0.75  # residual with another angle, over that with the given one
 FAR = 12.0  # pixels' widths: another surface
-LEAST = 24  # pairs that say something
+MIN_PAIRS = 24  # fewer decide nothing
 
 
 def better_angle(views: Mapping[int, View], pairs: Sequence[tuple[int, int]]) -> float | None:
     """In radians, the first view's, where neighbors' depths agree far better with another than with the given one."""
-    given = _residual(views, pairs)
-    if not given:
+    present = _residual(views, pairs)
+    if not present:
         return None
     others = {factor: {number: _zoomed(view, factor) for number, view in views.items()} for factor in FACTORS}
-    found = {factor: _residual(zoomed, pairs) or np.inf for factor, zoomed in others.items()}
-    best = min(FACTORS, key=lambda factor: found[factor])
-    return others[best][min(views)].field_of_view if found[best] < BETTER * given else None
+    residuals = {factor: _residual(zoomed, pairs) or np.inf for factor, zoomed in others.items()}
+    best = min(FACTORS, key=lambda factor: residuals[factor])
+    return others[best][min(views)].field_of_view if residuals[best] < BETTER * present else None
 
 
 def _zoomed(view: View, factor: float) -> View:
@@ -37,7 +37,7 @@ def _zoomed(view: View, factor: float) -> View:
 def _residual(views: Mapping[int, View], pairs: Sequence[tuple[int, int]]) -> float | None:
     """Between depths of points that both see, in pixels' widths: the median of the pairs' medians."""
     medians = [median for a, b in pairs if (median := _difference(views[a], views[b])) is not None]
-    return float(np.median(medians)) if len(medians) >= LEAST else None
+    return float(np.median(medians)) if len(medians) >= MIN_PAIRS else None
 
 
 def _difference(a: View, b: View) -> float | None:

@@ -10,6 +10,7 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
+from bench.common.compat import file_vertex_normals
 from bench.common.errors import UserError
 from bench.data import raycast
 from bench.data.meshes.files import AssetResolver, MeshFile
@@ -116,12 +117,12 @@ def _piece(part: trimesh.Trimesh, linear: bool, beside: AssetResolver) -> Mesh |
     corners = vertices[faces]
     flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     flat /= np.linalg.norm(flat, axis=-1, keepdims=True)
-    stored = part._cache.cache.get("vertex_normals")  # the file's own; computed ones would round off edges
+    given = file_vertex_normals(part)  # the file's own; computed ones would round off edges
     return Mesh(
         vertices, faces,
         np.nan_to_num(np.asarray(uv, dtype=np.float64))[faces] if uv is not None else np.zeros((len(faces), 3, 2)),
         colors[faces] if colors is not None else np.ones((len(faces), 3, 3)),
-        np.asarray(stored)[faces] if stored is not None else np.repeat(flat[:, None], 3, 1),
+        given[faces] if given is not None else np.repeat(flat[:, None], 3, 1),
         np.zeros(len(faces), dtype=np.int64),
         (material_of(part.visual, linear, beside),),
     )  # fmt: skip
