@@ -175,8 +175,8 @@ def _parts(
     if not len(sizes):
         return []
     corners = indices[triangulate(vertices, indices[:, 0], sizes)]  # (F, 3, 3)
-    mapped = (corners[..., 1] >= 0).all(1)
-    shaded = (corners[..., 2] >= 0).all(1)
+    mapped: NDArray[np.bool_] = (corners[..., 1] >= 0).all(1)
+    shaded: NDArray[np.bool_] = (corners[..., 2] >= 0).all(1)
     parts = []
     for chosen, has_uv in ((mapped, True), (~mapped, False)):
         if not chosen.any():
@@ -190,7 +190,7 @@ def _parts(
                 assets.warn(f"{name}: has texture coordinates that are not finite")
                 coordinates = np.nan_to_num(coordinates, posinf=0, neginf=0)
         known = normals[corners[chosen, :, 2]] if len(normals) else np.zeros((*faces.shape, 3))
-        known = np.where(shaded[chosen][:, None, None], known, 0)
+        known = known * shaded[chosen].reshape(-1, 1, 1)
         parts.append(Part(vertices, faces, material, coordinates, factors, known))
     return parts
 

@@ -157,7 +157,7 @@ def test_names_that_are_not_utf_8_or_very_long_end_nothing(tmp_path: Path) -> No
     assert render.render([tmp_path], tmp_path / "out", 8, Console(file=output, width=400)) == 1
     names = sorted(path.name for path in (tmp_path / "out/meshes").iterdir())
     assert len(names) == 2 and all(len(name) <= render.MAX_NAME for name in names)
-    assert output.getvalue().encode().count(b"\\xff\\xfe.obj") == 1
+    assert b"\\xff\\xfe.obj: " in output.getvalue().encode()
 
 
 def test_colors_of_vertices(tmp_path: Path) -> None:
