@@ -1,6 +1,6 @@
-"""`python -m bench.publish SWEEP_FOLDER`: keep a sweep's summary (tables, figures, records) in results/published/.
+"""`python -m bench.publish SWEEP_FOLDER`: copy a sweep's summary (tables, figures, records) to results/published/.
 
-Pictures of other people's models must not travel without their names: the data's ATTRIBUTION.md goes with them.
+The ATTRIBUTION.md of the data is copied, too: figures show models whose authors must be named.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from bench.common.errors import UserError, run_command
 from bench.common.files import atomic_write
 from bench.common.json_files import read_lines
 
-KEPT = ("sweep.json", "runs.jsonl", "environment.json", "tables", "figures")
-OF_A_SEARCH = ("search.json", "trials.jsonl", "front")
+SUMMARY = ("sweep.json", "runs.jsonl", "environment.json", "tables", "figures")
+SEARCH_FILES = ("search.json", "trials.jsonl", "front")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.publish", description=__doc__)
-    parser.add_argument("sweep", type=Path, help="results/<spec>_<scale>, as bench.run printed it")
+    parser.add_argument("sweep", type=Path, help="results/<spec>_<scale>, as printed by bench.run")
     parser.add_argument("--to", type=Path, default=Path("results/published"))
-    parser.add_argument("--name", help="of its folder there; default: the sweep's own")
+    parser.add_argument("--name", help="of the folder below --to; default: the sweep's own")
     options = parser.parse_args()
-    if missing := [name for name in KEPT if not (options.sweep / name).exists()]:
+    if missing := [name for name in SUMMARY if not (options.sweep / name).exists()]:
         raise UserError(f"{options.sweep} has no {missing[0]}: name the folder of a sweep that bench.run finished")
     target = options.to / (options.name or options.sweep.name)
 
     def write(folder: Path) -> None:
         folder.mkdir()
-        for name in (*KEPT, *(name for name in OF_A_SEARCH if (options.sweep / name).exists())):
+        for name in (*SUMMARY, *(name for name in SEARCH_FILES if (options.sweep / name).exists())):
             source = options.sweep / name
             if source.is_dir():
                 shutil.copytree(source, folder / name)
             else:
                 shutil.copyfile(source, folder / name)
-        for root in roots(options.sweep):
+        for root in data_roots(options.sweep):
             if (attribution := root / "ATTRIBUTION.md").is_file():
                 shutil.copyfile(attribution, folder / f"ATTRIBUTION-{root.name}.md")
 
@@ -44,7 +44,7 @@ def main() -> int:
     return 0
 
 
-def roots(sweep: Path) -> list[Path]:
+def data_roots(sweep: Path) -> list[Path]:
     """The folders that the runs' data was read from."""
     data = [line.get("spec", {}).get("data", {}) for line in read_lines(sweep / "runs.jsonl")]
     return [Path(root) for root in dict.fromkeys(d[k] for d in data for k in ("root", "evaluation_root") if d.get(k))]

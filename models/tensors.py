@@ -1,4 +1,4 @@
-"""The tensors that flow between the parts, and the conventions of the whole house.
+"""The tensors that flow between the parts, and the conventions of all packages.
 
 Axes
     batch   scenes                      view    input or target views of one scene
@@ -18,17 +18,17 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
-Layout = Literal["views", "planes"]
-Moved = TypeVar("Moved", bound="TensorDataclass")
+Layout = Literal["views", "planes", "set"]
+T = TypeVar("T", bound="TensorDataclass")
 
 
 class TensorDataclass:
     """Dataclasses of tensors that move to a device as one."""
 
-    def to(self: Moved, device: torch.device | str) -> Moved:
+    def to(self: T, device: torch.device | str) -> T:
         moved: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -60,18 +60,37 @@ class Cameras(TensorDataclass):
         """Camera centers in the scene's frame."""
         return self.camera_to_world[..., :3, 3]
 
+    def rays(self) -> tuple[Float[Tensor, "*shape 3"], Float[Tensor, "*shape height width 3"]]:
+        """Camera centers and the unit directions through all pixel centers, in the scene's frame."""
+        x = torch.arange(self.width, device=self.intrinsics.device, dtype=self.intrinsics.dtype) + 0.5
+        y = torch.arange(self.height, device=self.intrinsics.device, dtype=self.intrinsics.dtype) + 0.5
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+        to_scene = self.camera_to_world[..., :3, :3] @ torch.linalg.inv(self.intrinsics)
+        directions = torch.einsum("...ij,hwj->...hwi", to_scene, pixels)
+        return self.centers, directions / directions.norm(dim=-1, keepdim=True)
+
 
 @dataclass(frozen=True)
 class Views(TensorDataclass):
-    """What a model sees: N images a scene, in [0, 1]; cameras only under `poses: known`."""
+    """The input of a model: N images a scene, in [0, 1].
+
+    The model removes what it may not read: `cameras` reach the parts under `poses: known` alone, `intrinsics` (pixels)
+    under `poses: known` or `intrinsics: known`. `mask` is True where a patch is visible; None means that all are.
+    """
 
     images: Float[Tensor, "batch view 3 height width"]
     cameras: Cameras | None = None
+    intrinsics: Float[Tensor, "batch view 3 3"] | None = None
+    mask: Bool[Tensor, "batch view rows cols"] | None = None
 
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """What is known of tokens before any exist: what `build` needs of the part before it."""
+    """What is known of tokens before any exist: what `build` needs of the part before it.
+
+    `patch`: pixels of the input image that one token's side covers (of layout `views`).
+    """
 
     dim: int
     patch: int
@@ -81,29 +100,45 @@ class TokenSpec:
 
 @dataclass(frozen=True)
 class Tokens(TensorDataclass):
-    """T_i of eq. 3, all views of a batch together; `extra` holds class and register tokens."""
+    """T_i of eq. 3, all views of a batch together; `extra` holds class and register tokens.
+
+    The grid by layout: `views` (batch, view, rows, cols, dim); `planes` (batch, plane, rows, cols, dim) with the planes
+    xy, xz, zy; `set` (batch, 1, 1, token, dim), latents that belong to no pixel. `mask`: see `Views`.
+    """
 
     grid: Float[Tensor, "batch view rows cols dim"]
     extra: Float[Tensor, "batch view extra dim"] | None = None
     layout: Layout = "views"
+    mask: Bool[Tensor, "batch view rows cols"] | None = None
 
 
 @dataclass(frozen=True)
 class Dense:
-    """D's output, one named tensor a group of channels: {"means": batch view height width 3, …}."""
+    """D's output, one named tensor a group of channels: {"means": batch view height width 3, …}.
+
+    Of layout `planes` the view is the plane; of layout `set` the shape is (batch, 1, 1, element, channels).
+    """
 
     channels: Mapping[str, Float[Tensor, "batch view height width _"]]
 
 
 @dataclass(frozen=True)
 class Gaussians(TensorDataclass):
-    """G of the paper: μ, r, s, α, c. Pixel-aligned ones have the shape (batch, view, height, width)."""
+    """G of the paper: μ, r, s, α, c.
+
+    Pixel-aligned ones have the shape (batch, view, height, width), those that belong to no pixel (batch, gaussian).
+    """
 
     means: Float[Tensor, "*shape 3"]
     rotations: Float[Tensor, "*shape 4"]
     scales: Float[Tensor, "*shape 3"]
     opacities: Float[Tensor, "*shape"]
     harmonics: Float[Tensor, "*shape coefficient 3"]
+
+    @property
+    def pixel_aligned(self) -> bool:
+        """Whether each belongs to one pixel of one input view."""
+        return self.means.ndim == 5
 
     def flat(self) -> Gaussians:
         """(batch, …) → (batch, gaussian): what a rasterizer takes."""
@@ -115,3 +150,38 @@ class Gaussians(TensorDataclass):
             opacities=self.opacities.reshape(batch, -1),
             harmonics=self.harmonics.reshape(batch, -1, *self.harmonics.shape[-2:]),
         )
+
+
+@dataclass(frozen=True)
+class PointMap(TensorDataclass):
+    """A 3D point a pixel in the frame of the first view (DUSt3R), with its confidence (≥ 1) and MASt3R's descriptors.
+
+    `descriptors` have unit length; `descriptor_confidence` is positive.
+    """
+
+    points: Float[Tensor, "batch view height width 3"]
+    confidence: Float[Tensor, "batch view height width"]
+    descriptors: Float[Tensor, "batch view height width descriptor"] | None = None
+    descriptor_confidence: Float[Tensor, "batch view height width"] | None = None
+
+
+@dataclass(frozen=True)
+class Pixels(TensorDataclass):
+    """An RGB image a view, of the input views' size: for cross-view completion (CroCo). Values are not clamped."""
+
+    images: Float[Tensor, "batch view 3 height width"]
+
+
+@dataclass(frozen=True)
+class Triplane(TensorDataclass):
+    """θ of LRM: three feature planes (xy, xz, zy) over the cube [−extent, extent]³ and an MLP that decodes them.
+
+    `decoder`: concatenated features (…, 3 · channel) → RGB in [0, 1] (…, 3) and density before its activation (…, 1).
+    """
+
+    planes: Float[Tensor, "batch 3 channel rows cols"]
+    decoder: nn.Module
+    extent: float = 1.0
+
+
+Output = TensorDataclass  # Gaussians, PointMap, Pixels, Triplane, or a type of a file of one's own

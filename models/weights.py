@@ -30,7 +30,7 @@ ALLOWED_PICKLE_GLOBALS = (  # what published files keep beside the tensors; anyt
 
 
 class PickleStub:
-    """Stands in for each of BESIDE: takes anything, does nothing, keeps nothing."""
+    """Replaces each of ALLOWED_PICKLE_GLOBALS: accepts any arguments, does nothing, stores nothing."""
 
     def __new__(cls, *_: object, **__: object) -> PickleStub:
         return super().__new__(cls)
@@ -60,8 +60,8 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> EAD:
     with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced
         model = spec.build()
     validate_state_dict(model, state, source)
-    wanted = model.state_dict()
-    model.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()}, assign=True)
+    expected = model.state_dict()
+    model.load_state_dict({key: value.to(expected[key].dtype) for key, value in state.items()}, assign=True)
     if any(_on_meta(module) for module in model.modules()):  # what is no part of the state dict only building makes
         model = spec.build(seed=0)
         load_strict(model, state, source)
@@ -94,15 +94,23 @@ def load_strict(module: nn.Module, state: State, source: str) -> None:
 
 
 def validate_state_dict(module: nn.Module, state: State, source: str) -> None:
-    """Whether `fill` would succeed; the module may be on the meta device. Raises WeightsError."""
-    wanted = module.state_dict()
-    for key, tensor in wanted.items():
+    """Whether `load_strict` would succeed; the module may be on the meta device. Raises WeightsError."""
+    expected = module.state_dict()
+    for key, tensor in expected.items():
         if key not in state:
             raise WeightsError(f"{source}: {key} is missing (expected {tuple(tensor.shape)})")
         if state[key].shape != tensor.shape:
             raise WeightsError(f"{source}: {key} has shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}")
-    if extra := [key for key in state if key not in wanted]:
+    if extra := [key for key in state if key not in expected]:
         raise WeightsError(f"{source}: {extra[0]} belongs to no parameter of this model")
+    require_finite(state, source)
+
+
+def require_finite(state: State, source: str) -> None:
+    """Raises WeightsError naming the first tensor with a value that is NaN or infinite."""
+    for key, tensor in state.items():
+        if bad := int((~tensor.isfinite()).sum()):
+            raise WeightsError(f"{source}: {bad} of {tensor.numel()} values of {key} are NaN or infinite")
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -110,7 +118,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
     Files are mapped into memory, so that only tensors which are used are read; a torch file from before version 1.6, a
     bare pickle, is read whole. Nothing pickled is executed: torch reads weights alone, and what published files keep
-    beside them becomes Inert. Raises WeightsError.
+    beside them becomes a PickleStub. Raises WeightsError.
     """
     try:
         state = _read_torch(path) if _is_torch(path) else load_file(path)
@@ -136,8 +144,10 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds for damaged or unsafe files
         reason = str(error).strip().splitlines()
-        told = next((line for line in reason if "GLOBAL" in line or "reduce" in line), reason[0] if reason else "")
-        raise WeightsError(f"{path} cannot be read as weights alone, and nothing else of it is run: {told}") from error
+        detail = next((line for line in reason if "GLOBAL" in line or "reduce" in line), reason[0] if reason else "")
+        raise WeightsError(
+            f"{path} cannot be read as weights alone, and nothing else of it is run: {detail}"
+        ) from error
     for container in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
             content = content[container]

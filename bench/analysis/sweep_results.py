@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bench.common.errors import UserError
 from bench.common.json_files import read_json, read_lines
 from bench.runs.folder import RunFolder, runs_folder
 
@@ -59,43 +60,93 @@ class SweepRun:
     def state(self) -> str:
         return self.folder.status().state
 
+    @property
+    def seed(self) -> int | None:
+        """Of training, as resolved; of sweeps that recorded no seed, the swept one."""
+        seed: int | None = self.line.get("seed", self.line.get("settings", {}).get("seed"))
+        return seed
+
 
 @dataclass(frozen=True)
 class SweepResults:
     """What a sweep's folder and its runs' folders hold."""
 
-    sweep: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    entries: tuple[SweepRun, ...]
+    folder: Path
+    results: Path  # where runs/ lies
+    sweep: Mapping[str, Any]  # sweep.json
+    environment: Mapping[str, Any]  # environment.json
+    runs: tuple[SweepRun, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.sweep["name"])
 
     @property
     def scale(self) -> str:
         return str(self.sweep["scale"])
 
+    @property
+    def summary_only(self) -> bool:
+        """Whether no run's folder is here: tables and figures are then taken as they were written."""
+        return not any(run.folder.path.is_dir() for run in self.runs)
+
     def groups(self) -> dict[str, list[SweepRun]]:
         """label → its seeds, in the sweep's order."""
-        found: dict[str, list[SweepRun]] = {}
-        for entry in self.entries:
-            found.setdefault(entry.group, []).append(entry)
-        return found
+        groups: dict[str, list[SweepRun]] = {}
+        for run in self.runs:
+            groups.setdefault(run.group, []).append(run)
+        return groups
+
+    @cached_property
+    def fields(self) -> dict[str, dict[str, Any]]:
+        """setting → its resolved spec as dotted fields, without the seed; of a summary those that it records."""
+        return {label: _resolved_fields(runs[0]) for label, runs in self.groups().items()}
 
     def protocols(self) -> list[str]:
         """The keys under which any run has been evaluated, the specs' own order first."""
-        return list(dict.fromkeys(key for entry in self.entries for key in entry.folder.evaluations()))
+        return list(dict.fromkeys(key for run in self.runs for key in run.folder.evaluations()))
 
 
 def read_sweep(sweep_folder: Path, results: Path) -> SweepResults:
-    """Raises UserError for damaged files."""
-    environment, runs = sweep_folder / "environment.json", runs_folder(results)
-    lines = {line["id"]: line for line in read_lines(sweep_folder / "runs.jsonl")}
-    groups = group_names(lines)
+    """Raises UserError for a folder without sweep.json and for damaged files."""
+    if not (sweep_folder / "sweep.json").is_file():
+        raise UserError(f"{sweep_folder} is not a sweep's folder: it has no sweep.json (name results/<spec>_<scale>)")
+    environment = sweep_folder / "environment.json"
     return SweepResults(
+        folder=sweep_folder,
+        results=results,
         sweep=read_json(sweep_folder / "sweep.json"),
         environment=read_json(environment) if environment.is_file() else {},
-        entries=tuple(
-            SweepRun(i, line["label"], line, CachedRunFolder(runs / i), groups[i]) for i, line in lines.items()
-        ),
+        runs=sweep_runs(read_lines(sweep_folder / "runs.jsonl"), runs_folder(results)),
     )
+
+
+def sweep_runs(lines: Sequence[Mapping[str, Any]], runs: Path) -> tuple[SweepRun, ...]:
+    """The runs of these lines of runs.jsonl, whose folders lie in `runs`."""
+    by_id = {line["id"]: line for line in lines}
+    groups = group_names(by_id)
+    return tuple(
+        SweepRun(run_id, line["label"], line, CachedRunFolder(runs / run_id), groups[run_id])
+        for run_id, line in by_id.items()
+    )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields → dotted ones."""
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, Mapping) and value
+        fields |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return fields
+
+
+def _resolved_fields(run: SweepRun) -> dict[str, Any]:
+    line = run.line
+    spec = line.get("spec") or (run.folder.spec() if (run.folder.path / "spec.json").is_file() else None)
+    if spec is not None:
+        return {key: value for key, value in flatten(spec).items() if key != "seed"}
+    parts = {f"model.{part}.name": name for part, name in (line.get("model") or {}).items()}
+    return parts | {key: line[name] for key, name in (("data.name", "data"), ("train.steps", "steps")) if name in line}
 
 
 def group_names(lines: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -130,5 +181,16 @@ def _without_seed(line: Mapping[str, Any]) -> str:
     label: str = line["label"]
     if "seed" not in line.get("settings", {}):
         return label
-    words = f"seed {line['settings']['seed']}"
-    return ", ".join(part for part in label.split(", ") if part != words).removesuffix(f": {words}") or "all seeds"
+    seed = f"seed {line['settings']['seed']}"
+    return ", ".join(part for part in label.split(", ") if part != seed).removesuffix(f": {seed}") or "all seeds"
+
+
+def protocol_metrics(sweep: SweepResults, protocol: str) -> list[dict[str, str]]:
+    """Name, heading, better, unit and definition of each metric, as the protocol in the results defines them."""
+    return metrics_of_runs(sweep.runs, protocol)
+
+
+def metrics_of_runs(runs: Sequence[SweepRun], protocol: str) -> list[dict[str, str]]:
+    """The same for any runs; empty where none was evaluated under the protocol."""
+    evaluations = (run.folder.evaluations().get(protocol) for run in runs)
+    return next((list(evaluation["protocol"]["metrics"]) for evaluation in evaluations if evaluation), [])

@@ -26,6 +26,12 @@ class TableRow:
     status: str = ""
     baselines_not_exceeded: tuple[str, ...] = ()
 
+    def append(self, values: Mapping[str, float | None]) -> None:
+        """Add one seed's values; None is none."""
+        for name, value in values.items():
+            if value is not None:
+                self.values.setdefault(name, []).append(value)
+
     def mean(self, name: str) -> float:
         values = self.values.get(name, [])
         return statistics.fmean(values) if values else math.nan
@@ -38,35 +44,33 @@ class TableRow:
 
 def table_rows(sweep: SweepResults, protocol: str) -> list[TableRow]:
     """Runs in the sweep's order with seeds together, then the baselines of their evaluations."""
-    runs, baselines = [], dict[str, tuple[str, dict[str, TableRow]]]()
-    for label, entries in sweep.groups().items():
-        evaluations = [entry.folder.evaluations().get(protocol) for entry in entries]
-        own = _baselines(e for e in evaluations if e)
-        runs.append(_run(label, entries, evaluations, own))
+    rows, baselines = [], dict[str, tuple[str, dict[str, TableRow]]]()
+    for label, runs in sweep.groups().items():
+        evaluations = [run.folder.evaluations().get(protocol) for run in runs]
+        own = _baseline_rows(evaluation for evaluation in evaluations if evaluation)
+        rows.append(_run_row(label, runs, evaluations, own))
         if own:
             baselines.setdefault(repr([row.values for row in own.values()]), (label, own))
     several = len(baselines) > 1  # runs evaluated on other views or scenes have baselines of their own
     for label, own in baselines.values():
         for row in own.values():
             row.label += f" — of {label}" if several else ""
-            runs.append(row)
-    return runs
+            rows.append(row)
+    return rows
 
 
-def _run(
+def _run_row(
     label: str,
-    entries: Sequence[SweepRun],
+    runs: Sequence[SweepRun],
     evaluations: Sequence[Mapping[str, Any] | None],
-    own: Mapping[str, TableRow],
+    baselines: Mapping[str, TableRow],
 ) -> TableRow:
-    row = TableRow(label, status=_status(entries))
-    for entry, evaluation in zip(entries, evaluations, strict=True):
-        _extend(row, evaluation["means"] if evaluation else {})
-        profile = next(iter(entry.folder.profiles().values()), {})
-        measured = {"data_wait_share": (entry.folder.training() or {}).get("data_wait_share"), **profile}
-        _extend(row, {name: measured.get(name) for name in MEASURED})
-        row.parameters = row.parameters or (evaluation or entry.line).get("parameters")
-    simple = [baseline for baseline in own.values() if baseline.kind == "baseline"]
+    row = TableRow(label, status=_status(runs))
+    for run, evaluation in zip(runs, evaluations, strict=True):
+        row.append(evaluation["means"] if evaluation else {})
+        row.append(measurements(run))
+        row.parameters = row.parameters or (evaluation or run.line).get("parameters")
+    simple = [baseline for baseline in baselines.values() if baseline.kind == "baseline"]
     row.baselines_not_exceeded = tuple(
         f"{baseline.label} ({heading})"
         for name, heading in BASELINE_METRICS.items()
@@ -76,23 +80,22 @@ def _run(
     return row
 
 
-def _baselines(evaluations: Iterable[Mapping[str, Any]]) -> dict[str, TableRow]:
+def measurements(run: SweepRun) -> dict[str, float | None]:
+    """MEASURED of a run: of its first profile and its training; None where it was not measured."""
+    profile = next(iter(run.folder.profiles().values()), {})
+    measured = {"data_wait_share": (run.folder.training() or {}).get("data_wait_share"), **profile}
+    return {name: measured.get(name) for name in MEASURED}
+
+
+def _baseline_rows(evaluations: Iterable[Mapping[str, Any]]) -> dict[str, TableRow]:
     """The same scenes and views give every seed the same baselines: those of the first."""
-    for evaluation in evaluations:
-        found = {}
-        for name, baseline in evaluation["baselines"].items():
-            found[name] = TableRow(baseline["label"], "oracle" if baseline["oracle"] else "baseline")
-            _extend(found[name], baseline["means"])
-        return found
-    return {}
+    rows: dict[str, TableRow] = {}
+    for name, baseline in next(iter(evaluations), {"baselines": {}})["baselines"].items():
+        rows[name] = TableRow(baseline["label"], "oracle" if baseline["oracle"] else "baseline")
+        rows[name].append(baseline["means"])
+    return rows
 
 
-def _extend(row: TableRow, values: Mapping[str, float | None]) -> None:
-    for name, value in values.items():
-        if value is not None:
-            row.values.setdefault(name, []).append(value)
-
-
-def _status(entries: Sequence[SweepRun]) -> str:
-    states = [entry.state for entry in entries]
+def _status(runs: Sequence[SweepRun]) -> str:
+    states = [run.state for run in runs]
     return states[0] if len(set(states)) == 1 else ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))

@@ -1,8 +1,9 @@
 """YAML → typed specs → a graph of runs.
 
-`load` gives a Sweep or raises ConfigError with every problem; `describe` its dry run; `to_dict` and `from_dict` what a run
-folder keeps. Files: read (YAML with lines) → documents, layers (precedence), places (what a key leads to), convert
-(types) → expand, where (the sweep) → build → rules → graph, identity, labels.
+`load` gives a Sweep or raises ConfigError with every problem; `describe` counts its runs; `to_dict` and `from_dict` are
+what a run's folder keeps. Files, in the order in which a spec passes them: read (YAML with lines) → spec_files →
+merge (precedence), spec_fields (what a key leads to), convert (types) → grid, filters (the sweep) → build → validate →
+run_id, graph, naming; sweep.py joins them. schema: the typed spec.
 """
 
 from bench.config.build import from_dict, to_dict

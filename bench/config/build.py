@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -15,80 +15,104 @@ from bench.config.schema import FromRun, RunSpec
 from bench.config.spec_fields import UnknownField
 from models.parts import PartSpec, current_names
 
+ABSENT = object()  # equal to no value
+
 
 class MissingField(Exception):
     """A field without a default that nothing sets; the text names it and what it may be."""
 
 
-class _Field(NamedTuple):
+class FieldPlan(NamedTuple):
+    """How one field of a dataclass is filled from settings."""
+
     name: str
-    key: str
+    key: str  # dotted from the root
     kind: Literal["choice", "losses", "section", "leaf"]
     cls: Any
     required: bool
 
 
 @cache
-def _plan(cls: type, prefix: str) -> tuple[_Field, ...]:
-    """What to look up for each field of a dataclass at `prefix`."""
+def _plan(cls: type, prefix: str) -> tuple[FieldPlan, ...]:
+    """The fields of a dataclass at `prefix`."""
     plan = []
     required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
-    for name, kind in spec_fields.settable(cls).items():
-        key = f"{prefix}{name}"
+    for name, type_ in field_types(cls).items():
+        key, kind = f"{prefix}{name}", "section" if is_dataclass(type_) else "leaf"
         if key in spec_fields.CHOICES or prefix == "init.":
-            plan.append(_Field(name, key, "choice", kind, name in required))
+            kind = "choice"
         elif key == "losses":
-            plan.append(_Field(name, key, "losses", kind, False))
-        else:
-            plan.append(_Field(name, key, "section" if is_dataclass(kind) else "leaf", kind, name in required))
+            kind = "losses"
+        plan.append(FieldPlan(name, key, kind, type_, name in required and kind != "losses"))  # type: ignore[arg-type]
     return tuple(plan)
 
 
-def build(state: State) -> RunSpec:
-    """The resolved spec that the settings describe. Raises Missing."""
-    spec: RunSpec = _build(RunSpec, "", state)
-    return spec
-
-
-def _build(cls: Any, prefix: str, state: State) -> Any:
+def build(state: State, cls: Any = RunSpec, prefix: str = "") -> Any:
+    """The resolved RunSpec that the settings describe (or a section of it). Raises MissingField."""
     values: dict[str, Any] = {}
     for name, key, kind, inner, required in _plan(cls, prefix):
         if kind == "section":
-            values[name] = _build(inner, key + ".", state)
+            values[name] = build(state, inner, key + ".")
         elif kind == "losses":
             terms = sorted(k for k in state if k.startswith("losses.") and k.count(".") == 1)
-            values[name] = {term[7:]: _choice(term, state) for term in terms}
-        elif key not in state:
-            if required:
-                options = f"one of {', '.join(spec_fields.values_of_slot(key))}" if kind == "choice" else "a value"
-                raise MissingField(f"{key} is not set: it needs {options}")
-        else:
-            values[name] = _choice(key, state) if kind == "choice" else state[key].value
+            values[name] = {term.partition(".")[2]: _build_choice(term, state) for term in terms}
+        elif key in state:
+            values[name] = _build_choice(key, state) if kind == "choice" else state[key].value
+        elif required:
+            options = f"one of {', '.join(spec_fields.values_of_slot(key))}" if kind == "choice" else "a value"
+            raise MissingField(f"{key} is not set: it needs {options}")
     return cls(**values)
 
 
-def _choice(key: str, state: State) -> Any:
+def _build_choice(key: str, state: State) -> Any:
     name = state[key].value
-    return name if name == "scratch" else _build(spec_fields.spec_class_of(key, name), key + ".", state)
+    return name if name == "scratch" else build(state, spec_fields.spec_class_of(key, name), key + ".")
 
 
 def to_dict(spec: RunSpec) -> dict[str, Any]:
     """Every field, ready for JSON."""
-    plain: dict[str, Any] = _plain(spec)
-    return plain
+    values: dict[str, Any] = serialize(spec)
+    return values
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        named = {"name": value.name} if isinstance(value, PartSpec) else {}
-        return named | {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+def serialize(value: Any, identity: bool = False) -> Any:
+    """Dataclasses → dictionaries, a part's with its name, tuples → lists; for a run's `identity`, as its id hashes it.
+
+    That leaves out fields that decide nothing or are at the value they had before they existed, keeps the names that
+    fields and values had when they were first hashed, and writes floats as floats.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        plain: dict[str, Any] = {"name": value.name} if isinstance(value, PartSpec) else {}
+        for field, legacy, kind in (
+            _identifying(type(value)) if identity else [(f, ABSENT, None) for f in fields(value)]
+        ):
+            item = getattr(value, field.name)
+            if identity:
+                if item == legacy:
+                    continue
+                former = {now: before for before, now in field.metadata.get("former_values", {}).items()}
+                item = former.get(item, item) if former else item
+            name = field.metadata.get("former_name", field.name) if identity else field.name
+            plain[name] = kind(item) if kind in (float, bool) else serialize(item, identity)
+        return plain
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: serialize(item, identity) for key, item in value.items()}
+    return [serialize(item, identity) for item in value] if isinstance(value, list | tuple) else value
+
+
+@cache
+def _identifying(cls: type) -> tuple[tuple[Field[Any], Any, Any], ...]:
+    """(field, legacy value, type) of the fields that decide what a run is; bool for those that need only be given."""
+    types = field_types(cls)
+    return tuple(
+        (f, f.metadata.get("legacy", ABSENT), bool if f.metadata.get("identity") == "given" else types[f.name])
+        for f in fields(cls)
+        if f.metadata.get("identity", True)
+    )
 
 
 def from_dict(values: Mapping[str, Any]) -> RunSpec:
-    """The inverse of `to_dict`; a missing field takes its legacy value or default. Raises UserError for unknown ones."""
+    """The inverse of `to_dict`; a missing field takes its legacy value or default. Raises UserError for others."""
     try:
         spec: RunSpec = _load(RunSpec, "", values)
     except (UnknownField, TypeMismatch, KeyError, TypeError) as error:
@@ -100,20 +124,20 @@ def _load(cls: Any, prefix: str, values: Mapping[str, Any]) -> Any:
     types, values = field_types(cls), current_names(cls, values)
     if unknown := set(values) - set(types) - {"name"}:
         raise UnknownField(f"unknown field {prefix}{sorted(unknown)[0]} (written by a newer version?)")
-    made = {f.name: f.metadata["legacy"] for f in fields(cls) if "legacy" in f.metadata}
+    arguments = {f.name: f.metadata["legacy"] for f in fields(cls) if "legacy" in f.metadata}
     for name, value in values.items():
         key = f"{prefix}{name}"
         if name == "name":
             continue
         if key == "losses":
-            made[name] = {term: _load_choice(f"losses.{term}", part) for term, part in value.items()}
+            arguments[name] = {term: _load_choice(f"losses.{term}", part) for term, part in value.items()}
         elif key in spec_fields.CHOICES or prefix == "init.":
-            made[name] = _load_choice(key, value)
+            arguments[name] = _load_choice(key, value)
         elif is_dataclass(types[name]):
-            made[name] = _load(types[name], key + ".", value)
+            arguments[name] = _load(types[name], key + ".", value)
         else:
-            made[name] = convert(types[name], value)
-    return cls(**made)
+            arguments[name] = convert(types[name], value)
+    return cls(**arguments)
 
 
 def _load_choice(key: str, value: Any) -> Any:

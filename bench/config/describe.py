@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.common.disk import disk_usage_of_run
 from bench.config.build import to_dict
-from bench.config.spec_files import BASES
+from bench.config.spec_files import base_files
 from bench.config.user_files import missing_files
 
 if TYPE_CHECKING:
@@ -27,10 +27,13 @@ def count(model: EADSpec) -> dict[str, int]:
         return count_parameters(model.build())
 
 
+@cache
 def describe(sweep: Sweep) -> list[dict[str, Any]]:
-    """One row a run, ready for JSON: id, label, scale, settings, spec, parents, parameters {encoder, aggregator, head,
-    total}, disk_bytes {training, kept}, tokens_per_scene, and missing_files (sentences: what must be mended before it
-    can start)."""
+    """One row a run, ready for JSON, resolved once a sweep.
+
+    Keys: id, label, scale, settings, spec, base, parents, parameters {encoder, aggregator, head, total}, disk_bytes
+    {training, kept}, tokens_per_scene, and missing_files (sentences: what must be fixed before it can start).
+    """
     return [
         {
             "id": run.id,
@@ -38,6 +41,7 @@ def describe(sweep: Sweep) -> list[dict[str, Any]]:
             "scale": run.scale,
             "settings": run.settings,
             "spec": to_dict(run.spec),
+            "base": run.origin["base"],
             "parents": list(run.parents),
             "parameters": dict(count(run.spec.model)),
             "disk_bytes": asdict(
@@ -54,8 +58,7 @@ def bases_at_paper_scale(sweep: Sweep) -> dict[str, dict[str, Any]]:
     """base → its resolved spec at scale `paper`, as a report compares runs with it."""
     from bench.config.sweep import load
 
-    beside = sweep.path.parent
-    folders = (beside if beside.name == "base" else beside / "base", BASES)
-    names = dict.fromkeys(run.reference["base"] for run in sweep.runs)
-    paths = {name: next(p for f in folders if (p := f / f"{name}.yaml").is_file()) for name in names}
+    files = base_files(sweep.path.parent)
+    names = dict.fromkeys(run.origin["base"] for run in sweep.runs)
+    paths = {name: files.get(name, sweep.path) for name in names}  # a base that is run as it is lies anywhere
     return {name: to_dict(load(path, scale="paper").runs[0].spec) for name, path in paths.items()}

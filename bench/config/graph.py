@@ -1,9 +1,9 @@
-"""Runs that start from other runs: parents found by name, ids given parents first, equal runs merged."""
+"""Runs that start from other runs: parents by name, ids given parents first, equal runs merged."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -23,90 +23,99 @@ class PendingRun:
     settings: Mapping[str, Any]
     name: str | None
     base: str
-    origin: str  # the spec file's stem
+    spec_name: str  # the spec file's stem
     where: str  # of what sweeps it
     label: str = ""
     id: str = ""
     parents: tuple[str, ...] = ()
 
 
-def identify(drafts: Sequence[PendingRun], problems: Problems) -> None:
-    """Fill in ids, parents first; a parent is another run of the sweep, by its name or label."""
-    for draft in drafts:
-        _identify(draft, drafts, problems, ())
-
-
-def _identify(
-    draft: PendingRun, drafts: Sequence[PendingRun], problems: Problems, children: tuple[PendingRun, ...]
+def identify(
+    run: PendingRun, runs: Sequence[PendingRun], problems: Problems, children: tuple[PendingRun, ...] = ()
 ) -> None:
-    if draft.id:
+    """Fill in a run's id, its parents' before; a parent is another of the `runs`, by its name or label."""
+    if run.id:
         return
-    for field in fields(draft.spec.init):
-        wanted = getattr(draft.spec.init, field.name)
-        if not isinstance(wanted, FromRun):
+    for field in fields(run.spec.init):
+        init = getattr(run.spec.init, field.name)
+        if not isinstance(init, FromRun):
             continue
-        where = draft.state[f"init.{field.name}.run"].where
-        parent = _parent(wanted.run, draft, drafts, where, problems)
+        where = run.state[f"init.{field.name}.run"].where
+        parent = _parent(init.run, run, runs, where, problems)
         if parent is None:
             continue
-        if parent is draft or parent in children:
-            problems.add(where, f"{wanted.run} starts from this run, which starts from it")
+        if parent is run or parent in children:
+            problems.add(where, f"{init.run} starts from this run, which starts from it")
             continue
-        _identify(parent, drafts, problems, (*children, draft))
+        identify(parent, runs, problems, (*children, run))
         for part in PACKAGES if field.name == "model" else (field.name,):
-            if (theirs := getattr(parent.spec.model, part)) != (ours := getattr(draft.spec.model, part)):
-                problems.add(
-                    where, f"{wanted.run} has another {part} ({theirs.to_dict()}) than this run ({ours.to_dict()})"
-                )
-        init = replace(draft.spec.init, **{field.name: replace(wanted, id=parent.id)})
-        draft.spec = replace(draft.spec, init=init)
-        draft.parents += (parent.id,)
-    draft.id = run_id(draft.spec)
+            other, own = getattr(parent.spec.model, part), getattr(run.spec.model, part)
+            if other != own:
+                message = f"{init.run} has another {part} ({other.to_dict()}) than this run ({own.to_dict()})"
+                problems.add(where, message)
+        run.spec = replace(run.spec, init=replace(run.spec.init, **{field.name: replace(init, id=parent.id)}))
+        run.parents += (parent.id,)
+    run.id = run_id(run.spec)
 
 
 def _parent(
-    name: str, child: PendingRun, drafts: Sequence[PendingRun], where: str, problems: Problems
+    name: str, child: PendingRun, runs: Sequence[PendingRun], where: str, problems: Problems
 ) -> PendingRun | None:
     """The run of that name; of several, the one with the child's seed."""
-    found = [draft for draft in drafts if name in (draft.name, draft.label)]
-    if len(found) > 1:
-        found = [draft for draft in found if draft.spec.seed == child.spec.seed]
-    if len(found) == 1:
-        return found[0]
-    names = list(dict.fromkeys(draft.name or draft.label for draft in drafts))
-    if found:
-        problems.add(
-            where, f"{name} is {len(found)} runs of this sweep: name one of {', '.join(d.label for d in found)}"
-        )
+    matches = [run for run in runs if name in (run.name, run.label)]
+    if len(matches) > 1:
+        matches = [run for run in matches if run.spec.seed == child.spec.seed]
+    if len(matches) == 1:
+        return matches[0]
+    names = list(dict.fromkeys(run.name or run.label for run in runs))
+    if matches:
+        labels = ", ".join(run.label for run in matches)
+        problems.add(where, f"{name} is {len(matches)} runs of this sweep: name one of {labels}")
     else:
         problems.add(where, f"no run {name!r} in this sweep{did_you_mean(name, names)}; it has {', '.join(names)}")
     return None
 
 
-def merge(drafts: Sequence[PendingRun], overridden: Collection[str], problems: Problems) -> list[PendingRun]:
-    """One draft an id. Equal runs of two files are one run; equal runs of one file are a mistake, unless the command
-    line overrides what tells them apart."""
+def merge(
+    runs: Sequence[PendingRun], overridden: Mapping[str, str], problems: Problems
+) -> tuple[list[PendingRun], list[tuple[str, str]]]:
+    """One run an id, and the labels of those that became one with an earlier one of their file.
+
+    Equal runs of two files are one run. Equal runs of one file are a mistake, unless the command line (`overridden`:
+    key → where) takes away what tells them apart and they have no names of their own.
+    """
     first: dict[str, PendingRun] = {}
-    for draft in drafts:
-        same = first.setdefault(draft.id, draft)
-        if same is draft or same.origin != draft.origin or (overridden and same.base != draft.base):
+    merged = []
+    for run in runs:
+        same = first.setdefault(run.id, run)
+        if same is run or same.spec_name != run.spec_name:
             continue
-        if any(_related(key, swept) for key in overridden for swept in draft.settings):
-            continue
-        differ = [key for key in draft.settings if draft.settings[key] != same.settings.get(key)]
-        what = f"{', '.join(differ)} makes no difference between them" if differ else "it is listed twice"
-        problems.add(draft.where, f"two runs are the same run ({same.label!r} and {draft.label!r}): {what}")
-    return list(first.values())
+        is_overridden = (overridden and same.base != run.base) or any(
+            overlap(key, swept) for key in overridden for swept in run.settings
+        )
+        if not is_overridden:
+            differ = [key for key in run.settings if run.settings[key] != same.settings.get(key)]
+            reason = f"{', '.join(differ)} makes no difference between them" if differ else "it is listed twice"
+            problems.add(run.where, f"two runs are the same run ({same.label!r} and {run.label!r}): {reason}")
+        merged.append((run.name or run.label, same.name or same.label))
+    names = {run.name for run in runs}
+    lost = list(dict.fromkeys((one, other) for one, other in merged if {one, other} <= names and one != other))
+    if lost and overridden and not problems:
+        equal = "; ".join(f"{one!r} equals {other!r}" for one, other in lost)
+        remedy = "leave out the override of what tells them apart, or take one of them out of the spec"
+        problems.add(" ".join(overridden.values()), f"{len(runs)} → {len(first)} runs: {equal}: {remedy}")
+    return list(first.values()), merged
 
 
-def _related(key: str, other: str) -> bool:
+def overlap(key: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other or lies in it."""
     return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
-def unique_labels(drafts: Sequence[PendingRun]) -> None:
-    """Labels that two files share get the file's name in front, and what is left its id behind."""
-    for rename in ("{0.origin}: {0.label}", "{0.label} ({0.id})"):
-        counts = Counter(draft.label for draft in drafts)
-        for draft in drafts:
-            if counts[draft.label] > 1:
-                draft.label = rename.format(draft)
+def unique_labels(runs: Sequence[PendingRun]) -> None:
+    """Labels that two files share get the file's name in front, and what is still shared its id behind."""
+    for rename in ("{0.spec_name}: {0.label}", "{0.label} ({0.id})"):
+        counts = Counter(run.label for run in runs)
+        for run in runs:
+            if counts[run.label] > 1:
+                run.label = rename.format(run)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from bench.protocols import Protocol, lpips_weights
+from bench.protocols import Protocol
 from bench.runs.folder import RunFolder
+from bench.runtime import lpips_weights
 
 MEASURED = {"step_time_ms": ("Step", "ms"), "host_peak_memory_gib": ("Host mem.", "GiB"),
             "allocated_peak_memory_gib": ("Allocated GPU mem.", "GiB"),
@@ -33,12 +34,12 @@ class Objective:
     def value(self, run: RunFolder, protocol: Protocol) -> float | None:
         """None where the run has no such number: not finished, or not to be had on its machine."""
         if self.source == "profile":
-            found = next(iter(run.profiles().values()), {}).get(self.name)
+            number = next(iter(run.profiles().values()), {}).get(self.name)
         else:
             evaluation = run.evaluations().get(protocol.key, {})
             count = evaluation.get("parameters", {}).get("total")
-            found = count if self.source == "count" else evaluation.get("means", {}).get(self.name)
-        return None if found is None else float(found)
+            number = count if self.source == "count" else evaluation.get("means", {}).get(self.name)
+        return None if number is None else float(number)
 
     def unavailable_reason(self, device: str) -> str | None:
         """Why no run on this machine will have it; None if nothing is known to be in the way."""
@@ -52,15 +53,15 @@ class Objective:
 
 def available_objectives(protocol: Protocol) -> dict[str, Objective]:
     """Name → objective, of those that have a direction."""
-    found = [
+    objectives = [
         Objective(m.name, m.heading, m.unit, m.better, "metric", f"{m.definition} (protocol {protocol.key})")
         for m in protocol.metrics
         if m.better != "none"
     ]
-    found.append(Objective("parameters", "Params.", "", "lower", "count", "trained parameters of E, A and D"))
+    objectives.append(Objective("parameters", "Params.", "", "lower", "count", "trained parameters of E, A and D"))
     for name, (heading, unit) in MEASURED.items():
-        found.append(Objective(name, heading, unit, "lower", "profile", "measured once a run, with noise"))
-    return {objective.name: objective for objective in found}
+        objectives.append(Objective(name, heading, unit, "lower", "profile", "measured once a run, with noise"))
+    return {objective.name: objective for objective in objectives}
 
 
 def dominates(one: Sequence[float], other: Sequence[float], objectives: Sequence[Objective]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,14 +14,19 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 TYPED = {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null")}
+MOST_VALUES = 100_000  # of a file, aliases expanded
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A scalar, list[Node] or dict[str, Node], and where it stands: "file:line", or "command line: key=value"."""
+    """A scalar, list[Node] or dict[str, Node], and where it stands: "file:line", or "command line: key=value".
+
+    `text` is a scalar as written: where a field takes text, `version: 1.10` is "1.10".
+    """
 
     value: Any
     where: str
+    text: str | None = None
 
     def plain(self) -> Any:
         """The value without positions."""
@@ -41,7 +46,7 @@ class Document:
 
 
 class Problems(list[str]):
-    """Everything found wrong so far, each "where: what is wrong and what to do", none twice."""
+    """Everything wrong so far, each "where: what is wrong and what to do", none twice."""
 
     def add(self, where: str, message: str) -> None:
         if (text := f"{where}: {message}") not in self:
@@ -54,8 +59,8 @@ class Problems(list[str]):
 
 
 def _file_and_line(problem: str) -> tuple[str, int]:
-    found = re.match(r"(.*?):(\d+): ", problem)
-    return (found[1], int(found[2])) if found else (problem.partition(": ")[0], 0)
+    match = re.match(r"(.*?):(\d+): ", problem)
+    return (match[1], int(match[2])) if match else (problem.partition(": ")[0], 0)
 
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
@@ -79,22 +84,39 @@ def to_node(value: object, where: str) -> Node:
     return Node(value, where)
 
 
+def flatten(
+    settings: Mapping[str, Node], is_leaf: Callable[[str, Node], bool] = lambda _key, _node: False, prefix: str = ""
+) -> Iterator[tuple[str, Node]]:
+    """Nested maps → dotted keys, down to scalars, lists, empty maps and whatever `is_leaf` keeps whole."""
+    for word, node in settings.items():
+        key = prefix + word
+        if isinstance(node.value, dict) and node.value and not is_leaf(key, node):
+            yield from flatten(node.value, is_leaf, f"{key}.")
+        else:
+            yield key, node
+
+
 def read(path: Path, problems: Problems) -> Document:
     """Read a spec file; whatever is wrong goes to `problems`, and the rest is still read."""
     where = display_path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        others = [display_path(other) for other in path.parent.glob("*.yaml")]
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        problems.add(where, f"cannot be read: {reason}{did_you_mean(where, others)}")
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        problems.add(where, f"cannot be read: {error.strerror}{_similar_files(path)}")
+        return Document(path, where, Node({}, where), ())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        encoding = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
+        problems.add(f"{where}:{line}", f"is not UTF-8 text (it may be {encoding}): save it as UTF-8, "
+                     f"iconv -f {encoding} -t UTF-8 {where} > NEW.yaml")  # fmt: skip
         return Document(path, where, Node({}, where), ())
     header = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
+    for line_text in text.splitlines():
+        if not line_text.startswith("#"):
             break
-        header.append(line.lstrip("#").strip())
-    root = _parse(text, where, problems, line_numbers=True)
+        header.append(line_text.lstrip("#").strip())
+    root = _Parser(where, problems, line_numbers=True).parse(text)
     if not isinstance(root.value, dict):
         if root.value is not None:
             problems.add(root.where, "a spec is a mapping of keys to values, such as `base: freesplatter`")
@@ -102,55 +124,99 @@ def read(path: Path, problems: Problems) -> Document:
     return Document(path, where, root, tuple(header))
 
 
+def _similar_files(path: Path) -> str:
+    """What may be meant by a folder, a name without its suffix or its folder, or a misspelled one."""
+    if path.is_dir():
+        inside = sorted(display_path(file) for file in path.glob("*.yaml"))
+        return f"; name one of its specs: {', '.join(inside)}" if inside else ""
+    folders = (path.parent, Path("ablations"), Path("ablations/base"))
+    for folder in folders:
+        if (file := folder / f"{path.name.removesuffix('.yaml')}.yaml").is_file() and file != path:
+            return f" (did you mean {display_path(file)!r}?)"
+    files = [display_path(file) for folder in folders for file in folder.glob("*.yaml")]
+    return did_you_mean(display_path(path), files)
+
+
 def parse_override(text: str, problems: Problems) -> tuple[str, Node] | None:
-    """`key=value` of the command line; the value is YAML."""
+    """`key=value` of the command line. [lists], {mappings} and "quoted text" are YAML; anything else is one scalar, so
+    that a `#` or a `: ` in it cuts nothing off."""
     where = f"command line: {text}"
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         problems.add(where, "an override reads key=value, such as train.steps=100")
         return None
-    before = len(problems)
-    node = _parse(value, where, problems, line_numbers=False)
+    before, parser = len(problems), _Parser(where, problems, line_numbers=False)
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    node = parser.parse(value) if quoted or value.lstrip()[:1] in ("[", "{") else parser.scalar(value)
     return (key.strip(), node) if len(problems) == before else None
 
 
-def _parse(text: str, where: str, problems: Problems, *, line_numbers: bool) -> Node:
-    yaml = YAML(typ="safe", pure=True)
+class _Parser:
+    """YAML → Nodes: numbers, booleans and null as YAML 1.2 resolves them, all else (dates, foreign tags) as text."""
 
-    def place(line: int) -> str:
-        return f"{where}:{line + 1}" if line_numbers else where
+    def __init__(self, where: str, problems: Problems, *, line_numbers: bool) -> None:
+        self.yaml = YAML(typ="safe", pure=True)
+        self.where, self.problems, self.line_numbers, self.values = where, problems, line_numbers, 0
 
-    def tree(node: Any, at: str) -> Node:
+    def parse(self, text: str) -> Node:
+        try:
+            node = self.yaml.compose(text)
+            return (
+                Node(None, self._place(0)) if node is None else self._tree(node, self._place(node.start_mark.line), ())
+            )
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            place = self._place(mark.line) if mark else self.where
+            self.problems.add(place, f"not valid YAML: {error.problem or error.context}")
+        except YAMLError as error:
+            self.problems.add(self.where, f"not valid YAML: {str(error).splitlines()[0]}")
+        except RecursionError:
+            self.problems.add(self.where, "lists and mappings are nested too deeply: a spec needs six levels at most")
+        return Node(None, self.where)
+
+    def scalar(self, text: str) -> Node:
+        """One plain scalar, without a document around it."""
+        tag = self.yaml.resolver.resolve(ScalarNode, text.strip(), (True, False))
+        return self._value(ScalarNode(tag, text.strip()), self.where, text)
+
+    def _place(self, line: int) -> str:
+        return f"{self.where}:{line + 1}" if self.line_numbers else self.where
+
+    def _value(self, node: ScalarNode, at: str, text: str) -> Node:
+        if str(node.tag) not in TYPED:
+            return Node(node.value, at, text)
+        try:
+            return Node(self.yaml.constructor.construct_object(node), at, text)
+        except (ValueError, YAMLError):
+            self.problems.add(at, f"{_shortened(text)} is no value that YAML knows")
+            return Node(None, at)
+
+    def _tree(self, node: Any, at: str, around: tuple[Any, ...]) -> Node:
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise YAMLError(f"more than {MOST_VALUES:,} values, aliases expanded")
         if isinstance(node, ScalarNode):
-            typed = node.tag in TYPED
-            try:
-                return Node(yaml.constructor.construct_object(node) if typed else node.value, at)
-            except (ValueError, YAMLError):
-                problems.add(at, f"{node.value!r} is no value that YAML knows")
-                return Node(None, at)
+            return self._value(node, at, node.value)
+        if any(node is other for other in around):
+            self.problems.add(at, "an alias stands for something that contains it: write the values out")
+            return Node(None, at)
+        around = (*around, node)
         if isinstance(node, SequenceNode):
-            return Node([tree(child, place(child.start_mark.line)) for child in node.value], at)
+            return Node([self._tree(child, self._place(child.start_mark.line), around) for child in node.value], at)
         assert isinstance(node, MappingNode)
-        found: dict[str, Node] = {}
+        settings: dict[str, Node] = {}
         for key, child in node.value:
-            line = place(key.start_mark.line)
+            place = self._place(key.start_mark.line)
             if not isinstance(key, ScalarNode):
-                problems.add(line, "a key is one word, not a list or a mapping")
+                self.problems.add(place, "a key is one word, not a list or a mapping")
             elif str(key.tag).endswith(":merge"):
-                problems.add(line, "`<<` is not supported: a spec inherits from its `base` alone")
-            elif key.value in found:
-                problems.add(line, f"{key.value} is given twice (first at {found[key.value].where})")
+                self.problems.add(place, "`<<` is not supported: a spec inherits from its `base` alone")
+            elif key.value in settings:
+                self.problems.add(place, f"{key.value} is given twice (first at {settings[key.value].where})")
             else:
-                found[key.value] = tree(child, line)
-        return Node(found, at)
+                settings[key.value] = self._tree(child, place, around)
+        return Node(settings, at)
 
-    try:
-        node = yaml.compose(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problems.add(place(mark.line) if mark else where, f"not valid YAML: {error.problem or error.context}")
-        return Node(None, where)
-    except YAMLError as error:
-        problems.add(where, f"not valid YAML: {str(error).splitlines()[0]}")
-        return Node(None, where)
-    return Node(None, place(0)) if node is None else tree(node, place(node.start_mark.line))
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}…")

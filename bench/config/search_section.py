@@ -14,146 +14,28 @@ A scale may replace any of it, `fields` key by key. A field that the proposed pa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from bench import protocols
 from bench.common.errors import ConfigError
-from bench.config import search_space, spec_fields
-from bench.config.grid import SweepPoint, flatten_keys
-from bench.config.labels import label_settings
-from bench.config.merge import (
-    SCALES,
-    Layer,
-    State,
-    apply_where_present,
-    layer,
-)
+from bench.config import search_space
+from bench.config.merge import SCALES, Layer, State, apply_where_present, layer
 from bench.config.objectives import Objective, available_objectives
-from bench.config.read import (
-    Node,
-    Problems,
-    did_you_mean,
-    parse_override,
-)
+from bench.config.read import Node, Problems, did_you_mean, parse_override
 from bench.config.schema import EvaluationSpec
-from bench.config.search_space import Choices, Proposed, Range
-from bench.config.spec_fields import UnknownField, slot_of
-from bench.config.spec_files import (
-    BASES,
-    SWEEP,
-    BaseFile,
-    SpecFile,
-    initial_state,
-    read_base,
-    read_spec,
-    refuse_scaled,
-)
-from bench.config.sweep import Run, Sweep, load
-from bench.protocols import PROTOCOLS, Protocol
+from bench.config.search_definition import Sampler, Search
+from bench.config.search_space import Proposed, Range
+from bench.config.spec_fields import slot_of
+from bench.config.spec_files import BaseFile, SpecFile, initial_state, read_base, read_spec, refuse_scaled
+from bench.config.sweep import Sweep, load
+from bench.protocols import Protocol
 
-Sampler = Literal["tpe", "nsga2", "random", "grid"]
+__all__ = ["Search", "load_search"]
+
 KEYS = {"trials": 20, "sampler": "tpe", "seed": 0, "objectives": None, "fields": None, "zip": None}  # defaults
-
-
-@dataclass(frozen=True)
-class Search:
-    """A search, checked. `values` in its methods map a field's name to the index of a choice, or a number."""
-
-    sweep: Sweep  # the spec's own runs, marked in the figure
-    fields: tuple[Proposed, ...]
-    objectives: tuple[Objective, ...]
-    protocol: Protocol
-    trials: int
-    sampler: Sampler
-    seed: int
-    spec: SpecFile
-    fields_at_scale: Mapping[str, tuple[Proposed, ...]]
-    initial_state: State
-    fixed: Mapping[str, Node]  # by the command line
-
-    @property
-    def combinations(self) -> int | None:
-        """How many proposals there can be; None if some field is a range."""
-        sizes = [len(field.options) for field in self.fields if isinstance(field, Choices)]
-        return math.prod(sizes) if len(sizes) == len(self.fields) else None
-
-    @cached_property
-    def definition(self) -> dict[str, Any]:
-        """All that decides what its results mean, ready for JSON: a search is gone on with if it is the same."""
-        return {
-            "scale": self.sweep.scale,
-            "overrides": list(self.sweep.overrides),
-            "settings": {key: setting.value for key, setting in sorted(self.initial_state.items())},
-            "objectives": [objective.name for objective in self.objectives],
-            "fields": {field.name: field.to_dict() for field in self.fields},
-        }
-
-    def settings(self, values: Mapping[str, Any]) -> dict[str, Node]:
-        return {key: node for field in self.fields for key, node in field.settings(values[field.name]).items()}
-
-    def resolve(self, values: Mapping[str, Any]) -> Run:
-        """The run that is proposed. Raises ConfigError where values do not go together."""
-        settings, problems = self.settings(values), Problems()
-        told = {key: node.plain() for key, node in settings.items()}
-        point = SweepPoint(layer(settings, problems), told, told)
-        (run,) = load(self.sweep.path, self.sweep.overrides, self.sweep.scale, point).runs
-        return run
-
-    def labels(self, proposals: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What tells the proposals apart, in words."""
-        told = [{key: node.plain() for key, node in self.settings(values).items()} for values in proposals]
-        return label_settings(told, [None] * len(told), [""] * len(told), "proposal")
-
-    def member(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """A spec of its own for a proposal: at each scale the same places in that scale's lists and ranges."""
-        assert self.spec.base is not None
-        settings = {}
-        for scale, there in self.fields_at_scale.items():
-            pairs = zip(self.fields, there, strict=True)
-            nodes = [other.settings(mine.map_to_scale(values[mine.name], other)) for mine, other in pairs]
-            settings[scale] = self._present({key: node for some in nodes for key, node in some.items()}, scale)
-        return self._spec(str(self.spec.base.value), settings)
-
-    def spec_run_member(self, label: str) -> dict[str, Any]:
-        """The same for one of the spec's own runs, which may differ from scale to scale, too."""
-        bases, settings = set(), {}
-        for scale in self.fields_at_scale:
-            overrides = self.sweep.overrides if scale == self.sweep.scale else ()
-            for run in load(self.sweep.path, overrides, scale).runs:
-                if run.label == label:
-                    bases.add(run.reference["base"])
-                    settings[scale] = run.settings
-        return self._spec(bases.pop(), settings)
-
-    def local_base_file(self, name: str) -> Path | None:
-        """The file of a base that lies beside the spec, not in ablations/base/."""
-        path = self.spec.folder / "base" / f"{name}.yaml"
-        return path if path.is_file() and path.parent.resolve() != BASES.resolve() else None
-
-    def _spec(self, base: str, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        root = self.spec.document.root.value
-        scales = {}
-        for scale, member in settings.items():
-            at = root["scales"].value.get(scale, Node({}, "")) if "scales" in root else Node({}, "")
-            named = Node({key: node for key, node in at.value.items() if key not in SWEEP}, "")
-            own = {key: node.plain() for key, node in flatten_keys(named, choices_whole=True)}
-            fixed = {key: node.plain() for key, node in self.fixed.items()} if scale == self.sweep.scale else {}
-            scales[scale] = {**own, **member, **fixed}
-        return {"base": base, **({"set": root["set"].plain()} if "set" in root else {}), "scales": scales}
-
-    def _present(self, settings: Mapping[str, Node], scale: str) -> dict[str, Any]:
-        """Without the fields that the chosen parts lack."""
-        assert self.spec.base is not None
-        base = read_base(self.spec.base, self.spec.folder, Problems())
-        assert base is not None
-        state = initial_state(base, self.spec, scale, Problems())
-        apply_where_present(state, layer(settings, Problems()), scale, Problems())
-        return {key: node.plain() for key, node in settings.items() if _has(state, key)}
 
 
 def load_search(path: Path | str, overrides: Sequence[str] = (), scale: str = "tiny") -> Search:
@@ -166,14 +48,14 @@ def load_search(path: Path | str, overrides: Sequence[str] = (), scale: str = "t
     spec = read_spec(path, Problems())
     if not problems and not any("search" in level for level in (spec.sweep, *spec.sweep_at.values())):
         problems.add(f"{spec.document.where}:1", "has no `search` section; a sweep is run by python -m bench.run")
-    base = read_base(spec.base, spec.folder, Problems()) if spec.base else None
+    base = read_base(spec.base, spec, Problems()) if spec.base else None
     if base is None:
         problems.add(f"{spec.document.where}:1", "names no `base`, which a search's proposals change")
         raise ConfigError(problems.in_order())
     reader = _Reader(spec, base, overrides, problems)
-    found = {name: reader.at(name) for name in SCALES}
-    reader.compare(found, scale)
-    return reader.made(found, scale, lambda: load(path, overrides, scale))
+    fields = {name: reader.fields_at(name) for name in SCALES}
+    reader.compare(fields, scale)
+    return reader.search(fields, scale, lambda: load(path, overrides, scale))
 
 
 class _Reader:
@@ -181,7 +63,7 @@ class _Reader:
 
     def __init__(self, spec: SpecFile, base: BaseFile, overrides: Sequence[str], problems: Problems) -> None:
         self.spec, self.base, self.problems = spec, base, problems
-        self.fixed = dict(made for text in overrides if (made := parse_override(text, Problems())))
+        self.fixed = dict(parsed for text in overrides if (parsed := parse_override(text, Problems())))
         self.command = layer(self.fixed, Problems())
 
     def section(self, scale: str) -> dict[str, Node]:
@@ -203,24 +85,24 @@ class _Reader:
                     merged[key] = child
         return merged
 
-    def at(self, scale: str) -> tuple[Proposed, ...]:
+    def fields_at(self, scale: str) -> tuple[Proposed, ...]:
         """What is proposed at a scale, types and all checked; what the command line fixes is not."""
         section, start = self.section(scale), initial_state(self.base, self.spec, scale, Problems())
-        found = [
+        fields = [
             *search_space.fields(section.get("fields"), self.problems),
             *search_space.zips(section.get("zip"), self.problems),
         ]
-        for one, other in combinations(found, 2):
+        for one, other in combinations(fields, 2):
             for key in one.options[0].keys() & other.options[0].keys():
                 self.problems.add(other.where, f"{key} is searched twice (also at {one.where})")
-        contexts = [start, *self._contexts(start, found, scale)]
-        for field in found:
+        contexts = [start, *self._contexts(start, fields, scale)]
+        for field in fields:
             self._check(field, contexts, scale)
-        return tuple(field for field in found if not field.options[0].keys() <= self.command.keys().keys())
+        return tuple(field for field in fields if not field.options[0].keys() <= self.command.places().keys())
 
-    def _contexts(self, start: State, found: Sequence[Proposed], scale: str) -> Iterator[State]:
+    def _contexts(self, start: State, fields: Sequence[Proposed], scale: str) -> Iterator[State]:
         """The start with each option that names a part: a field may belong to a part that is proposed beside it."""
-        for option in (option for field in found for option in field.options):
+        for option in (option for field in fields for option in field.options):
             if any(slot_of(key) == key for key in option):
                 state = dict(start)
                 apply_where_present(state, layer(option, Problems()), scale, Problems())
@@ -230,21 +112,21 @@ class _Reader:
         """Each option must be possible in some context."""
         for option in field.options:
             before = len(self.problems)
-            made = layer(option, self.problems)
+            settings = layer(option, self.problems)
             if len(self.problems) > before:
                 continue
-            refuse_scaled(made, self.base, self.spec, scale, self.problems, "search: {{fields: {{{}: […]}}}}")
-            misfits = [_misfits(made, state, scale) for state in contexts]
+            refuse_scaled(settings, self.base, self.spec, scale, self.problems, "search: {{fields: {{{}: […]}}}}")
+            misfits = [_misfits(settings, state, scale) for state in contexts]
             if all(misfits):
                 self.problems.extend(text for text in misfits[0] if text not in self.problems)
-        for key in set(field.options[0]) & self.spec.settings.keys().keys():
+        for key in set(field.options[0]) & self.spec.settings.places().keys():
             self.problems.add(field.where, f"{key} is searched here, but `set` sets it: leave it out of one of them")
 
-    def compare(self, found: Mapping[str, Sequence[Proposed]], scale: str) -> None:
+    def compare(self, at_scales: Mapping[str, Sequence[Proposed]], scale: str) -> None:
         """A front member is carried to another scale by its place in that scale's list."""
-        for other, theirs in found.items():
-            names = {field.name: field for field in theirs}
-            for field in found[scale]:
+        for other, fields in at_scales.items():
+            names = {field.name: field for field in fields}
+            for field in at_scales[scale]:
                 match = names.get(field.name)
                 if match is None or type(match) is not type(field):
                     self.problems.add(field.where, f"{field.name} is not searched in the same way at scale {other}")
@@ -252,23 +134,26 @@ class _Reader:
                     counts = f"{len(field.options)} values at scale {scale} and {len(match.options)} at {other}"
                     self.problems.add(match.where, f"{field.name} has {counts}: give each its counterpart")
 
-    def made(self, found: Mapping[str, tuple[Proposed, ...]], scale: str, sweep: Callable[[], Sweep]) -> Search:
+    def search(self, at_scales: Mapping[str, tuple[Proposed, ...]], scale: str, sweep: Callable[[], Sweep]) -> Search:
         """With its numbers and names. Raises ConfigError if anything was or is wrong."""
-        section, fields = self.section(scale), found[scale]
+        section, fields = self.section(scale), at_scales[scale]
         if not fields:
             self.problems.add(self.where, "nothing is searched: name some `fields`, or a `zip`")
         trials, seed = self._number(section, "trials", 1), self._number(section, "seed", 0)
         sampler = self._sampler(section, fields)
         start = initial_state(self.base, self.spec, scale, Problems())
         apply_where_present(start, self.command, scale, Problems())
-        named = start["evaluation.protocols"].value if "evaluation.protocols" in start else EvaluationSpec().protocols
-        protocol = PROTOCOLS.get(named[0], next(iter(PROTOCOLS.values())))  # a wrong name is found elsewhere
-        wanted = self._objectives(section, protocol)
+        names = start["evaluation.protocols"].value if "evaluation.protocols" in start else EvaluationSpec().protocols
+        known = protocols.names()
+        protocol = protocols.get(names[0] if names[0] in known else known[0])  # validation reports an unknown name
+        objectives = self._objectives(section, protocol)
         if self.problems:
             raise ConfigError(self.problems.in_order())
-        by_name = {name: {field.name: field for field in theirs} for name, theirs in found.items()}
-        at_scales = {name: tuple(theirs[field.name] for field in fields) for name, theirs in by_name.items()}
-        return Search(sweep(), fields, wanted, protocol, trials, sampler, seed, self.spec, at_scales, start, self.fixed)
+        by_name = {name: {field.name: field for field in scaled} for name, scaled in at_scales.items()}
+        ordered = {name: tuple(scaled[field.name] for field in fields) for name, scaled in by_name.items()}
+        return Search(
+            sweep(), fields, objectives, protocol, trials, sampler, seed, self.spec, ordered, start, self.fixed
+        )
 
     @property
     def where(self) -> str:
@@ -293,31 +178,20 @@ class _Reader:
         return node.value
 
     def _objectives(self, section: Mapping[str, Node], protocol: Protocol) -> tuple[Objective, ...]:
-        node, there = section.get("objectives", Node(None, self.where)), available_objectives(protocol)
-        names = node.value if isinstance(node.value, list) else []
-        for name in names:
-            if name.value not in there:
-                hint = did_you_mean(str(name.value), tuple(there))
-                self.problems.add(name.where, f"no objective {name.value!r}{hint}; it may be {', '.join(there)}")
-        if not 2 <= len({name.value for name in names}) == len(names) <= 3:
+        node, available = section.get("objectives", Node(None, self.where)), available_objectives(protocol)
+        names = [str(name.plain()) for name in node.value] if isinstance(node.value, list) else []
+        for index, name in enumerate(names):
+            if name not in available:
+                hint = f"{did_you_mean(name, tuple(available))}; it may be {', '.join(available)}"
+                self.problems.add(node.value[index].where, f"no objective {name!r}{hint}")
+        if not 2 <= len(set(names)) == len(names) <= 3:
             self.problems.add(node.where, "search.objectives: two or three of them, such as [psnr, parameters]")
-        return tuple(there[name.value] for name in names if name.value in there)
+        return tuple(available[name] for name in names if name in available)
 
 
-def _misfits(made: Layer, state: State, scale: str) -> list[str]:
+def _misfits(settings: Layer, state: State, scale: str) -> list[str]:
     """Why an option cannot be laid over a state."""
     problems = Problems()
-    for where, message in apply_where_present(dict(state), made, scale, problems).items():
+    for where, message in apply_where_present(dict(state), settings, scale, problems).items():
         problems.add(where, message)
     return problems
-
-
-def _has(state: State, key: str) -> bool:
-    """Whether the parts named in a state have a field."""
-    choice = slot_of(key)
-    if choice is None or key == choice:
-        return True
-    try:
-        return spec_fields.field_type(key, state[choice].value if choice in state else None) is not None
-    except UnknownField:
-        return False

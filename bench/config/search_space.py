@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.config import spec_fields
 from bench.config.grid import zipped
-from bench.config.read import Node, Problems, did_you_mean
+from bench.config.read import Node, Problems, did_you_mean, flatten
 from bench.config.spec_fields import UnknownField, slot_of
 
 RANGES = ("log", "uniform")
@@ -62,10 +62,10 @@ class Range:
     def map_to_scale(self, value: Any, other: Proposed) -> Any:
         """The same share of the way through another scale's range."""
         assert isinstance(other, Range)
-        forth, back = (math.log, math.exp) if self.log else (float, float)
-        share = (forth(value) - forth(self.low)) / (forth(self.high) - forth(self.low))
-        found = back(forth(other.low) + share * (forth(other.high) - forth(other.low)))
-        return other.rounded(round(found) if other.whole else found)
+        scale, unscale = (math.log, math.exp) if self.log else (float, float)
+        share = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
+        mapped = unscale(scale(other.low) + share * (scale(other.high) - scale(other.low)))
+        return other.rounded(round(mapped) if other.whole else mapped)
 
     def to_dict(self) -> Any:
         """Ready for JSON."""
@@ -82,7 +82,7 @@ def fields(node: Node | None, problems: Problems) -> Iterator[Proposed]:
     if not isinstance(node.value, dict):
         problems.add(node.where, "search.fields maps fields to lists or ranges, such as `model.encoder.patch: [4, 8]`")
         return
-    for name, child in _flat(node):
+    for name, child in flatten(node.value, _is_range_or_leaf):
         if isinstance(child.value, list) and child.value:
             yield Choices(name, tuple({name: option} for option in child.value), child.where)
         else:
@@ -114,7 +114,7 @@ def _range(name: str, node: Node, problems: Problems) -> Iterator[Range]:
 
 
 def _takes_whole(name: str) -> bool:
-    """Whether the field, in whichever part has it, holds whole numbers; unknown fields are found elsewhere."""
+    """Whether the field, in whichever part has it, holds whole numbers; unknown fields are reported elsewhere."""
     choice = slot_of(name)
     for part in spec_fields.values_of_slot(choice) if choice else (None,):
         try:
@@ -124,16 +124,9 @@ def _takes_whole(name: str) -> bool:
     return False
 
 
-def _flat(node: Node, before: str = "") -> Iterator[tuple[str, Node]]:
-    """Dotted keys of nested maps, down to lists, ranges and what a field cannot be."""
-    for word, child in node.value.items():
-        key = f"{before}{word}"
-        deeper = isinstance(child.value, dict) and not set(child.value) & set(RANGES) and not _is_leaf(key)
-        yield from _flat(child, f"{key}.") if deeper else [(key, child)]
-
-
-def _is_leaf(key: str) -> bool:
+def _is_range_or_leaf(key: str, node: Node) -> bool:
+    """Whether a mapping under `search.fields` is a range, or stands where a field can hold none."""
     try:
-        return slot_of(key) is None and spec_fields.field_type(key, None) is not None
+        return bool(set(node.value) & set(RANGES)) or (slot_of(key) is None and bool(spec_fields.field_type(key, None)))
     except UnknownField:
         return False

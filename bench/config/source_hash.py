@@ -24,26 +24,24 @@ def source_hashes(spec: RunSpec) -> dict[str, str]:
 
     Covered are the file of every named choice (parts of the model, data source, view choice, losses), models/ead.py,
     which joins the parts, and all that these import from models/ and bench/, at any depth, also inside functions and
-    by `import_module` of a literal name (which brings in the renderer), with C++ files beside them. Not covered is what
-    only trains, evaluates or assembles batches of whatever was chosen (bench/training/train.py, bench/training/optimizer.py,
-    bench/data/assemble.py, …), nor other packages: the commit and the versions on record tell of those.
+    by `import_module` of a literal name (which brings in the renderer), with C++ files beside them. Not covered are
+    what only trains, evaluates or assembles batches of whatever was chosen (bench/training/, bench/data/assemble.py,
+    …) and other packages: for those the commit and the versions are recorded.
     """
     pending = {type(part).__module__: Path(inspect.getfile(type(part))) for part in _parts(spec)}
     pending[type(spec.model).__module__] = Path(inspect.getfile(type(spec.model)))
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     while pending:
         module, path = pending.popitem()
-        content = path.read_bytes()
-        found[_name(module, path)] = _digest(content)
-        folder = _name(module, path).rpartition("/")[0]
-        found |= {
-            f"{folder}/csrc/{source.name}": _digest(source.read_bytes()) for source in path.parent.glob("csrc/*.cpp")
-        }
+        content, name = path.read_bytes(), _name(module, path)
+        hashes[name] = _digest(content)
+        for source in path.parent.glob("csrc/*.cpp"):
+            hashes[f"{name.rpartition('/')[0]}/csrc/{source.name}"] = _digest(source.read_bytes())
         for imported in _imports(content, module if path.stem == "__init__" else module.rpartition(".")[0]):
             file = _file(imported)
-            if file and _name(imported, file) not in found:
+            if file and _name(imported, file) not in hashes:
                 pending[imported] = file
-    return dict(sorted(found.items()))
+    return dict(sorted(hashes.items()))
 
 
 def changed_sources(spec: RunSpec, recorded: Mapping[str, str]) -> list[str]:
@@ -74,14 +72,14 @@ def _file(module: str) -> Path | None:
     """Of a module of ours that may change results; None for any other name."""
     if module.split(".")[0] not in PACKAGES or module.startswith(WITHOUT_RESULTS):
         return None
-    place = SOURCE.joinpath(*module.split("."))
-    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+    path = SOURCE.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
 @lru_cache(maxsize=1024)
 def _imports(content: bytes, package: str) -> tuple[str, ...]:
     """Names that a source file in `package` imports, but for type checking alone: modules, or what may be one."""
-    found: list[str] = []
+    modules: list[str] = []
     pending: list[ast.AST] = [ast.parse(content)]
     while pending:
         node = pending.pop()
@@ -90,13 +88,13 @@ def _imports(content: bytes, package: str) -> tuple[str, ...]:
             continue
         pending += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             module = ".".join([*above, *([node.module] if node.module else [])])
             names = [f"{module}.{alias.name}" for alias in node.names]
-            found += [name if _file(name) else module for name in names]
+            modules += [name if _file(name) else module for name in names]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
             name = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
-            found += [name] if isinstance(name, str) else []
-    return tuple(dict.fromkeys(found))
+            modules += [name] if isinstance(name, str) else []
+    return tuple(dict.fromkeys(modules))

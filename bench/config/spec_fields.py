@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.config.convert import field_types
 from bench.config.read import did_you_mean
-from bench.config.schema import FromRun, RunSpec, WeightsFile
+from bench.config.schema import FromRun, InitSpec, RunSpec, WeightsFile
 from models import parts
 
 CHOICES: Mapping[str, str] = {  # the key of a named choice → the package whose files are its values
@@ -38,7 +38,7 @@ INITS: Mapping[str, type] = {"scratch": Scratch, "weights": WeightsFile, "run": 
 
 @cache
 def slot_of(key: str) -> str | None:
-    """The named choice that `key` is, or lies in: choice_of("model.encoder.patch") → "model.encoder"."""
+    """The named choice that `key` is, or lies in: slot_of("model.encoder.patch") → "model.encoder"."""
     words = key.split(".")
     if words[0] in ("losses", "init"):
         return ".".join(words[:2]) if len(words) > 1 else None
@@ -54,14 +54,16 @@ def values_of_slot(choice: str) -> tuple[str, ...]:
 
 @cache
 def spec_class_of(choice: str, name: str) -> type:
-    """The dataclass that holds the fields of a named choice's value. Raises NoSuchPlace."""
+    """The dataclass that holds the fields of a named choice's value. Raises UnknownField."""
     if choice.startswith("init."):
-        section(choice)
+        part, options = choice.partition(".")[2], list(field_types(InitSpec))
+        if part not in options:
+            raise UnknownField(f"no field {choice}{did_you_mean(part, options)}; init has {', '.join(options)}")
         return INITS[name]
-    package, what = (LOSSES, "losses") if choice.startswith("losses.") else (CHOICES[choice], choice)
+    package, owner = (LOSSES, "losses") if choice.startswith("losses.") else (CHOICES[choice], choice)
     known = parts.available(package)
     if name not in known:
-        raise UnknownField(f"{what} has no choice {name!r}{did_you_mean(name, known)}; it may be {', '.join(known)}")
+        raise UnknownField(f"{owner} has no choice {name!r}{did_you_mean(name, known)}; it may be {', '.join(known)}")
     file = f"{package.replace('.', '/')}/{name}.py"
     try:
         cls = parts.spec_class(package, name)
@@ -88,40 +90,25 @@ def _broken(file: str, error: Exception) -> str:
 
 @cache
 def field_type(key: str, name: str | None) -> Any:
-    """The type of the field at `key`, the choice on the way there being `name`. Raises NoSuchPlace."""
+    """The type of the field at `key`, the choice on the way there being `name`. Raises UnknownField."""
     choice = slot_of(key)
     if choice is None:
-        return section(key, leaf_wanted=True)
+        return _field(RunSpec, key, "", owner="")
     if name is None:
         raise UnknownField(f"{key} belongs to {choice}, which nothing names: write `{choice}: NAME` first")
-    field = key[len(choice) + 1 :]
-    return _field(spec_class_of(choice, name), field, choice, owner=f"{choice} {name}", leaf_wanted=True)
+    return _field(spec_class_of(choice, name), key[len(choice) + 1 :], choice, owner=f"{choice} {name}")
 
 
-@cache
-def section(key: str, leaf_wanted: bool = False) -> Any:
-    """What stands at `key` outside the named choices."""
-    return _field(RunSpec, key, "", owner="", leaf_wanted=leaf_wanted)
-
-
-def _field(cls: type, key: str, before: str, owner: str, leaf_wanted: bool) -> Any:
-    found: Any = cls
+def _field(cls: type, key: str, prefix: str, owner: str) -> Any:
+    kind: Any = cls
     for word in key.split("."):
-        types = settable(found) if isinstance(found, type) and is_dataclass(found) else {}
+        types = field_types(kind) if isinstance(kind, type) and is_dataclass(kind) else {}
         if word not in types:
-            full = f"{before}.{word}".lstrip(".")
-            inside = owner or before
-            there = f"{inside or 'a spec'} has {', '.join(types)}" if types else f"{inside} has no fields"
-            raise UnknownField(f"no field {full}{did_you_mean(word, list(types))}; {there}")
-        found, before, owner = types[word], f"{before}.{word}".lstrip("."), ""
-    if leaf_wanted and (is_dataclass(found) or key == "losses"):
-        fields = ", ".join(parts.available(LOSSES) if key == "losses" else settable(found))
-        raise UnknownField(f"{key} is a section, set its fields: {fields}")
-    return found
-
-
-@cache
-def settable(cls: type) -> dict[str, Any]:
-    """The fields that a spec may set, with their types."""
-    types = field_types(cls)
-    return {name: kind for name, kind in types.items() if (cls, name) != (FromRun, "id")}
+            full, container = f"{prefix}.{word}".lstrip("."), owner or prefix
+            options = f"{container or 'a spec'} has {', '.join(types)}" if types else f"{container} has no fields"
+            raise UnknownField(f"no field {full}{did_you_mean(word, list(types))}; {options}")
+        kind, prefix, owner = types[word], f"{prefix}.{word}".lstrip("."), ""
+    if is_dataclass(kind) or key == "losses":
+        names = parts.available(LOSSES) if key == "losses" else field_types(kind)
+        raise UnknownField(f"{key} is a section, set its fields: {', '.join(names)}")
+    return kind

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.config import merge, spec_fields
+from bench.config import merge
+from bench.config.convert import field_types
 from bench.config.grid import AXES
-from bench.config.merge import (
-    SCALES,
-    Layer,
-    State,
-    layer,
-)
-from bench.config.read import (
-    Document,
-    Node,
-    Problems,
-    did_you_mean,
-    read,
-)
+from bench.config.merge import SCALES, Layer, State, layer
+from bench.config.read import Document, Node, Problems, did_you_mean, read
 from bench.config.schema import RunSpec
 
 BASES = Path(__file__).resolve().parents[2] / "ablations" / "base"
-SWEEP = (*AXES, "where", "search")  # what a scale may replace as a whole, grid key by key
+SWEEP = (*AXES, "where", "search", "reference")  # what a scale may replace as a whole, grid key by key
 KEYS = ("base", "set", *SWEEP, "scales", "include")
 
 
@@ -48,53 +38,72 @@ class SpecFile:
     sweep: dict[str, Node]
     sweep_at: dict[str, dict[str, Node]] = field(default_factory=dict)
     include: list[Node] = field(default_factory=list)
-
-    @property
-    def folder(self) -> Path:
-        """Where the spec lies; a base that is run as it is counts as lying beside its folder."""
-        folder = self.document.path.parent
-        return folder.parent if folder.name == "base" else folder
+    merged_losses: Node | None = None  # `losses: {…}` under `set`, which changes terms of the base and drops none
+    own_base: BaseFile | None = None  # of a base that is run as it is
 
 
-def read_base(name: Node, beside: Path, problems: Problems) -> BaseFile | None:
-    """The base that `name` names: NAME.yaml in the folder `base` beside the spec, or in ablations/base/."""
-    folders = [folder for folder in (beside / "base", BASES) if folder.is_dir()]
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    if name.value not in known:
-        hint = did_you_mean(str(name.value), known)
-        problems.add(name.where, f"no base {name.value!r}{hint}; ablations/base/ has {', '.join(known)}")
+def base_files(spec_folder: Path) -> dict[str, Path]:
+    """Name → file of every base that a spec in this folder may name: those in the folder `base` beside the spec (or in
+    the spec's own, if it is called so), then those of ablations/base/."""
+    beside = [spec_folder / "base", *([spec_folder] if spec_folder.name == "base" else [])]
+    return {path.stem: path for folder in (BASES, *reversed(beside)) for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_base(name: Node, spec: SpecFile, problems: Problems) -> BaseFile | None:
+    """The base that `name` names; of a base that is run as it is, that file itself."""
+    if spec.own_base:
+        return spec.own_base
+    files = base_files(spec.document.path.parent)
+    if not isinstance(name.value, str):
+        problems.add(name.where, "base is the name of one base, such as `base: freesplatter`; "
+                     "several are swept by `runs: [{base: …}, {base: …}]`")  # fmt: skip
         return None
-    path = next(p for folder in folders if (p := folder / f"{name.value}.yaml").is_file())
-    document = read(path, problems)
-    allowed = (*spec_fields.settable(RunSpec), "scales")
+    if name.value not in files:
+        hint = did_you_mean(name.value, list(files))
+        problems.add(name.where, f"no base {name.value!r}{hint}; ablations/base/ has {', '.join(sorted(files))}")
+        return None
+    return _base_of(read(files[name.value], problems), problems)
+
+
+def _base_of(document: Document, problems: Problems) -> BaseFile:
+    allowed = (*field_types(RunSpec), "scales")
     root = _known(document, allowed, "a base holds settings and `scales` only", problems)
     scales = {key: layer(value, problems) for key, value in _scales(root.pop("scales", None), problems).items()}
     return BaseFile(f"{document.where}:1", layer(root, problems), scales)
 
 
 def read_spec(path: Path, problems: Problems) -> SpecFile:
-    """A question's file. A base may be run as it is, too."""
+    """A question's file. A base, which is a file of settings that name a model, may be run as it is, too."""
     document = read(path, problems)
-    if path.parent.name == "base":
-        return SpecFile(document, Node(path.stem, document.where), Layer(), {}, {})
-    sections = spec_fields.settable(RunSpec)
-    for key in [key for key in document.root.value if key.split(".")[0] in sections]:
-        where = document.root.value.pop(key).where
+    settings = document.root.value
+    sections = [key for key in settings if key.split(".")[0] in field_types(RunSpec)]
+    if any(key.split(".")[0] == "model" for key in sections) and not settings.keys() & (set(KEYS) - {"scales"}):
+        base = Node(path.stem, document.where)
+        return SpecFile(document, base, Layer(), {}, {}, own_base=_base_of(document, problems))
+    for key in sections:
+        where = settings.pop(key).where
         problems.add(where, f"{key} belongs under `set:` (a spec's own keys: {', '.join(KEYS)})")
     root = _known(document, KEYS, "", problems)
     scales, sweep_at = {}, {}
-    for name, settings in _scales(root.get("scales"), problems).items():
-        sweep_at[name] = {key: settings[key] for key in SWEEP if key in settings}
-        scales[name] = layer({key: value for key, value in settings.items() if key not in SWEEP}, problems)
-    base = root.get("base")
+    for name, changes in _scales(root.get("scales"), problems).items():
+        sweep_at[name] = {key: changes[key] for key in SWEEP if key in changes}
+        scales[name] = layer({key: value for key, value in changes.items() if key not in SWEEP}, problems)
+    include, own = root.get("include"), _mapping(root.get("set"), "set", problems)
+    names = [] if include is None else include.value if isinstance(include.value, list) else [include]
+    if include and not all(isinstance(name.value, str) for name in names):
+        problems.add(include.where, "include names another spec, or a list of them")
+        names = []
+    losses = own.get("losses")
+    is_merged = losses and isinstance(losses.value, dict) and all(n.value is not None for n in losses.value.values())
     return SpecFile(
         document=document,
-        base=base,
-        settings=layer(_mapping(root.get("set"), "set", problems), problems),
+        base=root.get("base"),
+        settings=layer(own, problems),
         scales=scales,
         sweep={key: root[key] for key in SWEEP if key in root},
         sweep_at=sweep_at,
-        include=_include(root.get("include"), problems),
+        include=names,
+        merged_losses=losses if is_merged else None,
     )
 
 
@@ -103,65 +112,59 @@ def initial_state(base: BaseFile, spec: SpecFile, scale: str, problems: Problems
     state: State = {}
     merge.apply(state, base.settings, None, problems)
     merge.apply_sizes(state, scale, problems)
-    for made in (base.scales.get(scale), spec.scales.get(scale), spec.settings):
-        merge.apply(state, made or Layer(), scale, problems)
+    for settings in (base.scales.get(scale), spec.scales.get(scale), spec.settings):
+        merge.apply(state, settings or Layer(), scale, problems)
     return state
 
 
 def refuse_scaled(
-    swept: Layer, base: BaseFile, spec: SpecFile, scale: str, problems: Problems, under: str = "grid: {{{}: […]}}"
+    swept: Layer, base: BaseFile, spec: SpecFile, scale: str, problems: Problems, example: str | None = None
 ) -> None:
     """A scale may not touch a field that the spec sweeps, unless the values swept are the scale's own."""
-    touched = base.scales.get(scale, Layer()).keys() | spec.scales.get(scale, Layer()).keys()
-    for key, at in swept.keys().items():
-        if key in touched and not any(at in _places(node) for node in spec.sweep_at.get(scale, {}).values()):
-            problems.add(
-                at,
-                f"{key} is swept here, but the scale {scale} sets it ({touched[key]}): "
-                f"give this scale values of its own, `scales: {{{scale}: {{{under.format(key)}}}}}`",
-            )
+    touched = base.scales.get(scale, Layer()).places() | spec.scales.get(scale, Layer()).places()
+    for key, at in swept.places().items():
+        if key not in touched or any(at in _places(node) for node in spec.sweep_at.get(scale, {}).values()):
+            continue
+        axis = next((axis for axis in AXES if axis in spec.sweep and at in _places(spec.sweep[axis])), "grid")
+        values = example or {"runs": "[{{{}: …}}, …]", "zip": "{{{}: […]}}", "grid": "{{{}: […]}}"}.get(axis, "[…]")
+        section = values.format(key) if example else f"{axis}: {values.format(key)}"
+        problems.add(
+            at,
+            f"{key} is swept here, but the scale {scale} sets it ({touched[key]}): "
+            f"give this scale values of its own, `scales: {{{scale}: {{{section}}}}}`",
+        )
 
 
-def _places(node: Node) -> set[str]:
-    children = (
-        node.value.values() if isinstance(node.value, dict) else node.value if isinstance(node.value, list) else ()
-    )
-    return {node.where}.union(*(_places(child) for child in children))
+def _places(node: Node) -> Iterator[str]:
+    yield node.where
+    children = node.value.values() if isinstance(node.value, dict) else node.value
+    for child in children if isinstance(node.value, dict | list) else ():
+        yield from _places(child)
 
 
 def _known(document: Document, allowed: tuple[str, ...], rule: str, problems: Problems) -> dict[str, Node]:
-    found = dict(document.root.value)
-    for key in [key for key in found if key.split(".")[0] not in allowed]:
+    known = dict(document.root.value)
+    for key in [key for key in known if key.split(".")[0] not in allowed]:
         hint = rule or f"a spec has {', '.join(KEYS)}"
-        problems.add(found.pop(key).where, f"unknown key {key}{did_you_mean(key, allowed)}; {hint}")
-    return found
+        problems.add(known.pop(key).where, f"unknown key {key}{did_you_mean(key, allowed)}; {hint}")
+    return known
 
 
-def _mapping(node: Node | None, what: str, problems: Problems) -> Mapping[str, Node]:
+def _mapping(node: Node | None, name: str, problems: Problems) -> Mapping[str, Node]:
     if node is None:
         return {}
     if isinstance(node.value, dict):
         return node.value
-    problems.add(node.where, f"{what} is a mapping")
+    problems.add(node.where, f"{name} is a mapping")
     return {}
 
 
 def _scales(node: Node | None, problems: Problems) -> dict[str, Mapping[str, Node]]:
-    found = {}
+    scales = {}
     for name, settings in _mapping(node, "scales", problems).items():
         if name in SCALES:
-            found[name] = _mapping(settings, f"the scale {name}", problems)
+            scales[name] = _mapping(settings, f"the scale {name}", problems)
         else:
             hint = did_you_mean(name, SCALES)
             problems.add(settings.where, f"no scale {name}{hint}; it may be {', '.join(SCALES)}")
-    return found
-
-
-def _include(node: Node | None, problems: Problems) -> list[Node]:
-    if node is None:
-        return []
-    names = node.value if isinstance(node.value, list) else [node]
-    if all(isinstance(name.value, str) for name in names):
-        return names
-    problems.add(node.where, "include names another spec, or a list of them")
-    return []
+    return scales

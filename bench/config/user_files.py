@@ -25,17 +25,16 @@ def weight_file(init: WeightsFile) -> Path:
 
 
 def missing_files(spec: RunSpec) -> list[str]:
-    """What stands in the way of starting, one sentence each; contents are not read."""
-    found: list[str] = spec.data.missing() if hasattr(spec.data, "missing") else []
+    """What keeps a run from starting, one sentence each; contents are not read."""
+    missing: list[str] = spec.data.missing() if hasattr(spec.data, "missing") else []
     for part, init in weight_files(spec).items():
-        what = (
-            []
-            if weight_file(init).is_file()
-            else [f"no file {weight_file(init)} (init.{part}.weights=FILE names another)"]
-        )
-        what += [f"init.{part}.sha256=… is not given"] if init.sha256 is None else []
-        found += [f"init.{part}: {', '.join(what)}"] if what else []
-    return found
+        reasons = []
+        if not weight_file(init).is_file():
+            reasons.append(f"no file {weight_file(init)} (init.{part}.weights=FILE names another)")
+        if init.sha256 is None:
+            reasons.append(f"init.{part}.sha256=… is not given")
+        missing += [f"init.{part}: {', '.join(reasons)}"] if reasons else []
+    return missing
 
 
 def verify_files(spec: RunSpec) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields
-from functools import lru_cache
+from operator import attrgetter
 
 from bench import protocols
 from bench.config.read import did_you_mean
-from bench.config.schema import (
-    InitSpec,
-    RunSpec,
-    WeightsFile,
-    is_run_path,
-)
-from models.ead import EADSpec
+from bench.config.schema import InitSpec, PartsSpec, RunSpec, WeightsFile, is_run_path
+from bench.losses import LossSpec
 from models.parts import PartSpec, Problem
 from models.published import LAYOUTS
 
@@ -23,6 +19,8 @@ AT_LEAST = {  # whole numbers that count something
     "train.validations": 1,
     "views.inputs": 1, "views.targets": 1, "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
 }  # fmt: skip
+LARGEST_SEED = 2**32 - 1  # what NumPy's and torch's generators take, with room for one stream a part
+TRAINED_PARTS = tuple(field.name for field in fields(PartsSpec))
 INIT_PARTS = tuple(field.name for field in fields(InitSpec) if field.name != "model")
 POSITIVE = ("train.learning_rate", "train.gradient_clip")
 NOT_NEGATIVE = ("train.final_learning_rate", "train.weight_decay")
@@ -39,43 +37,50 @@ AGREES_WITH = {  # where to look for the cause when the field itself was not giv
 
 def problems(spec: RunSpec) -> Iterator[Problem]:
     """Everything wrong with a resolved spec."""
-    yield from _numbers(spec)
-    yield from _train(spec)
-    yield from _losses(spec)
-    yield from _data(spec)
-    yield from _views(spec)
-    yield from _protocols(spec)
-    yield from _init(spec)
-    yield from _model(spec.model, spec.views.inputs)
-
-
-@lru_cache(maxsize=4096)
-def _model(model: EADSpec, inputs: int) -> tuple[Problem, ...]:
-    return tuple(Problem(f"model.{p.field}", p.message) for p in model.problems(inputs))
-
-
-def value_at(spec: object, key: str) -> object:
-    """The value of a dotted field."""
-    for word in key.split("."):
-        spec = getattr(spec, word)
-    return spec
-
-
-def _numbers(spec: RunSpec) -> Iterator[Problem]:
     for key, least in AT_LEAST.items():
-        value = value_at(spec, key)
+        value = attrgetter(key)(spec)
         if isinstance(value, int) and value < least:
             yield Problem(key, f"{value} is too small: at least {least}")
+    if spec.seed > LARGEST_SEED:
+        yield Problem("seed", f"{spec.seed} is too large: at most {LARGEST_SEED}")
     for key in POSITIVE:
-        if not value_at(spec, key) > 0:  # type: ignore[operator]
+        if not attrgetter(key)(spec) > 0:
             yield Problem(key, "must be greater than 0")
     for key in NOT_NEGATIVE:
-        if value_at(spec, key) < 0:  # type: ignore[operator]
+        if attrgetter(key)(spec) < 0:
             yield Problem(key, "must not be negative")
+    weights = {name: getattr(loss, "weight", 0.0) for name, loss in spec.losses.items()}
+    for name, weight in weights.items():
+        if weight < 0:
+            yield Problem(f"losses.{name}.weight", "must not be negative")
+    for name, loss in _active_losses(spec).items():
+        yield from (Problem(f"losses.{name}", f"{name} {problem.message}") for problem in loss.problems(spec.model))
+    if not any(weight > 0 for weight in weights.values()):
+        yield Problem("losses", "no term has a weight above 0: nothing would be learned")
+    known = protocols.names()
+    if not spec.evaluation.protocols:
+        yield Problem("evaluation.protocols", f"name at least one: {', '.join(known)}")
+    for name in spec.evaluation.protocols:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            yield Problem("evaluation.protocols", f"no protocol {name!r}{hint}; it may be {', '.join(known)}")
+    yield from _train(spec)
+    yield from _data(spec)
+    yield from _init(spec)
+    yield from (Problem(f"model.{p.field}", p.message) for p in spec.model.problems(spec.views.inputs))
+
+
+def _active_losses(spec: RunSpec) -> dict[str, LossSpec]:
+    return {name: loss for name, loss in spec.losses.items() if isinstance(loss, LossSpec) and loss.weight > 0}
 
 
 def _train(spec: RunSpec) -> Iterator[Problem]:
     train = spec.train
+    for part in TRAINED_PARTS:
+        if not getattr(train.parts, part).rate > 0:
+            yield Problem(f"train.parts.{part}.rate", "must be greater than 0; to train without this part, freeze it")
+    if train.steps > 0 and all(getattr(train.parts, part).freeze for part in TRAINED_PARTS):
+        yield Problem("train.parts", "all parts are frozen: nothing would be trained")
     if train.warmup_steps >= train.steps > 0:
         yield Problem(
             "train.warmup_steps",
@@ -87,55 +92,35 @@ def _train(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("train.micro_batch", f"{train.micro_batch} does not divide the batch of {train.batch}")
     if not 0 <= train.geometry_first < 1:
         yield Problem("train.geometry_first", "is a share of the steps, from 0 to below 1")
-    elif train.geometry_first > 0 and not getattr(spec.losses.get("points"), "weight", 0) > 0:
+    elif train.geometry_first > 0 and all("rendering" in loss.needs for loss in _active_losses(spec).values()):
         yield Problem(
             "train.geometry_first",
             "the first steps train on L_3D alone: give losses.points a weight above 0, or set this to 0",
         )
 
 
-def _losses(spec: RunSpec) -> Iterator[Problem]:
-    weights = {name: getattr(loss, "weight", 0.0) for name, loss in spec.losses.items()}
-    for name, weight in weights.items():
-        if weight < 0:
-            yield Problem(f"losses.{name}.weight", "must not be negative")
-    if not any(weight > 0 for weight in weights.values()):
-        yield Problem("losses", "no term has a weight above 0: nothing would be learned")
-
-
 def _data(spec: RunSpec) -> Iterator[Problem]:
-    """Of data that count something; see the specs of bench/data/sources/."""
+    """Counts of the data source (`at_least` of the specs of bench/data/sources/), and more views than a scene has
+    where the source fixes how many; of other sources that is known once they are read."""
     for name, least in getattr(spec.data, "at_least", {}).items():
         if (value := getattr(spec.data, name)) < least:
             yield Problem(f"data.{name}", f"{value} is too small: at least {least}")
-
-
-def _views(spec: RunSpec) -> Iterator[Problem]:
-    """More than a scene has, where the data set fixes how many; of others that is known once they are read."""
-    wanted = spec.views.inputs + spec.views.targets
-    there = spec.data.distinct_views() if hasattr(spec.data, "distinct_views") else None
-    if there is not None and wanted > there:
+    if spec.train.steps > 0 and getattr(spec.data, "training_scenes", 1) == 0:
+        yield Problem("data.training_scenes", f"there is nothing to train {spec.train.steps} steps on: at least 1")
+    needed = spec.views.inputs + spec.views.targets
+    available = spec.data.distinct_views() if hasattr(spec.data, "distinct_views") else None
+    if available is not None and needed > available:
         where = "targets" if spec.views.targets >= spec.views.inputs else "inputs"
-        yield Problem(f"views.{where}", f"inputs and targets are {wanted} views, of {there} that a scene has")
-
-
-def _protocols(spec: RunSpec) -> Iterator[Problem]:
-    known = protocols.names()
-    if not spec.evaluation.protocols:
-        yield Problem("evaluation.protocols", f"name at least one: {', '.join(known)}")
-    for name in spec.evaluation.protocols:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            yield Problem("evaluation.protocols", f"no protocol {name!r}{hint}; it may be {', '.join(known)}")
+        yield Problem(f"views.{where}", f"inputs and targets are {needed} views, of {available} that a scene has")
 
 
 def _init(spec: RunSpec) -> Iterator[Problem]:
     """The whole model or its parts; with nothing to train all of it; which checkpoints are known, and what they fix."""
-    given = [part for part in INIT_PARTS if getattr(spec.init, part) != "scratch"]
+    initialized = [part for part in INIT_PARTS if getattr(spec.init, part) != "scratch"]
     if spec.init.model != "scratch":
-        for part in given:
+        for part in initialized:
             yield Problem(f"init.{part}", f"init.model gives the {part} as well: leave one out, init.{part}: scratch")
-    elif spec.train.steps == 0 and (random := [part for part in INIT_PARTS if part not in given]):
+    elif spec.train.steps == 0 and (random := [part for part in INIT_PARTS if part not in initialized]):
         yield Problem(
             "train.steps",
             f"nothing is trained and nothing gives the {' and the '.join(random)}: give init.model "
@@ -143,7 +128,12 @@ def _init(spec: RunSpec) -> Iterator[Problem]:
         )
     if spec.train.steps == 0 and spec.views.overfit:
         yield Problem("views.overfit", "nothing is trained (train.steps is 0), so nothing can be memorized")
-    for part in given:
+    for part in (*initialized, *(["model"] if spec.init.model != "scratch" else [])):
+        init = getattr(spec.init, part)
+        if isinstance(init, WeightsFile) and init.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", init.sha256):
+            text = f"{init.sha256!r} is no SHA-256: 64 hexadecimal digits, as `sha256sum FILE` prints them"
+            yield Problem(f"init.{part}.sha256", text)
+    for part in initialized:
         yield from _checkpoint(part, getattr(spec.model, part), getattr(spec.init, part))
 
 

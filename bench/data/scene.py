@@ -1,10 +1,10 @@
-"""What every source of data gives: the views of one scene, as G-Objaverse has them. No torch here."""
+"""The interface of data sources: the views of one scene, as G-Objaverse has them. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ class SceneData:
         return matrix
 
 
+@runtime_checkable
 class DataSource(Protocol):
     """A data set, opened: scenes by split, views by scene."""
 
@@ -55,7 +56,7 @@ class DataSource(Protocol):
         ...
 
     def camera_centers(self, scene: str) -> NDArray[np.float64]:
-        """(view, 3) in the world, of all views of the scene: what view choices look at. Raises Broken."""
+        """(view, 3) in the world, of all views of the scene, for view selection. Raises Broken."""
         ...
 
     def usable_views(self, scene: str) -> NDArray[np.int64]:

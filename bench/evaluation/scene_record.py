@@ -1,30 +1,27 @@
-"""Which scenes a run trains, validates and evaluates on: recorded before its first step, kept apart, never changed."""
+"""The scenes that a run trains, validates and evaluates on: recorded before its first step, disjoint, fixed."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.common.errors import UserError
 from bench.common.json_files import write_json
+from bench.config.schema import RunSpec
 from bench.data.sampler import Sampler
+from bench.data.scene import DataSource
 from bench.data.storage import broken
 from bench.data.storage.store import Broken
 from bench.runs.folder import SCENES, RunFolder
 from bench.runs.writer import Writer
 
-if TYPE_CHECKING:
-    from bench.config.schema import RunSpec
-    from bench.data.scene import DataSource
-
 log = logging.getLogger(__name__)
 
 FINGERPRINTED_SCENES = 16  # scenes of training, and of evaluation
-SAME = 0.01  # of a picture's mean color or coverage, in [0, 1]: more than another way of resizing changes
+TOLERANCE = 0.01  # of an image's mean color or alpha, in [0, 1]: more than another resizing filter changes
 
 
 def resolve_splits(spec: RunSpec, source: DataSource) -> dict[str, list[str]]:
@@ -40,15 +37,16 @@ def resolve_splits(spec: RunSpec, source: DataSource) -> dict[str, list[str]]:
         scenes |= {"training": [], "validation": []}
     for name in ("training", "evaluation") if spec.train.steps else ("evaluation",):
         if not scenes[name]:
-            whole = f"all {len(source.scenes('evaluation'))} scenes of {source.name} are for evaluation"
-            told = f"{whole}; data.split_every=N evaluates on every N-th" if name == "training" else "none can be used"
-            raise UserError(f"data: there is no {name} scene: {told}")
+            everything = f"all {len(source.scenes('evaluation'))} scenes of {source.name} are for evaluation"
+            remedy = "data.split_every=N evaluates on every N-th"
+            reason = f"{everything}; {remedy}" if name == "training" else "none is usable"
+            raise UserError(f"data: there is no {name} scene: {reason}")
     if not spec.views.overfit:
-        _keep_apart(scenes)
+        _require_disjoint(scenes)
     return scenes
 
 
-def _keep_apart(scenes: Mapping[str, list[str]]) -> None:
+def _require_disjoint(scenes: Mapping[str, list[str]]) -> None:
     for one, other in (("training", "evaluation"), ("training", "validation"), ("validation", "evaluation")):
         if both := set(scenes[one]) & set(scenes[other]):
             raise UserError(f"data: {len(both)} scenes are in {one} and in {other}, {min(both)} among them")
@@ -58,32 +56,32 @@ def preflight(spec: RunSpec, source: DataSource) -> None:
     """Raise UserError for what would end a run at its first batch: no scenes, too few pixels, cameras of no rig."""
     scenes, sampler = resolve_splits(spec, source), Sampler(source, spec.views, spec.seed)
     for scene in (*scenes["training"][:1], *scenes["evaluation"][:1]):
-        with suppress(Broken):  # it is skipped, and told
+        with suppress(Broken):  # skipped and reported when the run reads it
             sampler.evaluation([scene])
 
 
 def scene_fingerprints(source: DataSource, scenes: Sequence[str]) -> dict[str, list[float]]:
     """Scene → mean red, green, blue (times alpha) and alpha of two of its views, in [0, 1].
 
-    What tells whether a name still means the same scene, wherever it lies and however it is packed.
+    They show whether a name still means the same scene, wherever it is stored and however it is packed.
     """
-    found = {}
+    fingerprints = {}
     for scene in scenes:
         with suppress(Broken):
             rgba = source.read(scene, (0, len(source.camera_centers(scene)) // 2)).images / 255
             rgba[..., :3] *= rgba[..., 3:]
-            found[scene] = np.round(rgba.mean(axis=(1, 2)), 4).ravel().tolist()
-    return found
+            fingerprints[scene] = np.round(rgba.mean(axis=(1, 2)), 4).ravel().tolist()
+    return fingerprints
 
 
-def _some(scenes: Mapping[str, Sequence[str]]) -> list[str]:
+def _subset(scenes: Mapping[str, Sequence[str]]) -> list[str]:
     """A few of each split, evenly."""
     parts = (scenes["training"], scenes["evaluation"])
     return [scene for part in parts for scene in part[:: max(1, -(-len(part) // FINGERPRINTED_SCENES))]]
 
 
 def record_or_verify_scenes(spec: RunSpec, source: DataSource, writer: Writer) -> dict[str, list[str]]:
-    """Record a run's scenes; of one begun before, make sure that they are still the same. Raises UserError."""
+    """Record a run's scenes; of a resumed run, verify that they are unchanged. Raises UserError."""
     scenes, folder = resolve_splits(spec, source), RunFolder(writer.folder)
     if folder.scenes():
         verify_unchanged(scenes, folder, source)
@@ -92,36 +90,36 @@ def record_or_verify_scenes(spec: RunSpec, source: DataSource, writer: Writer) -
             "data": spec.data.to_dict(),
             **scenes,
             "broken": [],
-            "glance": scene_fingerprints(source, _some(scenes)),
+            "glance": scene_fingerprints(source, _subset(scenes)),
         }
         writer.commit(SCENES, lambda path: write_json(path, content))
     return scenes
 
 
 def verify_unchanged(scenes: Mapping[str, list[str]], folder: RunFolder, source: DataSource) -> None:
-    """Raise UserError for other scenes than those that a run has on record, and for others under the same names."""
+    """Raise UserError where the scene lists differ from a run's record, or a name means another scene than before."""
     recorded = folder.scenes() or {}
-    remedy = "Other data needs another name, data.version=NAME, which makes it another run; --force does this run anew"
-    for name, found in scenes.items():
-        if recorded.get(name, found) != found:
+    remedy = "name the new data with data.version=NAME, which makes it another run, or pass --force to restart this one"
+    for name, current in scenes.items():
+        if recorded.get(name, current) != current:
             raise UserError(
-                f"data: run {folder.id} was begun on {len(recorded[name])} {name} scenes, and now there are others "
-                f"({len(found)}). {remedy}"
+                f"data: run {folder.id} was started with {len(recorded[name])} {name} scenes; "
+                f"the scene list has changed (now {len(current)}): {remedy}"
             )
     before = recorded.get("glance", {})
     now = scene_fingerprints(source, list(before))
-    other = [scene for scene in now if np.abs(np.subtract(now[scene], before[scene])).max() > SAME]
-    if other:
-        raise UserError(f"data: {other[0]} is not the scene on which run {folder.id} was begun. {remedy}")
+    changed = [scene for scene in now if np.abs(np.subtract(now[scene], before[scene])).max() > TOLERANCE]
+    if changed:
+        raise UserError(f"data: the images of scene {changed[0]} have changed since run {folder.id} started: {remedy}")
 
 
 def record_broken(writer: Writer, sampler: Sampler) -> None:
-    """Record the scenes that were drawn but could not be used."""
+    """Record the scenes that were drawn but are unusable."""
     content = RunFolder(writer.folder).scenes() if sampler.broken else None
     if content is None:
         return
     known = {row["scene"] for row in content["broken"]}
     new = {scene: defect for scene, defect in list(sampler.broken.items()) if scene not in known}
     if new:
-        log.warning("scenes found broken and skipped: %d\n%s", len(new), broken.table(new))
+        log.warning("broken scenes skipped: %d\n%s", len(new), broken.table(new))
         writer.commit(SCENES, lambda path: write_json(path, content | {"broken": content["broken"] + broken.rows(new)}))

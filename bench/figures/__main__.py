@@ -1,4 +1,4 @@
-"""`python -m bench.figures SWEEP_FOLDER`: draw a sweep's figures again."""
+"""`python -m bench.figures SWEEP_FOLDER`: draw the figures of a sweep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument("--only", choices=KINDS, action="append", help="default: all of them")
     options = parser.parse_args()
     if not (options.sweep / "sweep.json").is_file():
-        raise UserError(f"{options.sweep} is no sweep's folder: it has no sweep.json")
+        raise UserError(f"{options.sweep} is not a sweep's folder: it has no sweep.json")
     for path in write(options.sweep, options.results or options.sweep.resolve().parent, options.only or KINDS):
         print(path)
     return 0

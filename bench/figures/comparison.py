@@ -1,4 +1,4 @@
-"""A sweep at a glance: a row a run, a panel a quantity; baselines as lines, so that one sees what beats them."""
+"""A sweep's summary: a row a run, a panel a quantity; baselines as lines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.common.labels import mathtext
 from bench.figures import style
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def draw(panels: Sequence[Panel], labels: Sequence[str]) -> Figure:
     colors = style.series_colors(labels)
     for axes, panel in zip(grid[0], panels, strict=True):
         _panel(axes, panel, labels, colors)
-    grid[0][0].set_yticks(range(len(labels)), labels)
+    grid[0][0].set_yticks(range(len(labels)), list(map(mathtext, labels)))
     grid[0][0].set_ylim(len(labels) - 0.4, -0.6)
     handles = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))
     if handles:
@@ -50,7 +51,9 @@ def draw(panels: Sequence[Panel], labels: Sequence[str]) -> Figure:
 def _panel(axes: Axes, panel: Panel, labels: Sequence[str], colors: Mapping[str, str]) -> None:
     for i, (name, value, oracle) in enumerate(panel.baselines):
         dash = ((0, (1, 1)), (0, (4, 2)), (0, (4, 1, 1, 1)), "-")[i % 4]
-        axes.axvline(value, color=ORACLE if oracle else style.INK, linewidth=0.8, linestyle=dash, label=name, zorder=1)
+        axes.axvline(
+            value, color=ORACLE if oracle else style.INK, linewidth=0.8, linestyle=dash, label=mathtext(name), zorder=1
+        )
     for row, label in enumerate(labels):
         values = [v for v in panel.values.get(label, ()) if np.isfinite(v)]
         if not values:

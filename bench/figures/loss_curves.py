@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.labels import mathtext
 from bench.figures import style
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
     )  # fmt: skip
     columns = max(len(terms), 1)
     figure, grid = plt.subplots(1, columns, figsize=(style.WIDTH, 2.5), squeeze=False, layout="constrained")
-    firsts = [_geometry_first(records) for runs in curves.values() for records in runs]
+    firsts = [points_only_steps(records) for runs in curves.values() for records in runs]
     geometry_first = min((first for first in firsts if first is not None), default=0)
     colors, dashes = style.series_colors(list(curves)), style.dashes(list(curves))
     for axes, term in zip(grid[0], terms, strict=False):
@@ -42,7 +43,7 @@ def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
             _curve(axes, label, runs, f"loss/{term}", colors[label], dashes[label])
         if geometry_first:
             axes.axvspan(0, geometry_first, color="#F0F0F0", zorder=0, linewidth=0)
-        axes.set(title=TITLES.get(term, term), xlabel="training step", yscale="log", xlim=(0, None))
+        axes.set(title=TITLES.get(term, mathtext(term)), xlabel="training step", yscale="log", xlim=(0, None))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -55,12 +56,12 @@ def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
     return figure
 
 
-def _geometry_first(records: Records) -> int | None:
-    """The step before the first with another term than L_3D; None for a run that did not come so far."""
-    told = (
+def points_only_steps(records: Records) -> int | None:
+    """The step before the first with another term than L_3D; None for a run that ended before it."""
+    rendered = (
         r["step"] for r in records if any(k.startswith("loss/") and k != "loss/points" for k in r if r[k] is not None)
     )
-    first = next(told, None)
+    first = next(rendered, None)
     return None if first is None else max(0, first - 1)
 
 
@@ -69,7 +70,7 @@ def _curve(axes: Axes, label: str, runs: Sequence[Records], key: str, color: str
     series = [np.array([(r["step"], r[key]) for r in records if r.get(key) is not None]) for records in runs]
     series = [values for values in series if len(values)]
     if not series:
-        axes.plot([], [], color=color, linestyle=dash, label=label)
+        axes.plot([], [], color=color, linestyle=dash, label=mathtext(label))
         return
     length = min(len(values) for values in series)
     steps = series[0][:length, 0]
@@ -79,11 +80,11 @@ def _curve(axes: Axes, label: str, runs: Sequence[Records], key: str, color: str
         axes.plot(steps, raw[0], color=color, linewidth=0.4, alpha=0.25)
     else:
         axes.fill_between(steps, smooth.min(0), smooth.max(0), color=color, alpha=0.18, linewidth=0)
-    axes.plot(steps, smooth.mean(0), color=color, linestyle=dash, label=label)
+    axes.plot(steps, smooth.mean(0), color=color, linestyle=dash, label=mathtext(label))
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centerd, over 4 % of the run; at the ends over what there is of it."""
+    """Centered window of 4 % of the run, cut at its ends."""
     half = max(1, len(values) // 50)
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))

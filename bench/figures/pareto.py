@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.common.labels import mathtext
 from bench.figures import style
 
 if TYPE_CHECKING:
@@ -72,10 +73,10 @@ def _panel(panel: Axes, points: Sequence[Point], across: Axis, up: Axis, line: b
         marker = MARKERS[i % len(MARKERS)]
         panel.plot(*place(point), marker, color=style.PALETTE[1 + i % 7], markersize=11 if marker == "*" else 7,
                    markeredgecolor=FRONT if point.on_front else "white", markeredgewidth=1.1 if point.on_front else 0.5,
-                   linestyle="", label=point.name, zorder=3)  # fmt: skip
+                   linestyle="", label=mathtext(point.name), zorder=3)  # fmt: skip
     for point in points:
         if point.text:
-            panel.annotate(point.text, place(point), xytext=(4, 4), textcoords="offset points", fontsize=6,
+            panel.annotate(mathtext(point.text), place(point), xytext=(4, 4), textcoords="offset points", fontsize=6,
                            color=style.INK, zorder=4)  # fmt: skip
     if across.count:
         _log(panel)

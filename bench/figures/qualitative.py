@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.labels import mathtext
 from bench.figures import style
 
 if TYPE_CHECKING:
@@ -111,4 +112,4 @@ def _headings(figure: Figure, grid: GridSpec, labels: list[str]) -> None:
 def _wrap(text: str, width: int) -> str:
     import textwrap
 
-    return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder="…", break_long_words=False))
+    return "\n".join(map(mathtext, textwrap.wrap(text, width, max_lines=3, placeholder="…")))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,8 @@ import matplotlib as mpl
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
 
 WIDTH = 7.0  # inches, two columns
 PALETTE = (
@@ -24,10 +29,10 @@ PALETTE = (
     "#7A5195",
     "#6B4F3A",
 )  # after Okabe and Ito
+MISSING_GLYPH = re.compile(r"Glyph (\d+) .*missing from font")
 INK, FAINT, RULE = "#1A1A1A", "#6E6E6E", "#D0D0D0"
 
 SETTINGS: Any = {
-    "font.family": "sans-serif",
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -57,15 +62,34 @@ SETTINGS: Any = {
 }
 
 
+FALLBACK_FONTS = ("Noto Sans CJK JP", "Noto Sans", "IPAexGothic", "WenQuanYi Zen Hei", "Droid Sans Fallback",
+                  "Arial Unicode MS", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei")  # fmt: skip
+
+
 @contextmanager
 def style() -> Iterator[None]:
-    """The settings of every figure, for a block; the file-writing back end, whatever the environment says."""
+    """The settings of every figure, for a block; the file-writing back end, whatever the environment says.
+
+    Labels may be of any script: fonts for others are tried where they are installed, and what none of them has is
+    logged once.
+    """
     import matplotlib.pyplot as plt
+    from matplotlib.font_manager import fontManager
 
     plt.switch_backend("agg")
-    with mpl.rc_context(SETTINGS):
+    installed = set(fontManager.get_font_names())
+    fonts = ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
+    with warnings.catch_warnings(record=True) as caught, mpl.rc_context({**SETTINGS, "font.family": fonts}):
+        warnings.simplefilter("always")
         yield
     plt.close("all")
+    missing = dict.fromkeys(match[1] for w in caught if (match := MISSING_GLYPH.match(str(w.message))))
+    for warning in caught:
+        if not MISSING_GLYPH.match(str(warning.message)):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if missing:
+        characters = "".join(chr(int(code)) for code in missing)
+        log.warning("figures: no installed font has %s: boxes stand for them; install one that has them", characters)
 
 
 def series_colors(labels: Sequence[str]) -> dict[str, str]:
@@ -86,9 +110,11 @@ def remove_spines(axes: Axes) -> None:
     axes.set_frame_on(False)
 
 
-def save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> None:
     """Write without dates, so that the same numbers give the same bytes; the suffix says the format."""
+    import matplotlib.pyplot as plt
+
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     figure.savefig(path, dpi=220, bbox_inches="tight", pad_inches=0.04, metadata=metadata)
-    return path
+    plt.close(figure)

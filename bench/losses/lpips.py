@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.data.batch import Batch
 from bench.losses import LossSpec, Prediction, Term
-from bench.protocols.lpips_weights import lpips_model
+from bench.runtime.lpips_weights import lpips_model
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ bench.rendering.interface.Rasterize.
 
 from __future__ import annotations
 
-import functools
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +21,7 @@ from bench.rendering import (
     reference,
     spherical_harmonics,
 )
-from bench.rendering.interface import Rasterize
+from bench.rendering.interface import RasterInput, Rasterize
 from models.tensors import Cameras, Gaussians
 
 Backend = Literal["auto", "gsplat", "compiled", "reference"]
@@ -31,7 +29,7 @@ Backend = Literal["auto", "gsplat", "compiled", "reference"]
 
 @dataclass(frozen=True)
 class Rendering:
-    """What the target cameras see."""
+    """Images of the target cameras."""
 
     rgb: Float[Tensor, "batch view 3 height width"]
     depth: Float[Tensor, "batch view height width"]  # expected: Σ w z / Σ w; 0 where alpha is 0
@@ -56,21 +54,23 @@ def render(
     _check(gaussians, cameras, background, near, far)
     rasterize = _backend(backend, gaussians.means.device)
     with torch.autocast(gaussians.means.device.type, enabled=False):
-        drawn = _finite(gaussians.flat())
+        finite = _finite(gaussians.flat())
         world_to_camera = cameras.world_to_camera.detach().float().contiguous()
         centers = Cameras(world_to_camera, cameras.intrinsics, cameras.height, cameras.width).centers
         layers = rasterize(
-            drawn.means,
-            drawn.rotations,
-            drawn.scales,
-            drawn.opacities,
-            spherical_harmonics.colors(drawn.harmonics, drawn.means, centers),
-            world_to_camera,
-            cameras.intrinsics.detach().float().contiguous(),
-            cameras.width,
-            cameras.height,
-            near,
-            far,
+            RasterInput(
+                means=finite.means,
+                rotations=finite.rotations,
+                scales=finite.scales,
+                opacities=finite.opacities,
+                colors=spherical_harmonics.colors(finite.harmonics, finite.means, centers),
+                world_to_camera=world_to_camera,
+                intrinsics=cameras.intrinsics.detach().float().contiguous(),
+                width=cameras.width,
+                height=cameras.height,
+                near=near,
+                far=far,
+            )
         )
         alpha = 1 - layers.transmittance
         return Rendering(
@@ -108,19 +108,9 @@ def _check(gaussians: Gaussians, cameras: Cameras, background: Tensor, near: flo
 
 def _backend(name: Backend, device: torch.device) -> Rasterize:
     if name == "auto":
-        name = "gsplat" if device.type == "cuda" else "compiled" if _compiles() else "reference"
+        name = "gsplat" if device.type == "cuda" else "compiled" if kernel.available() else "reference"
     elif (name == "gsplat") != (device.type == "cuda") and name != "reference":
         raise UserError(f"render: back end {name} does not draw tensors on {device.type}; use backend='auto'")
     if name == "compiled":
         kernel.library()
     return {"gsplat": gsplat_backend.rasterize, "compiled": compiled.rasterize, "reference": reference.rasterize}[name]
-
-
-@functools.cache
-def _compiles() -> bool:
-    try:
-        kernel.library()
-    except kernel.NoCompiler as error:
-        warnings.warn(f"{error}; rendering with the plain-torch reference, several times slower", stacklevel=4)
-        return False
-    return True

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from bench.rendering import kernel
-from bench.rendering.interface import Layers
+from bench.rendering.interface import Layers, RasterInput
 
 SPLAT, BOUNDS = 10, 4  # numbers of a Splat and of its Bounds (projection.cpp)
-
-
-INPUTS = ("means", "rotations", "scales", "opacities", "colors", "cameras", "intrinsics")
+INPUTS = ("means", "rotations", "scales", "opacities", "colors", "world_to_camera", "intrinsics")
 
 
 class _Job(ctypes.Structure):
@@ -45,8 +43,8 @@ def _call(function: str, inputs: Sequence[Tensor], size: Sequence[float], others
     getattr(kernel.library(), function)(ctypes.byref(job), *pointers)
 
 
-def _outputs(means: Tensor, cameras: Tensor, width: int, height: int) -> list[Tensor]:
-    batch, view, count = *cameras.shape[:2], means.shape[1]
+def _outputs(means: Tensor, world_to_camera: Tensor, width: int, height: int) -> list[Tensor]:
+    batch, view, count = *world_to_camera.shape[:2], means.shape[1]
     return [
         means.new_empty(batch, view, 5, height, width),
         means.new_empty(batch, view, height, width, dtype=torch.int32),
@@ -64,15 +62,15 @@ def _rasterize(
     scales: Tensor,
     opacities: Tensor,
     colors: Tensor,
-    cameras: Tensor,
+    world_to_camera: Tensor,
     intrinsics: Tensor,
     width: int,
     height: int,
     near: float,
     far: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = [t.contiguous() for t in (means, rotations, scales, opacities, colors, cameras, intrinsics)]
-    image, last, splats, bounds, order, counts = _outputs(means, cameras, width, height)
+    inputs = [t.contiguous() for t in (means, rotations, scales, opacities, colors, world_to_camera, intrinsics)]
+    image, last, splats, bounds, order, counts = _outputs(means, world_to_camera, width, height)
     _call("rasterize_forward", inputs, (width, height, near, far), (splats, bounds, order, counts, image, last))
     return image, last, splats, bounds, order, counts
 
@@ -84,14 +82,14 @@ def _(
     scales: Tensor,
     opacities: Tensor,
     colors: Tensor,
-    cameras: Tensor,
+    world_to_camera: Tensor,
     intrinsics: Tensor,
     width: int,
     height: int,
     near: float,
     far: float,
 ) -> tuple[Tensor, ...]:
-    return tuple(_outputs(means, cameras, width, height))
+    return tuple(_outputs(means, world_to_camera, width, height))
 
 
 @torch.library.custom_op("ead_bench::rasterize_backward", mutates_args=(), device_types="cpu")
@@ -128,20 +126,8 @@ def _backward(ctx: Any, gradient: Tensor, *_: Tensor | None) -> tuple[Tensor | N
 _rasterize.register_autograd(_backward, setup_context=_setup)
 
 
-def rasterize(
-    means: Tensor,
-    rotations: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    colors: Tensor,
-    cameras: Tensor,
-    intrinsics: Tensor,
-    width: int,
-    height: int,
-    near: float,
-    far: float,
-) -> Layers:
+def rasterize(inputs: RasterInput) -> Layers:
     """See bench.rendering.interface.Rasterize."""
-    inputs = (means, rotations, scales, opacities, colors, cameras, intrinsics)
-    image, *_ = _rasterize(*inputs, width, height, near, far)
+    tensors = [getattr(inputs, name) for name in INPUTS]
+    image, *_ = _rasterize(*tensors, inputs.width, inputs.height, inputs.near, inputs.far)
     return Layers(color=image[:, :, :3], depth=image[:, :, 3], transmittance=image[:, :, 4])

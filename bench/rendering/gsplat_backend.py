@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from bench.rendering.interface import Layers
+from bench.rendering.interface import Layers, RasterInput
 
 
-def rasterize(
-    means: Tensor,
-    rotations: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    colors: Tensor,
-    cameras: Tensor,
-    intrinsics: Tensor,
-    width: int,
-    height: int,
-    near: float,
-    far: float,
-) -> Layers:
+def rasterize(inputs: RasterInput) -> Layers:
     """See bench.rendering.interface.Rasterize."""
     from gsplat import rasterization
 
     images, alphas, _ = rasterization(
-        means,
-        rotations,
-        scales,
-        opacities,
-        colors.expand(-1, cameras.shape[1], -1, -1),
-        cameras,
-        intrinsics,
-        width,
-        height,
-        near_plane=near,
-        far_plane=far,
+        inputs.means,
+        inputs.rotations,
+        inputs.scales,
+        inputs.opacities,
+        inputs.colors.expand(-1, inputs.world_to_camera.shape[1], -1, -1),
+        inputs.world_to_camera,
+        inputs.intrinsics,
+        inputs.width,
+        inputs.height,
+        near_plane=inputs.near,
+        far_plane=inputs.far,
         packed=False,  # the packed backward mixes the gradients of different scenes
         render_mode="RGB+D",
     )

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 
 from bench.common.errors import UserError
@@ -30,12 +31,23 @@ class NoCompiler(UserError):
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The loaded kernel. Raises NoCompiler; a failure is not kept, so that a compiler may be installed meanwhile."""
-    path = _built()
+    """The loaded kernel. Raises NoCompiler; a failure is not cached, so that a compiler may be installed meanwhile."""
+    path = _library_path()
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise NoCompiler(f"the compiled renderer does not load: {error}; delete {path} to build it anew") from error
+
+
+@functools.cache
+def available() -> bool:
+    """Whether the kernel can be built and loaded here; if not, a warning says why."""
+    try:
+        library()
+    except NoCompiler as error:
+        warnings.warn(f"{error}; rendering with the plain-torch reference, several times slower", stacklevel=5)
+        return False
+    return True
 
 
 def flags() -> tuple[str, ...]:
@@ -51,22 +63,22 @@ def _has_x86_64_v3() -> bool:
     return set(next(lines, "").split()) >= X86_64_V3
 
 
-def _built() -> Path:
+def _library_path() -> Path:
     compiler = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("c++")
     if platform.system() != "Linux" or compiler is None:
         raise NoCompiler(
             "the compiled renderer needs Linux and a C++17 compiler with OpenMP: install g++, or set CXX to one"
         )
-    here = Path(__file__).parent / "csrc"
+    sources = Path(__file__).parent / "csrc"
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     key = hashlib.sha256("\0".join([version, *flags(), *LINK]).encode())
     for name in SOURCES:
-        key.update((here / name).read_bytes())
+        key.update((sources / name).read_bytes())
     folder = cache_dir() / "kernels"
     path = folder / f"rasterize-{key.hexdigest()[:24]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _build(compiler, here / SOURCES[0], path)
+        _build(compiler, sources / SOURCES[0], path)
     return path
 
 

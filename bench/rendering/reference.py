@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bench.rendering.interface import Layers
+from bench.rendering.interface import Layers, RasterInput
 
 BLUR, ALPHA_MIN, ALPHA_MAX, STOP, EXTENT = 0.3, 1 / 255, 0.999, 1e-4, 3.33
 TILE = 4  # pixels
@@ -38,24 +38,15 @@ def covariances(rotations: Float[Tensor, "*shape 4"], scales: Float[Tensor, "*sh
     return torch.matmul(factor, factor.transpose(-1, -2))
 
 
-def project(
-    means: Float[Tensor, "batch gaussian 3"],
-    covariance: Float[Tensor, "batch gaussian 3 3"],
-    opacities: Float[Tensor, "batch gaussian"],
-    cameras: Float[Tensor, "batch view 4 4"],
-    intrinsics: Float[Tensor, "batch view 3 3"],
-    width: int,
-    height: int,
-    near: float,
-    far: float,
-) -> Projected:
+def project(inputs: RasterInput, covariance: Float[Tensor, "batch gaussian 3 3"]) -> Projected:
     """The local affine approximation of perspective projection (EWA), with gsplat's culling."""
+    means, opacities, cameras, intrinsics = inputs.means, inputs.opacities, inputs.world_to_camera, inputs.intrinsics
     rotation = cameras[:, :, None, :3, :3]
     points = torch.einsum("bvij,bgj->bvgi", cameras[..., :3, :3], means) + cameras[:, :, None, :3, 3]
     depths = points[..., 2]
-    in_range = (depths >= near) & (depths <= far) & (opacities[:, None] >= ALPHA_MIN)
+    in_range = (depths >= inputs.near) & (depths <= inputs.far) & (opacities[:, None] >= ALPHA_MIN)
     z = torch.where(in_range, depths, 1)
-    size = torch.tensor([width, height], dtype=means.dtype, device=means.device)
+    size = torch.tensor([inputs.width, inputs.height], dtype=means.dtype, device=means.device)
     focal = intrinsics[:, :, None, (0, 1), (0, 1)]
     middle = intrinsics[:, :, None, :2, 2]
     slope = points[..., :2] / z[..., None]
@@ -104,7 +95,7 @@ def _blend(values: Tensor, index: Tensor, lengths: Tensor, corners: Tensor) -> T
     """
     offsets = torch.arange(TILE, device=index.device, dtype=values.dtype) + 0.5
     pixels = corners[:, None] + torch.cartesian_prod(offsets, offsets).flip(-1)
-    center, conic, opacity, seen = torch.split(values[index], [2, 3, 1, 4], dim=-1)
+    center, conic, opacity, color_depth = torch.split(values[index], [2, 3, 1, 4], dim=-1)
     dx, dy = (center[:, :, None] - pixels[:, None]).unbind(-1)
     xx, xy, yy = conic[:, :, None].unbind(-1)
     sigma = 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
@@ -115,7 +106,7 @@ def _blend(values: Tensor, index: Tensor, lengths: Tensor, corners: Tensor) -> T
     alpha = torch.where(after > STOP, alpha, 0)
     after = torch.cumprod(1 - alpha, dim=1)
     before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], dim=1)
-    sums = torch.einsum("tgp,tgc->tpc", alpha * before, seen)
+    sums = torch.einsum("tgp,tgc->tpc", alpha * before, color_depth)
     return torch.cat([sums, after[:, -1, :, None]], dim=-1)
 
 
@@ -129,31 +120,19 @@ def _chunks(lengths: Tensor) -> list[tuple[int, int]]:
     return runs
 
 
-def rasterize(
-    means: Tensor,
-    rotations: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    colors: Tensor,
-    cameras: Tensor,
-    intrinsics: Tensor,
-    width: int,
-    height: int,
-    near: float,
-    far: float,
-) -> Layers:
+def rasterize(inputs: RasterInput) -> Layers:
     """See bench.rendering.interface.Rasterize."""
-    batch, view = cameras.shape[:2]
-    covariance = covariances(rotations, scales)
-    projected = project(means, covariance, opacities, cameras, intrinsics, width, height, near, far)
+    batch, view = inputs.world_to_camera.shape[:2]
+    width, height = inputs.width, inputs.height
+    projected = project(inputs, covariances(inputs.rotations, inputs.scales))
     across, down = -(-width // TILE), -(-height // TILE)
     pairs, lengths = tile_lists(projected, across, down)
     values = torch.cat(
         [
             projected.centers,
             projected.conics,
-            opacities[:, None].expand(-1, view, -1).flatten(0, 1)[..., None],
-            colors.expand(-1, view, -1, -1).flatten(0, 1),
+            inputs.opacities[:, None].expand(-1, view, -1).flatten(0, 1)[..., None],
+            inputs.colors.expand(-1, view, -1, -1).flatten(0, 1),
             projected.depths[..., None],
         ],
         dim=-1,
@@ -161,15 +140,15 @@ def rasterize(
     starts = lengths.cumsum(0) - lengths
     tiles = lengths.argsort(descending=True, stable=True)
     tiles = tiles[: int((lengths > 0).sum())]
-    blank = values.new_tensor([0, 0, 0, 0, 1]).expand(len(lengths), TILE * TILE, 5)
-    drawn = []
+    background = values.new_tensor([0, 0, 0, 0, 1]).expand(len(lengths), TILE * TILE, 5)
+    chunks = []
     for first, end in _chunks(lengths[tiles]):
         chosen = tiles[first:end]
-        places = torch.arange(int(lengths[chosen[0]]), device=means.device)
+        places = torch.arange(int(lengths[chosen[0]]), device=values.device)
         index = pairs[(starts[chosen, None] + places).clamp_max(len(pairs) - 1)]
         corners = torch.stack([chosen % across, chosen // across % down], dim=-1) * TILE
-        drawn.append(checkpoint(_blend, values, index, lengths[chosen], corners, use_reentrant=False))
-    image = blank.index_put((tiles,), torch.cat(drawn)) if drawn else blank + 0 * values.sum()
+        chunks.append(checkpoint(_blend, values, index, lengths[chosen], corners, use_reentrant=False))
+    image = background.index_put((tiles,), torch.cat(chunks)) if chunks else background + 0 * values.sum()
     image = image.reshape(batch, view, down, across, TILE, TILE, 5).permute(0, 1, 6, 2, 4, 3, 5)
     image = image.reshape(batch, view, 5, down * TILE, across * TILE)[..., :height, :width]
     return Layers(color=image[:, :, :3], depth=image[:, :, 3], transmittance=image[:, :, 4])

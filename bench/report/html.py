@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.common import labels
+
 if TYPE_CHECKING:
     import jinja2
     import pandas as pd
@@ -41,7 +43,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: headings, lines of text, and which columns hold words, set flush left."""
+    """A table: headings, lines of text, and the columns that hold words and are set flush left."""
 
     head: Sequence[str]
     lines: Sequence[Line]
@@ -49,16 +51,16 @@ class Grid:
 
 
 def grid(frame: pd.DataFrame, words: Collection[str], kind: str = "") -> Grid:
-    """Of text cells as they are; a column named `kind` gives the lines' kinds and is not shown."""
+    """A frame of text cells; `words`: its columns of words; the column that `kind` names gives the lines' kinds."""
     cells = frame.drop(columns=kind) if kind else frame
     kinds = frame[kind] if kind else [""] * len(frame)
     rows = cells.itertuples(index=False, name=None)
-    lines = [Line([str(cell) for cell in row], told) for row, told in zip(rows, kinds, strict=True)]
+    lines = [Line([str(cell) for cell in row], name) for row, name in zip(rows, kinds, strict=True)]
     return Grid(list(map(str, cells)), lines, [i for i, name in enumerate(cells) if name in words])
 
 
 def picture(path: Path) -> str:
-    """A data URI of an SVG or PNG file; of a figure that is there as both, the drawing unless it is large."""
+    """A data URI of an SVG or PNG file; of a figure in both formats the SVG, unless it is larger than SVG_LIMIT."""
     other = path.with_suffix(".png")
     chosen = other if path.suffix == ".svg" and other.is_file() and path.stat().st_size > SVG_LIMIT else path
     return f"data:{MIME[chosen.suffix]};base64,{base64.b64encode(chosen.read_bytes()).decode()}"
@@ -67,16 +69,18 @@ def picture(path: Path) -> str:
 @cache
 def environment() -> jinja2.Environment:
     import jinja2
+    import markupsafe
 
-    found = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.globals["picture"] = picture
-    return found
+    templates.globals["picture"] = picture
+    templates.filters["label"] = lambda text: markupsafe.Markup(labels.html(str(text)))
+    return templates
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:

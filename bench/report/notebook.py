@@ -23,7 +23,7 @@ def execute(folder: Path, results: Path) -> NotebookNode:
     """
     from nbclient import NotebookClient
 
-    notebook = _template(folder, results)
+    notebook = unexecuted_notebook(folder, results)
     with TemporaryDirectory(prefix="ead-") as private:
         client = NotebookClient(
             notebook,
@@ -36,8 +36,8 @@ def execute(folder: Path, results: Path) -> NotebookNode:
     return notebook
 
 
-def _template(folder: Path, results: Path) -> NotebookNode:
-    """Ids by position; where the runs lie is told when it is not beside the sweep's folder."""
+def unexecuted_notebook(folder: Path, results: Path) -> NotebookNode:
+    """Cell ids by position; the folder of the runs is named unless it lies beside the sweep's folder."""
     import jupytext  # type: ignore[import-untyped]
 
     text = TEMPLATE.read_text(encoding="utf-8")
@@ -70,5 +70,5 @@ def _environment(private: Path) -> dict[str, str]:
     stay out, and so does a plotting back end under which figures that a cell draws would vanish."""
     root = str(Path(bench.__file__).resolve().parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    return kept | {"PYTHONPATH": os.pathsep.join(paths), "IPYTHONDIR": str(private / "ipython")}
+    inherited = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    return inherited | {"PYTHONPATH": os.pathsep.join(paths), "IPYTHONDIR": str(private / "ipython")}

@@ -12,7 +12,7 @@ from bench.report.html import css, render
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-NOTEBOOK_ONLY = "notebook"  # tag of cells that are for who goes on in the notebook
+NOTEBOOK_ONLY = "notebook"  # tag of cells that are not on the page
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,6 @@ def _blocks(notebook: NotebookNode) -> Iterator[Block]:
 
 
 def _output(output: NotebookNode) -> str:
-    """HTML that our own templates made, in which every value is escaped; other outputs are not for the page."""
+    """The HTML of our own templates, which escape every value; other outputs are not for the page."""
     data = output.get("data", {})
     return str(data.get("text/html", ""))

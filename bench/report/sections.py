@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench import figures
-from bench.analysis import deviations, paper, tables
-from bench.analysis.deviations import group_by_value, text
+from bench.analysis import deviations, paper, remarks
+from bench.analysis.deviations import format_value, group_by_value
+from bench.analysis.formatting import millions
+from bench.analysis.variants import differences_of
 from bench.common.errors import UserError
+from bench.report import provenance_sections
 from bench.report.html import (
     Grid,
     Html,
@@ -22,7 +24,7 @@ from bench.report.html import (
     grid,
     render,
 )
-from bench.runtime import provenance
+from bench.report.provenance_sections import command
 
 if TYPE_CHECKING:
     from bench.analysis.sweep_results import SweepRun
@@ -71,76 +73,87 @@ def _drawn(sweep: SweepReport, name: str) -> list[tuple[Path, str]]:
 
 
 def _question(sweep: SweepReport) -> dict[str, Any]:
-    states = Counter(sweep.status(entry).state for entry in sweep.read.entries)
-    tiny = sweep.scale == "tiny" and any(entry.line.get("steps") != 0 for entry in sweep.read.entries)
+    states = Counter(sweep.status(run).state for run in sweep.records.runs)
+    tiny = sweep.scale == "tiny" and any(run.line.get("steps") != 0 for run in sweep.records.runs)
     return {
-        "css": css("pieces"), "states": dict(states), "total": sum(states.values()), "told": sweep.read.sweep,
-        "command": _command(sweep), "evidence": tables.TINY if tiny else "",
+        "css": css("pieces"), "states": dict(states), "total": sum(states.values()), "record": sweep.records.sweep,
+        "command": command(sweep), "evidence": remarks.TINY if tiny else "",
     }  # fmt: skip
 
 
+def _answers(sweep: SweepReport) -> dict[str, Any]:
+    table = sweep.answer_table()
+    if table is None:
+        one = len(sweep.records.groups()) < 2
+        return {"answer": None, "reason": "has fewer than two" if one else "has no results yet"}
+    return {"answer": grid(table.cells, table.text_columns), "title": table.title, "remarks": table.remarks}
+
+
 def _variants(sweep: SweepReport) -> dict[str, Any]:
-    lines = [Line(_variant(label, entries, sweep)) for label, entries in sweep.read.groups().items()]
+    lines = [Line(_variant(label, runs, sweep)) for label, runs in sweep.records.groups().items()]
     head = ["setting", "E", "A (blocks, patch)", "D", "output", "tokens a scene", "Params.", "steps", "seeds", "status"]
     specs = sweep.specs
     keys = list(dict.fromkeys(key for fields in specs.values() for key in fields))
-    told = {key: [text(fields[key]) if key in fields else "–" for fields in specs.values()] for key in keys}
-    differ = {key: values for key, values in told.items() if len(set(values)) > 1}
+    values = {key: [format_value(f[key]) if key in f else "–" for f in specs.values()] for key in keys}
+    differ = {key: row for key, row in values.items() if len(set(row)) > 1}
+    by_setting = differences_of(sweep.records) if specs else {}
+    unswept = {d.field for differences in by_setting.values() for d in differences if not d.swept}
+    marked = [Line([f"{key} (not swept)" if key in unswept else key, *row]) for key, row in differ.items()]
     return {
         "variants": Grid(head, lines, (0, 1, 2, 3, 4, 9)),
-        "differ": Grid(["field", *specs], [Line([key, *values]) for key, values in differ.items()]),
-        "shared": Grid(["field", "value"], [Line([k, v[0]]) for k, v in told.items() if k not in differ], (0, 1)),
+        "differ": Grid(["field", *specs], marked),
+        "unswept": sorted(unswept),
+        "shared": Grid(["field", "value"], [Line([k, v[0]]) for k, v in values.items() if k not in differ], (0, 1)),
     }
 
 
-def _variant(label: str, entries: Sequence[SweepRun], sweep: SweepReport) -> list[str]:
-    fields, line = sweep.specs[label], entries[0].line
+def _variant(label: str, runs: Sequence[SweepRun], sweep: SweepReport) -> list[str]:
+    fields, line = sweep.specs[label], runs[0].line
     blocks, patch = (fields.get(f"model.{key}") for key in ("aggregator.blocks", "encoder.patch"))
     parts = [str(fields.get(f"model.{part}.name", "")) for part in ("encoder", "aggregator", "head", "output")]
     parts[1] += f" ({blocks}, {patch})" if blocks else ""
-    tokens, steps = line.get("tokens_per_scene"), fields.get("train.steps")
-    seeds = ", ".join(str(entry.line["seed"]) for entry in entries if "seed" in entry.line)
-    states = Counter(sweep.status(entry).state for entry in entries)
-    status = "; ".join(state if len(entries) == 1 else f"{count} {state}" for state, count in states.items())
-    counts = tables.millions((line.get("parameters") or {}).get("total"))
-    return [label, *parts, *(f"{n:,}" if n else "" for n in (tokens,)), counts, f"{steps:,}" if steps else "", seeds,
-            status]  # fmt: skip
+    tokens, steps = (f"{n:,}" if n else "" for n in (line.get("tokens_per_scene"), fields.get("train.steps")))
+    seeds = ", ".join(str(run.line["seed"]) for run in runs if "seed" in run.line)
+    states = Counter(sweep.status(run).state for run in runs)
+    status = "; ".join(state if len(runs) == 1 else f"{count} {state}" for state, count in states.items())
+    return [label, *parts, tokens, millions((line.get("parameters") or {}).get("total")), steps, seeds, status]
 
 
 def _drawings(sweep: SweepReport) -> dict[str, Any]:
     """Of each distinct model, by the first setting that has it."""
-    drawn = {sweep.folder / "figures" / figures.diagram_name(label): label for label in sweep.read.groups()}
-    named = [(path, label) for path, label in drawn.items() if path.is_file()]
-    return {"figures": named[:1], "folded": named[1:], "empty": "No drawing: no run's spec is recorded here."}
+    paths = {sweep.folder / "figures" / figures.diagram_name(label): label for label in sweep.records.groups()}
+    drawn = [(path, label) for path, label in paths.items() if path.is_file()]
+    return {"figures": drawn[:1], "folded": drawn[1:], "empty": "No drawing: no run's spec is recorded here."}
 
 
 def _results(sweep: SweepReport) -> dict[str, Any]:
-    found = []
-    for shown in sweep.shown():
-        cells = shown.cells.loc[:, (shown.cells != "").any()]
+    shown = []
+    for table in sweep.result_tables():
+        cells = table.cells.loc[:, (table.cells != "").any()]
         kinds = [status if status in ("baseline", "oracle") else "run" for status in cells["Status"]]
-        told = [remark for remark in shown.remarks if remark != tables.TINY]  # it stands below the question
-        found.append((shown, grid(cells.assign(kind=kinds), {cells.columns[0], "Status"}, kind="kind"), told))
-    return {"tables": found}
+        notes = [note for note in table.remarks if note != remarks.TINY]  # it stands below the question
+        shown.append((table, grid(cells.assign(kind=kinds), {cells.columns[0], "Status"}, kind="kind"), notes))
+    return {"tables": shown}
 
 
 def _paper(sweep: SweepReport) -> dict[str, Any]:
-    beside, differing = sweep.paper(), sweep.deviations()
-    columns: list[Any] = list(beside.columns)
-    models = list(beside["model", ""])
+    comparison, differing = sweep.paper(), sweep.deviations()
+    columns: list[Any] = list(comparison.columns)
+    models = list(comparison["model", ""])
     lines = [(models.count(row[0]) if row[0] not in models[:i] else 0,
-              [_number(what, value) for (_, what), value in zip(columns, row, strict=True)])
-             for i, row in enumerate(beside.itertuples(index=False, name=None))]  # fmt: skip
+              [_number(quantity, value) for (_, quantity), value in zip(columns, row, strict=True)])
+             for i, row in enumerate(comparison.itertuples(index=False, name=None))]  # fmt: skip
     stated = {item.field: item.words for item in paper.RECIPE}
+    unspecified = deviations.unspecified_by_paper(sweep.records)
     return {
         "lines": lines,
-        "headings": [HEADINGS.get(what, what) for _, what in columns][1:],
-        "printed": sum(whose == "paper" for whose, _ in columns),
+        "headings": [HEADINGS.get(quantity, quantity) for _, quantity in columns][1:],
+        "printed": sum(source == "paper" for source, _ in columns),
         "experiment": ", ".join([stated["model.image_size"], stated["train.steps"], paper.HARDWARE]),
         "deviations": grid(differing.drop(columns="aspect"), set(differing.columns)),
         "aspects": list(dict.fromkeys(differing["aspect"])),
-        "kept": deviations.matched_settings(sweep),
-        "open": grid(left := deviations.unspecified_by_paper(sweep), set(left.columns)),
+        "matched": deviations.matched_settings(sweep.records),
+        "unspecified": grid(unspecified, set(unspecified.columns)),
     }
 
 
@@ -150,23 +163,23 @@ def _number(name: str, value: Any) -> str:
     if name == "parameters_millions":
         return f"{value:.0f}M"
     if name == "parameters_total":
-        return tables.millions(int(value))
+        return millions(int(value))
     decimals = {"psnr": 1, "gpu_gb": 0, "measured/reserved_peak_memory_gib": 1}.get(name, 3)
     return str(value) if isinstance(value, str) else f"{value:.{decimals}f}"
 
 
 def _costs(sweep: SweepReport) -> dict[str, Any]:
-    found = sweep.costs()
-    profiles = [p for entry in sweep.read.entries for p in entry.folder.profiles().values()]
-    definitions = dict(d for p in profiles for d in p["definitions"].items())
+    profiles = [profile for run in sweep.records.runs for profile in run.folder.profiles().values()]
+    definitions = dict(item for profile in profiles for item in profile["definitions"].items())
     notes = ["Params. are trained parameters: the paper's Table 3 counts the same, truncated to millions."]
     notes += [f"{name}: {definition}." for name, definition in definitions.items()]
-    rows = found.to_dict("records")
+    rows = sweep.costs().to_dict("records")
     first = next((row["step_time_ms"] for row in rows if not pd.isna(row.get("step_time_ms"))), None)
     cells = pd.DataFrame([_cost(row, first) for row in rows], columns=COSTS)
     cells = cells.loc[:, (cells != "").any()]
-    measured = {row["label"]: told for row in rows if (told := _measured_on(row))}
-    return {"costs": grid(cells, {"run"}), "definitions": notes, "measured": group_by_value(measured, list(measured)),
+    measured = {row["label"]: text for row in rows if (text := _measured_on(row))}
+    return {"costs": grid(cells, {"run"}), "definitions": notes, "measured": group_by_value(measured, measured),
+            "load": remarks.load_average(sweep.records).removeprefix("; "),
             "by_part": _drawn(sweep, "time_by_part")}  # fmt: skip
 
 
@@ -197,99 +210,40 @@ def _measured_on(row: Mapping[Any, Any]) -> str:
 
 
 def _failures(sweep: SweepReport) -> dict[str, Any]:
-    ended, unfinished, warned = [], [], []
-    for entry in sweep.read.entries:
-        status, log = sweep.status(entry), entry.folder.path / "log.txt"
-        last = status.trace or (_tail(log) if log.is_file() else "")
+    failed, unfinished, warnings = [], [], []
+    for run in sweep.records.runs:
+        status, log = sweep.status(run), run.folder.path / "log.txt"
+        last_lines = status.trace or (_tail(log) if log.is_file() else "")
         if not status.state.is_terminal:
-            unfinished.append((entry, status))
+            unfinished.append((run, status))
         elif status.state.failed:
-            ended.append((entry, status, last, _shown_path(log, sweep) if log.is_file() else ""))
-        warned += [(entry, warning) for warning in (entry.folder.training() or {}).get("warnings", [])]
-    retry = sorted({status.state for _, status, _, _ in ended if status.state.needs_retry})
-    command = _command(sweep)
-    command += f" --retry {','.join(retry)}" if retry and command else ""
-    return {"ended": ended, "unfinished": unfinished, "warned": warned, "command": command,
-            "total": len(sweep.read.entries)}  # fmt: skip
+            failed.append((run, status, last_lines, _display_path(log, sweep) if log.is_file() else ""))
+        warnings += [(run, warning) for warning in (run.folder.training() or {}).get("warnings", [])]
+    retry = sorted({status.state for _, status, _, _ in failed if status.state.needs_retry})
+    again = command(sweep)
+    again += f" --retry {','.join(retry)}" if retry and again else ""
+    return {"failed": failed, "unfinished": unfinished, "warnings": warnings, "command": again,
+            "total": len(sweep.records.runs)}  # fmt: skip
 
 
 def _tail(log: Path) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
 
 
-def _shown_path(path: Path, sweep: SweepReport) -> str:
-    """From the results folder, so that a report says the same wherever it lies."""
+def _display_path(path: Path, sweep: SweepReport) -> str:
+    """From the results folder, so that a report is the same wherever it lies."""
     return str(path.relative_to(sweep.results)) if path.is_relative_to(sweep.results) else str(path)
-
-
-def _environment(sweep: SweepReport) -> dict[str, Any]:
-    """Line by line what the sweep and the stages of its runs recorded; a run's name stands for all its stages."""
-    recorded: dict[str, Mapping[str, Any]] = {"the sweep": sweep.read.environment}
-    for entry in sweep.read.entries:
-        recorded |= {f"{entry.label}: {stage}": record for stage, record in entry.provenance.items() if record}
-    names = dict.fromkeys(name for record in recorded.values() for name in record)
-    lines = []
-    for name in (name for name in names if name not in ("schema_version", "time", "sessions")):
-        told = {who: _setting(record[name]) for who, record in recorded.items() if name in record}
-        for entry in sweep.read.entries:
-            stages = [f"{entry.label}: {stage}" for stage in entry.provenance if f"{entry.label}: {stage}" in told]
-            if len({told[who] for who in stages}) == 1:
-                told[entry.label] = told[stages[0]]
-                for who in stages:
-                    del told[who]
-        runs = "; ".join(who for who in told if who != "the sweep")
-        lines += [
-            Line([name, value, {runs: "the runs"}.get(who, who)]) for value, who in group_by_value(told, list(told))
-        ]
-    return {"environment": Grid(["", "value", "of"], lines, (0, 1, 2))}
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_setting(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return "–" if value is None else str(value)
-
-
-def _reproduce(sweep: SweepReport) -> dict[str, Any]:
-    """The command as it was given, the commit, and each run's id with the commits that its stages ran at."""
-    entries = sweep.read.entries
-    commits = provenance.by_commit({entry.label: entry.provenance for entry in entries})
-    records = [record for entry in entries for record in entry.provenance.values()] + [sweep.read.environment]
-    commit = next((record["commit"] for record in records if record.get("commit")), "")
-    rows = []
-    for entry in sweep.read.entries:
-        fields = sweep.specs[entry.group]
-        data = " ".join(str(fields[key]) for key in ("data.name", "data.version") if key in fields)
-        own = provenance.by_commit({"": entry.provenance})
-        told = "; ".join(label + (f" ({', '.join(s.removeprefix(': ') for s in stages)})" if len(own) > 1 else "")
-                         for label, stages in own.items())  # fmt: skip
-        rows.append(Line([entry.label, entry.id, str(entry.line.get("seed", "")), data, told]))
-    labels = list(commits) or provenance.commit_labels(sweep.read.environment)
-    return {"commit": commit.rstrip("+"), "several": len({label.rstrip("+") for label in labels}) > 1,
-            "changed": any(label.endswith("+") for label in labels), "command": _command(sweep),
-            "spec_file": tables.spec_file_remark(sweep.read),
-            "ids": Grid(["run", "id", "seed", "data", "commit"], rows, range(5))}  # fmt: skip
-
-
-def _command(sweep: SweepReport) -> str:
-    """As it was given; empty if the sweep does not tell its spec."""
-    told = sweep.read.sweep
-    if "spec" not in told:
-        return ""
-    words = ["python", "-m", "bench.run", told["spec"], *told.get("overrides", [])]
-    return shlex.join(words + ([] if sweep.scale == "tiny" else ["--scale", sweep.scale]))
 
 
 SECTIONS: dict[str, Callable[[SweepReport], dict[str, Any]]] = {
     "question": _question,
+    "answers": _answers,
     "variants": _variants,
     "drawings": _drawings,
     "results": _results,
     "paper": _paper,
     "costs": _costs,
     "failures": _failures,
-    "environment": _environment,
-    "reproduce": _reproduce,
+    "environment": provenance_sections.environment,
+    "reproduce": provenance_sections.reproduce,
 }

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Report of a sweep
 #
-# Everything below is read from the sweep's records by `bench.report`; run the cells again after more runs are done.
+# Everything below is read from the sweep's records by `bench.report`; execute the cells again after more runs are done.
 
 # %%
 import bench.report
@@ -9,10 +9,13 @@ import bench.report
 sweep = bench.report.open(".")
 
 # %% [markdown]
-# ## Question
+# ## Question and answer
 
 # %%
 sweep.show("question")
+
+# %%
+sweep.show("answers")
 
 # %% [markdown]
 # ## Variants
@@ -82,14 +85,17 @@ sweep.show("reproduce")
 # %% [markdown] tags=["notebook"]
 # ## Go on from here
 #
-# The same numbers as pandas DataFrames. `sweep.scenes()` has a line a run and evaluation scene, for paired comparisons;
-# `sweep.paper()`, `sweep.deviations()` and `sweep.costs()` are the tables above.
+# The same numbers as pandas DataFrames. `sweep.differences()` has a row a comparison and metric, `sweep.scenes()` a row
+# a run and evaluation scene; `sweep.paper()`, `sweep.deviations()` and `sweep.costs()` are the tables above.
 
 # %% tags=["notebook"]
 sweep.runs()
 
 # %% tags=["notebook"]
 sweep.table()
+
+# %% tags=["notebook"]
+sweep.differences()
 
 # %% tags=["notebook"]
 sweep.scenes().head()

@@ -1,1 +1,1 @@
-"""Optuna over runs, on top of bench.execution."""
+"""Hyperparameter search with Optuna; each proposal is trained as a run by bench.execution."""

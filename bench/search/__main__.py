@@ -1,7 +1,7 @@
-"""`python -m bench.search SPEC`: Optuna proposes what the spec's `search` section names; each proposal is a run.
+"""`python -m bench.search SPEC`: Optuna proposes values for the fields of its `search` section; each is a run.
 
-Run it again and it goes on where it stopped, with no more trials than the spec says; what has a result is never trained
-twice. Exit code 0: all trials done; 1: some failed; 2: a bad spec or input; 130: stopped.
+Re-run the same command to resume; a run that has a result is never trained twice. Exit code 0: all trials done; 1: some
+failed; 2: invalid spec or input; 130: stopped.
 """
 
 from __future__ import annotations
@@ -9,15 +9,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.common.console import command_console
 from bench.common.errors import UserError, run_command
 from bench.execution.options import RunOptions, add_shared, parse_options
 from bench.runs.lease import Lease, LeaseHeld
-
-if TYPE_CHECKING:
-    pass
 from bench.search.controller import SearchController
 
 
@@ -25,9 +21,9 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
     parser = argparse.ArgumentParser(prog="python -m bench.search", description=__doc__)
     add = parser.add_argument
     add("spec", type=Path, metavar="SPEC", help="a YAML file with a `search` section, such as ablations/search.yaml")
-    add("overrides", nargs="*", metavar="key=value", help="any field of the spec; a searched one is searched no more")
-    add("--dry-run", action="store_true", help="print what would be searched and how far it is; train nothing")
-    add("--json", action="store_true", help="print the rows as a JSON list; all else goes to stderr")
+    add("overrides", nargs="*", metavar="key=value", help="any field of the spec; an overridden field is not searched")
+    add("--dry-run", action="store_true", help="print the search space and the progress; train nothing")
+    add("--json", action="store_true", help="print the rows as a JSON list, all else to stderr")
     add_shared(parser)
     return parse_options(parser, argv)
 
@@ -47,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Lease(controller.folder):
             return controller.run()
     except LeaseHeld as held:
-        raise UserError(f"{held} works on this search ({controller.folder}): wait for it, or stop it") from held
+        raise UserError(f"{controller.folder} is locked by {held}: wait for that search, or stop it") from held
 
 
 if __name__ == "__main__":

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 
+from bench.common.console import print_json, print_line
 from bench.common.errors import ConfigError, UserError
 from bench.common.exit_codes import DONE, SOME_FAILED, STOPPED
-from bench.execution.launcher import Launcher, needs_work
+from bench.execution.launcher import needs_work
 from bench.execution.options import RunOptions
 from bench.execution.session import Session, resolve_device, task_of
 from bench.runs.folder import run_folder
+from bench.runs.states import State
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -25,169 +24,173 @@ if TYPE_CHECKING:
     from bench.search.pareto_front import ParetoRow
     from bench.search.study import Proposal, Study
 
-
 JOURNAL = "optuna_journal.log"
-
-
-MAX_DUPLICATES = 200  # proposals in a row that repeat a run or break a rule, after which nothing new is expected
+MAX_DUPLICATES = 200  # proposals in a row that repeat a run or break a rule, after which the search ends
 
 
 class SearchController:
-    """One call of the command."""
+    """One call of the command. `session`: the steps of training and reporting, bench.execution.session by default."""
 
-    def __init__(self, search: Search, options: RunOptions, console: Console) -> None:
-        self.search, self.options, self.console = search, options, console
+    def __init__(
+        self, search: Search, options: RunOptions, console: Console, session: Callable[..., Session] = Session
+    ) -> None:
+        self.search, self.options, self.console, self.new_session = search, options, console, session
         self.results = options.results
         self.folder = self.results / search.sweep.folder
         self.runs: dict[int, Run | ConfigError] = {}  # by number of the proposal
         self.values: dict[str, dict[str, float]] = {}  # of finished runs, by id
-        self.worked: set[str] = set()  # ids that this call brought to an end
+        self.finished: set[str] = set()  # ids of runs that this call has trained
         self.stopped = self.exhausted = False
 
     def run(self) -> int:
+        """Train the spec's own runs and the trials, then write tables, figures and specs; an exit code."""
         from bench.execution.progress import SweepProgress
         from bench.search.study import Study
 
         device = resolve_device(self.options.device)
-        if obstacles := list(filter(None, (o.unavailable_reason(device) for o in self.search.objectives))):
-            raise UserError("\n".join(obstacles))
+        if reasons := list(filter(None, (o.unavailable_reason(device) for o in self.search.objectives))):
+            raise UserError("\n".join(reasons))
         study = Study(self.folder / JOURNAL, self.search, self.options.jobs)
-        with SweepProgress(self.console, self._announce(study)) as progress:
+        with SweepProgress(self.console, self._print_header(study)) as progress:
             self._train(self.search.sweep.runs, progress)
-            self._again(study, progress)
-            self._search(study, progress)
-        session = self._session(self._all(study))
+            self._retry_trials(study, progress)
+            self._run_trials(study, progress)
+        session = self._session(self._distinct_runs(study))
         session.record()
         rows = self.rows(study)
         if self.stopped:
-            self._say("stopped; run the same command again to go on")
+            self._print("stopped; re-run the same command to resume")
             return STOPPED
         self._report(session, rows)
         if self.options.json:
-            print(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False))
+            print_json([asdict(row) for row in rows])
         done = all(row.values for row in rows if row.kind in ("reference", "trial"))
         return DONE if done else SOME_FAILED
 
     def rows(self, study: Study) -> list[ParetoRow]:
-        """The spec's own runs, then every proposal, with what is known of it now."""
-        from bench.search.pareto_front import ParetoRow
+        """The spec's own runs, then every proposal, each with its present state and values."""
+        from bench.search.pareto_front import Kind, ParetoRow
 
         rows = [
-            ParetoRow(
-                None, run.label, "reference", run.id, self._state(run), settings=run.settings, values=self._values(run)
-            )
+            ParetoRow(None, run.label, "reference", run.id, self._state(run), settings=run.settings,
+                      values=self._values(run))
             for run in self.search.sweep.runs
-        ]
-        seen, history = {row.id for row in rows}, study.history()
-        for proposal, text in zip(history, self.search.labels([p.values for p in history]), strict=True):
-            run, label = self._resolved(proposal), f"trial {proposal.number}: {text}"
+        ]  # fmt: skip
+        ids, history = {row.id for row in rows}, study.history()
+        for proposal, settings in zip(history, self.search.labels([p.values for p in history]), strict=True):
+            run, label = self._resolve(proposal), f"trial {proposal.number}: {settings}"
             if isinstance(run, ConfigError):
                 rows.append(
                     ParetoRow(proposal.number, label, "invalid", "", "invalid", str(run), proposed=proposal.values)
                 )
                 continue
-            lacks = "done, but without all objectives" if self._state(run) == "done" and not self._values(run) else ""
-            message = lacks or run_folder(self.results, run.id).status().message
-            kind: Any = "repeat" if run.id in seen else "trial"
-            seen.add(run.id)
-            rows.append(ParetoRow(proposal.number, label, kind, run.id, self._state(run), message, run.settings,
-                            self._values(run), proposal.values))  # fmt: skip
+            state, values = self._state(run), self._values(run)
+            incomplete = "done, but without all objectives" if state is State.DONE and not values else ""
+            message = incomplete or run_folder(self.results, run.id).status().message
+            kind: Kind = "repeat" if run.id in ids else "trial"
+            ids.add(run.id)
+            rows.append(
+                ParetoRow(proposal.number, label, kind, run.id, state, message, run.settings, values, proposal.values)
+            )
         return rows
 
-    def _search(self, study: Study, progress: SweepProgress) -> None:
-        """What is pending first, then new proposals, until there are as many trials as wanted."""
+    def _run_trials(self, study: Study, progress: SweepProgress) -> None:
+        """Pending proposals first, then new ones, until there are enough trials."""
         from bench.search import pareto_front
 
-        while not self.stopped and (batch := self._batch(study)):
+        while not self.stopped and (batch := self._next_batch(study)):
             self._train(list({run.id: run for _, run in batch}.values()), progress)
             for proposal, run in batch:
                 if not self.stopped or self._values(run):
-                    self._tell(study, proposal, run)
+                    self._report_result(study, proposal, run)
             pareto_front.write_rows(self.folder, self.rows(study))
 
-    def _batch(self, study: Study) -> list[tuple[Proposal, Run]]:
-        """As many proposals as runs may be at work; what needs no run is answered at once."""
+    def _next_batch(self, study: Study) -> list[tuple[Proposal, Run]]:
+        """Proposals to train, at most --jobs; those that need no training are reported to the study at once."""
         batch: list[tuple[Proposal, Run]] = []
         while len(batch) < self.options.jobs:
-            waiting = [p for p in study.history() if p.state == "pending" and p not in [taken for taken, _ in batch]]
-            proposal = waiting[0] if waiting else self._ask(study)
+            taken = [proposal for proposal, _ in batch]
+            pending = [p for p in study.history() if p.state == "pending" and p not in taken]
+            proposal = pending[0] if pending else self._new_proposal(study)
             if proposal is None:
                 break
-            run = self._resolved(proposal)
+            run = self._resolve(proposal)
             if isinstance(run, ConfigError):
-                self._say(f"proposal {proposal.number} is not run: {run.problems[0]}", "yellow")
+                self._print(f"proposal {proposal.number} is invalid: {run.problems[0]}", "yellow")
                 study.tell(proposal, None)
-            elif run.id in self.worked or not needs_work(task_of(run, self.results), self.options.retry):
-                self._tell(study, proposal, run)
+            elif run.id in self.finished or not needs_work(task_of(run, self.results), self.options.retry):
+                self._report_result(study, proposal, run)
             else:
                 batch.append((proposal, run))
         return batch
 
-    def _ask(self, study: Study) -> Proposal | None:
-        """None when there are trials enough, or nothing new is to be expected."""
+    def _new_proposal(self, study: Study) -> Proposal | None:
+        """None when there are enough trials, or when nothing new is to be expected."""
         rows = self.rows(study)
         trials = [row for row in rows if row.kind == "trial"]
         proposals = [row for row in rows if row.number is not None]
-        useless = next((i for i, row in enumerate(reversed(proposals)) if row.kind == "trial"), len(proposals))
-        tried = {tuple(row.proposed.items()) for row in proposals}
+        duplicates = next((i for i, row in enumerate(reversed(proposals)) if row.kind == "trial"), len(proposals))
+        distinct = {tuple(row.proposed.items()) for row in proposals}
         if len(trials) >= self.search.trials:
             return None
-        if len(tried) == self.search.combinations or useless >= MAX_DUPLICATES:
-            why = (
-                f"all {len(tried)} combinations" if useless < MAX_DUPLICATES else f"nothing new in {useless} proposals"
-            )
+        if len(distinct) == self.search.combinations or duplicates >= MAX_DUPLICATES:
+            reason = f"all {len(distinct)} combinations were proposed"
+            if duplicates >= MAX_DUPLICATES:
+                reason = f"nothing new in {duplicates} proposals"
             if not self.exhausted:
-                self._say(f"ends after {len(trials)} of {self.search.trials} trials: {why}", "yellow")
+                self._print(f"ends after {len(trials)} of {self.search.trials} trials: {reason}", "yellow")
             self.exhausted = True
             return None
-        return study.ask(at_random=useless > 0)
+        return study.ask(at_random=duplicates > 0)
 
-    def _again(self, study: Study, progress: SweepProgress) -> None:
-        """Trials that ended without a result by accident, or are to be retried; then the sampler hears the better."""
-        resolved = [(p, self._resolved(p)) for p in study.history() if p.state != "pending"]
-        told = [(p, run) for p, run in resolved if not isinstance(run, ConfigError)]
-        left = {run.id: run for _, run in told if needs_work(task_of(run, self.results), self.options.retry)}
-        self._train(list(left.values()), progress)
-        answered = {run.id for proposal, run in told if proposal.state == "answered"}
-        for proposal, run in told:
-            if (values := self._values(run)) and run.id not in answered:
-                answered.add(run.id)
+    def _retry_trials(self, study: Study, progress: SweepProgress) -> None:
+        """Train trials again that were interrupted or match --retry, and update the study with new values."""
+        resolved = [(p, self._resolve(p)) for p in study.history() if p.state != "pending"]
+        valid = [(proposal, run) for proposal, run in resolved if not isinstance(run, ConfigError)]
+        pending = {run.id: run for _, run in valid if needs_work(task_of(run, self.results), self.options.retry)}
+        self._train(list(pending.values()), progress)
+        completed = {run.id for proposal, run in valid if proposal.state == "completed"}
+        for proposal, run in valid:
+            if (values := self._values(run)) and run.id not in completed:
+                completed.add(run.id)
                 study.update_values(proposal, list(values.values()))
 
     def _train(self, runs: Sequence[Run], progress: SweepProgress) -> None:
-        """To their ends, like any sweep's runs; one that ended badly stays so unless it is to be retried."""
+        """As the runs of any sweep: a failed one is trained again only with --retry."""
         if self.stopped or not runs:
             return
-        session, tasks = self._session(runs), [task_of(run, self.results) for run in runs]
-        session.verify_data_unchanged(tasks)
-        session.prepare([run for run, task in zip(runs, tasks, strict=True) if needs_work(task, self.options.retry)])
-        launcher = Launcher(tasks, progress, self.options.jobs, session.threads, session.device, self.options.retry)
-        launcher.run()
-        self.stopped = bool(launcher.stop_request)
-        self.worked |= set() if self.stopped else {run.id for run in runs}
+        session = self._session(runs)
+        pending = session.pending()
+        session.verify_files()
+        session.verify_data_unchanged()
+        session.prepare([run for run, task in zip(runs, session.tasks, strict=True) if task in pending])
+        _, self.stopped = session.launch(progress)
+        self.finished |= set() if self.stopped else {run.id for run in runs}
 
-    def _tell(self, study: Study, proposal: Proposal, run: Run) -> None:
-        values = self._values(run)
-        study.tell(proposal, list(values.values()) or None)
+    def _report_result(self, study: Study, proposal: Proposal, run: Run) -> None:
+        """Report the values of a run, or its failure, to the study and on the terminal."""
         from bench.search.pareto_front import formatted
 
-        told = [f"{o.heading} {formatted(o, values[o.name])}" for o in self.search.objectives if values]
-        self._say(f"proposal {proposal.number} ({run.id}): {', '.join(told) or f'{self._state(run)}, no values'}")
+        values = self._values(run)
+        study.tell(proposal, list(values.values()) or None)
+        text = ", ".join(f"{o.heading} {formatted(o, values[o.name])}" for o in self.search.objectives if values)
+        self._print(f"proposal {proposal.number} ({run.id}): {text or f'{self._state(run)}, no values'}")
 
     def _values(self, run: Run) -> dict[str, float]:
-        """Objective by objective; empty unless the run is done and has them all."""
-        if run.id not in self.values and self._state(run) == "done":
+        """Objective → value; empty unless the run is done and has all of them."""
+        if run.id not in self.values and self._state(run) is State.DONE:
             folder = run_folder(self.results, run.id)
-            found = {o.name: o.value(folder, self.search.protocol) for o in self.search.objectives}
-            if all(value is not None for value in found.values()):
-                self.values[run.id] = found  # type: ignore[assignment]
+            values = {o.name: o.value(folder, self.search.protocol) for o in self.search.objectives}
+            complete = {name: value for name, value in values.items() if value is not None}
+            if len(complete) == len(values):
+                self.values[run.id] = complete
         return self.values.get(run.id, {})
 
-    def _state(self, run: Run) -> str:
+    def _state(self, run: Run) -> State:
         return run_folder(self.results, run.id).status().state
 
-    def _resolved(self, proposal: Proposal) -> Run | ConfigError:
-        """With its number in its name, or why it is none."""
+    def _resolve(self, proposal: Proposal) -> Run | ConfigError:
+        """The run of a proposal, labeled by its number; the error if its settings break a rule."""
         if proposal.number not in self.runs:
             try:
                 run = self.search.resolve(proposal.values)
@@ -196,65 +199,35 @@ class SearchController:
                 self.runs[proposal.number] = error
         return self.runs[proposal.number]
 
-    def _all(self, study: Study) -> list[Run]:
-        """Distinct runs, named as in the rows."""
-        proposed = {p.number: run for p in study.history() if not isinstance(run := self._resolved(p), ConfigError)}
+    def _distinct_runs(self, study: Study) -> list[Run]:
+        """The spec's own runs and the trials, labeled as in `rows`."""
+        proposed = {p.number: run for p in study.history() if not isinstance(run := self._resolve(p), ConfigError)}
         trials = [row for row in self.rows(study) if row.kind == "trial"]
-        named = [replace(proposed[row.number], label=row.label) for row in trials if row.number is not None]
-        return [*self.search.sweep.runs, *named]
+        labeled = [replace(proposed[row.number], label=row.label) for row in trials if row.number is not None]
+        return [*self.search.sweep.runs, *labeled]
 
     def _session(self, runs: Sequence[Run]) -> Session:
         sweep = replace(self.search.sweep, runs=list(runs))
-        return Session(sweep, runs, self.options, self.folder.name, self.console)
+        return self.new_session(sweep, runs, self.options, self.folder.name, self.console)
 
-    def _announce(self, study: Study) -> int:
-        """How many runs are left to do."""
-        done = [row.kind for row in self.rows(study) if row.state == "done"]
-        told = done.count("trial")
+    def _print_header(self, study: Study) -> int:
+        """Print how far the search is; the number of pending runs."""
+        done = [row.kind for row in self.rows(study) if row.state == State.DONE]
         sweep, search = self.search.sweep, self.search
-        text = f"{sweep.name}, scale {sweep.scale}: {told} of {search.trials} trials done, sampler {search.sampler}"
-        self._say(f"{text}; beside {len(sweep.runs)} runs of the spec's own")
-        return len(sweep.runs) - done.count("reference") + search.trials - told
+        trials = f"{done.count('trial')} of {search.trials} trials done, sampler {search.sampler}"
+        self._print(f"{sweep.name}, scale {sweep.scale}: {trials}; {len(sweep.runs)} runs of the spec itself")
+        return len(sweep.runs) - done.count("reference") + search.trials - done.count("trial")
 
     def _report(self, session: Session, rows: Sequence[ParetoRow]) -> None:
         from bench.search import pareto_front
+        from bench.search.front_figure import write_front_figure
 
-        session.report()
-        for path in (*pareto_front.write(self.folder, self.search, rows, self.results), *self.figure(rows)):
+        report = session.report()
+        for path in pareto_front.write(self.folder, self.search, rows, self.results):
             if path.name == "front.md":
-                self._say(path.read_text(encoding="utf-8"))
-            self._say(str(path))
+                self._print(path.read_text(encoding="utf-8"))
+        write_front_figure(self.folder, self.search, rows)
+        self._print(f"report: {report.resolve()}")
 
-    def figure(self, rows: Sequence[ParetoRow]) -> list[Path]:
-        """figures/front.{png,svg}."""
-        from bench.common.files import atomic_write
-        from bench.figures import pareto as scatter
-        from bench.figures import style
-        from bench.search.pareto_front import nondominated_rows
-
-        best = nondominated_rows(rows, self.search.objectives)
-        points = [
-            scatter.Point(row.values, row in best, str(row.number) if row in best and row.number is not None else "",
-                         row.label if row.kind == "reference" else "")
-            for row in rows if row.values and row.kind in ("reference", "trial")
-        ]  # fmt: skip
-        if not points:
-            return []
-        axes = [scatter.Axis(o.name, o.title, o.better, o.source == "count") for o in self.search.objectives]
-        steps = self.search.sweep.runs[0].spec.train.steps
-        caption = f"{self.search.sweep.name}, scale {self.search.sweep.scale}, {steps} steps"
-        written = [self.folder / "figures" / f"front.{suffix}" for suffix in ("png", "svg")]
-        for path in written:
-            with style.style():
-                figure = scatter.draw(points, axes, caption)
-                atomic_write(path, lambda made, figure=figure: _save(figure, made))  # type: ignore[misc]
-        return written
-
-    def _say(self, text: str, style: str | None = None) -> None:
-        self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
-
-
-def _save(figure: Any, path: Path) -> None:
-    from bench.figures import style
-
-    style.save(figure, path)
+    def _print(self, text: str, style: str | None = None) -> None:
+        print_line(self.console, text, style)

@@ -1,9 +1,8 @@
-"""What a search found: its rows, which of them nothing beats, and their tables and specs."""
+"""Results of a search: its rows, the Pareto front, and the tables and specs of the front."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,14 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from ruamel.yaml import YAML
 
-from bench.analysis.tables import (
-    DECIMALS,
-    TINY,
-    latex,
-    millions,
-)
+from bench.analysis.formatting import DECIMALS, millions
+from bench.analysis.latex import latex, reference
+from bench.analysis.remarks import TINY
 from bench.common.files import atomic_write, atomic_write_text
 from bench.common.json_files import write_json
+from bench.common.labels import file_name, markdown
 from bench.config.objectives import Objective, dominates
 from bench.runs.folder import run_folder
 
@@ -33,7 +30,8 @@ ARROWS = {"higher": " ↑", "lower": " ↓"}
 
 @dataclass(frozen=True)
 class ParetoRow:
-    """One of the spec's own runs, or a proposal. A repeat is the same run as an earlier row; an invalid one is none."""
+    """One of the spec's own runs ("reference") or a proposal. A "repeat" is the run of an earlier row; an "invalid" one
+    breaks a rule and is no run."""
 
     number: int | None  # of the proposal; None for the spec's own
     label: str
@@ -42,84 +40,84 @@ class ParetoRow:
     state: str
     message: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    values: Mapping[str, float] = field(default_factory=dict)  # objective → number; empty unless all are there
-    proposed: Mapping[str, Any] = field(default_factory=dict)  # as bench.config.search_section takes it
+    values: Mapping[str, float] = field(default_factory=dict)  # objective → value; empty unless all are known
+    proposed: Mapping[str, Any] = field(default_factory=dict)  # as Search.resolve takes it
 
 
 def nondominated_rows(rows: Sequence[ParetoRow], objectives: Sequence[Objective]) -> list[ParetoRow]:
-    """Rows that no other row is better than, from the cheapest on; repeats are left out."""
+    """The Pareto front, repeats left out, sorted by the last objective first."""
     runs = [row for row in rows if row.values and row.kind in ("reference", "trial")]
     points = [[row.values[objective.name] for objective in objectives] for row in runs]
-    kept = [
+    front = [
         row
         for row, point in zip(runs, points, strict=True)
         if not any(dominates(other, point, objectives) for other in points)
     ]
-    return sorted(kept, key=lambda row: [row.values[objective.name] for objective in reversed(objectives)])
+    return sorted(front, key=lambda row: [row.values[objective.name] for objective in reversed(objectives)])
 
 
 def write(folder: Path, search: Search, rows: Sequence[ParetoRow], results: Path) -> list[Path]:
-    """search.json, trials.jsonl, tables/front.{csv,md,tex} and front/NAME.yaml; a front from before goes."""
-    best = nondominated_rows(rows, search.objectives)
+    """Write search.json, trials.jsonl, tables/front.{csv,md,tex} and front/NAME.yaml in place of an earlier front."""
+    front = nondominated_rows(rows, search.objectives)
     notes = _notes(search, rows, results)
-    told = {"definition": search.definition, "protocol": search.protocol.key, "sampler": search.sampler,
-            "seed": search.seed, "trials": search.trials, "objectives": [asdict(o) for o in search.objectives],
-            "front": [row.id for row in best], "notes": notes}  # fmt: skip
-    write_json(folder / "search.json", told)
+    content = {"definition": search.definition, "protocol": search.protocol.key, "sampler": search.sampler,
+               "seed": search.seed, "trials": search.trials, "objectives": [asdict(o) for o in search.objectives],
+               "front": [row.id for row in front], "notes": notes}  # fmt: skip
+    write_json(folder / "search.json", content)
     written = [write_rows(folder, rows), folder / "search.json"]
-    atomic_write(folder / "front", lambda made: _specs(made, folder, search, best))
-    for suffix, text in _tables(search, best, notes).items():
+    atomic_write(folder / "front", lambda target: _write_specs(target, folder, search, front))
+    for suffix, text in _tables(search, front, notes).items():
         written.append(folder / "tables" / f"front.{suffix}")
         atomic_write_text(written[-1], text)
     return [*written, *sorted((folder / "front").glob("*.yaml"))]
 
 
 def write_rows(folder: Path, rows: Sequence[ParetoRow]) -> Path:
-    """trials.jsonl, a line a row."""
+    """trials.jsonl, one line per row."""
     atomic_write_text(
         folder / "trials.jsonl", "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
     )
     return folder / "trials.jsonl"
 
 
-def name(row: ParetoRow, search: Search) -> str:
-    """Of a front member's spec, fit for a file."""
-    words = row.label if row.number is None else f"{search.sweep.name}_{row.number:03d}"
-    return re.sub(r"[^A-Za-z0-9]+", "_", words).strip("_")
+def spec_name(row: ParetoRow, search: Search) -> str:
+    """File name of a front member's spec, without suffix."""
+    return file_name(row.label if row.number is None else f"{search.sweep.name} {row.number:03d}")
 
 
 def formatted(objective: Objective, value: float) -> str:
-    """As tables print it."""
+    """The value as tables print it."""
     if objective.source == "count":
         return millions(int(value))
     return f"{value:.{DECIMALS.get(objective.name, 2)}f}"
 
 
-def _tables(search: Search, best: Sequence[ParetoRow], notes: Sequence[str]) -> dict[str, str]:
-    shown, plain = [], []
-    for row in best:
+def _tables(search: Search, front: Sequence[ParetoRow], notes: Sequence[str]) -> dict[str, str]:
+    formatted_rows, plain_rows = [], []
+    for row in front:
         values = {o: row.values[o.name] for o in search.objectives}
-        told = {o.title + ARROWS[o.better]: formatted(o, value) for o, value in values.items()}
-        shown.append({"": row.label, **told, "Run": row.id, "Spec": f"front/{name(row, search)}.yaml"})
-        plain.append({"label": row.label, "kind": row.kind, "number": row.number, "id": row.id, **row.values,
-                      **{key: json.dumps(value) for key, value in row.settings.items()}})  # fmt: skip
-    table = pd.DataFrame(shown or [{"": "no run has a result yet"}])
-    title = f"Pareto front of {search.sweep.name} at scale {search.sweep.scale}: {_wanted(search)}"
-    markdown = table.to_markdown(index=False, disable_numparse=True)
+        cells = {o.title + ARROWS[o.better]: formatted(o, value) for o, value in values.items()}
+        formatted_rows.append({"": row.label, **cells, "Run": row.id, "Spec": f"front/{spec_name(row, search)}.yaml"})
+        plain_rows.append({"label": row.label, "kind": row.kind, "number": row.number, "id": row.id, **row.values,
+                           **{key: json.dumps(value) for key, value in row.settings.items()}})  # fmt: skip
+    table = pd.DataFrame(formatted_rows or [{"": "no run has a result yet"}])
+    title = f"Pareto front of {search.sweep.name} at scale {search.sweep.scale}: {_directions(search)}"
+    escaped = table.assign(**{"": [markdown(row.label) for row in front]}) if front else table
+    pipe_table = escaped.to_markdown(index=False, disable_numparse=True)
     body = "\n".join(f"- {note}" for note in notes)
     return {
-        "csv": pd.DataFrame(plain).to_csv(index=False),
-        "md": f"**{title}**\n\n{markdown}\n\n{body}\n",
-        "tex": latex(table, " ".join([f"{title}.", *notes])),
+        "csv": pd.DataFrame(plain_rows).to_csv(index=False),
+        "md": f"**{title}**\n\n{pipe_table}\n\n{body}\n",
+        "tex": latex(table, f"{title}.", notes, reference(f"{search.sweep.name}-front")),
     }
 
 
-def _wanted(search: Search) -> str:
+def _directions(search: Search) -> str:
     return ", ".join(f"{o.heading} {'maximized' if o.better == 'higher' else 'minimized'}" for o in search.objectives)
 
 
 def _notes(search: Search, rows: Sequence[ParetoRow], results: Path) -> list[str]:
-    """What the numbers mean and what became of the proposals."""
+    """Definitions of the objectives, and how many proposals became trials."""
     kinds = [row.kind for row in rows]
     trials = [row for row in rows if row.kind == "trial"]
     failed = [f"{row.label}: {row.state}" for row in trials if row.state != "done"]
@@ -137,25 +135,25 @@ def _notes(search: Search, rows: Sequence[ParetoRow], results: Path) -> list[str
 
 
 def _definition(objective: Objective, rows: Sequence[ParetoRow], results: Path) -> str:
-    """Of a measurement: as the profiles define it, and where they were made."""
+    """Of the objective; for a measurement that of the profiles, with the devices on which they were taken."""
     if objective.source != "profile":
         return objective.definition
     profiles = [p for row in rows if row.values for p in list(run_folder(results, row.id).profiles().values())[:1]]
     if not profiles:
         return objective.definition
-    places = dict.fromkeys(f"{profile['device']} with {profile['threads']} threads" for profile in profiles)
-    mixed = "; NOT comparable between these machines" if len(places) > 1 else ""
+    devices = dict.fromkeys(f"{profile['device']} with {profile['threads']} threads" for profile in profiles)
+    mixed = "; NOT comparable between these machines" if len(devices) > 1 else ""
     definition = profiles[0]["definitions"][objective.name]
-    return f"{definition}; one noisy measurement a run, on {' and '.join(places)}{mixed}"
+    return f"{definition}; one noisy measurement per run, on {' and '.join(devices)}{mixed}"
 
 
-def _specs(folder: Path, sweep_folder: Path, search: Search, best: Sequence[ParetoRow]) -> None:
-    """A spec a member: the search's own settings, and at each scale what the member's choices stand for there."""
+def _write_specs(folder: Path, sweep_folder: Path, search: Search, front: Sequence[ParetoRow]) -> None:
+    """One spec per member: the search's own settings, and the member's choices mapped to each scale."""
     folder.mkdir()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.width = None, 120
-    for row in best:
-        path = folder / f"{name(row, search)}.yaml"
+    for row in front:
+        path = folder / f"{spec_name(row, search)}.yaml"
         with path.open("w", encoding="utf-8") as file:
             file.write(_header(row, search, sweep_folder / "front" / path.name))
             spec = search.spec_run_member(row.label) if row.number is None else search.member(row.proposed)

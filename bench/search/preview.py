@@ -1,4 +1,4 @@
-"""A search's dry run: what it may propose, what it wants, what its own runs and its combinations come to."""
+"""Dry run of a search: its space and objectives, its own runs, and the number and size of its combinations."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from bench.config.search_space import Proposed
     from bench.execution.options import RunOptions
 
-COUNTED = 256  # combinations that are built and counted
+MAX_RESOLVED = 256  # combinations that are resolved and counted
 
 
 def print_search_dry_run(search: Search, folder: Path, options: RunOptions, console: Console) -> int:
-    """Prints it; nothing is written. The exit code."""
+    """Print the dry run; an exit code."""
     from bench.config import describe
 
-    found = combinations(search)
+    counts = count_combinations(search)
     if options.json:
-        told = {"definition": search.definition, "objectives": [asdict(o) for o in search.objectives],
-                "trials": search.trials, "sampler": search.sampler, "seed": search.seed, "combinations": found,
-                "runs": describe(search.sweep)}  # fmt: skip
-        print(json.dumps(told, indent=1, ensure_ascii=False))
+        content = {"definition": search.definition, "objectives": [asdict(o) for o in search.objectives],
+                   "trials": search.trials, "sampler": search.sampler, "seed": search.seed, "combinations": counts,
+                   "runs": describe(search.sweep)}  # fmt: skip
+        print(json.dumps(content, indent=1, ensure_ascii=False))
         return DONE
     dry_run.print_dry_run(search.sweep, search.sweep.runs, False, console, options.results)
     table = Table(title=f"proposed by {search.sampler}, seed {search.seed}: {search.trials} trials")
@@ -48,19 +48,23 @@ def print_search_dry_run(search: Search, folder: Path, options: RunOptions, cons
     lines = [f"{o.better} {o.title}: {o.definition}" for o in search.objectives]
     rows = read_lines(folder / "trials.jsonl")
     states = [run_folder(options.results, row["id"]).status().state for row in rows if row["kind"] == "trial"]
-    for text in [_counted(found), *lines, f"{states.count(State.DONE)} of {search.trials} trials are done in {folder}"]:
+    for text in [
+        _format_counts(counts),
+        *lines,
+        f"{states.count(State.DONE)} of {search.trials} trials are done in {folder}",
+    ]:
         console.print(escape(text), highlight=False, soft_wrap=True)
     return DONE
 
 
-def combinations(search: Search) -> dict[str, Any]:
-    """Of the choices, ranges at their lower ends: how many there are; up to COUNTED of them are resolved, which tells
-    how many break a rule and how large models become."""
+def count_combinations(search: Search) -> dict[str, Any]:
+    """Combinations of the choices, ranges at their lower bounds: how many there are, how many of the first MAX_RESOLVED
+    are distinct runs, which rules the others break, and the smallest and largest number of parameters."""
     from bench.config.describe import count
     from bench.config.search_space import Choices
 
     sizes = [range(len(f.options)) if isinstance(f, Choices) else [f.low] for f in search.fields]
-    points = list(itertools.islice(itertools.product(*sizes), COUNTED))
+    points = list(itertools.islice(itertools.product(*sizes), MAX_RESOLVED))
     runs, refused = {}, dict[str, int]()
     for point in points:
         try:
@@ -73,26 +77,26 @@ def combinations(search: Search) -> dict[str, Any]:
             "parameters": [min(parameters), max(parameters)] if parameters else None}  # fmt: skip
 
 
-def _counted(found: dict[str, Any]) -> str:
-    from bench.analysis.tables import millions
+def _format_counts(counts: dict[str, Any]) -> str:
+    from bench.analysis.formatting import millions
 
-    ranges = "" if found["all"] else " of the choices, ranges at their lower ends"
-    text = f"{found['resolved']} combinations{ranges}: {found['distinct']} distinct runs"
-    if found["parameters"]:
-        least, most = map(millions, found["parameters"])
+    ranges = "" if counts["all"] else " of the choices, ranges at their lower bounds"
+    text = f"{counts['resolved']} combinations{ranges}: {counts['distinct']} distinct runs"
+    if counts["parameters"]:
+        least, most = map(millions, counts["parameters"])
         text += f", {least} to {most} parameters"
-    broken = [f"\n{count} break a rule and would not be run: {problem}" for problem, count in found["refused"].items()]
-    return text + "".join(broken)
+    invalid = [f"\n{count} break a rule and would not be run: {rule}" for rule, count in counts["refused"].items()]
+    return text + "".join(invalid)
 
 
 def _values(field: Proposed) -> str:
-    told = field.to_dict()
-    if isinstance(told, dict):
-        return f"{told['low']:g} … {told['high']:g}, {'logarithmic' if told['log'] else 'uniform'}"
-    return "; ".join(" + ".join(_text(value) for value in option.values()) for option in told)
+    content = field.to_dict()
+    if isinstance(content, dict):
+        return f"{content['low']:g} … {content['high']:g}, {'logarithmic' if content['log'] else 'uniform'}"
+    return "; ".join(" + ".join(_format_value(value) for value in option.values()) for option in content)
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, dict):
         rest = ", ".join(f"{key} {item}" for key, item in value.items() if key != "name")
         return f"{value.get('name', '')} ({rest})" if rest else str(value.get("name", ""))

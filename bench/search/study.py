@@ -1,8 +1,9 @@
-"""Optuna behind a search: proposals and what came of them, in a journal of plain lines beside the search's results.
+"""The Optuna study of a search: proposals and their values, in a journal of JSON lines beside the search's results.
 
-The sampler is made anew for each proposal, from the seed and the proposals before: a search that was stopped goes on as
-if it had not been. A proposal that nobody answered is still pending the next time. One process at a time writes here
-(bench/search.py holds the folder's lease), so a lock or half a line that a killed one left can be taken away.
+A new sampler is built for each proposal, from the seed and the number of earlier proposals: a resumed search proposes
+the same as an uninterrupted one. A proposal without a reported value is pending. One process at a time writes the
+journal (bench/search/__main__.py holds the folder's lease), so a lock or an incomplete line of a killed process is
+removed.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 
     from bench.config.search_section import Search
 
-ProposalState = Literal["pending", "answered", "failed"]
-STATES: dict[str, ProposalState] = {"COMPLETE": "answered", "FAIL": "failed", "RUNNING": "pending"}
-UPDATED_VALUES = "corrects"  # of a trial of Optuna's: the number of the proposal whose failure it takes back
+ProposalState = Literal["pending", "completed", "failed"]
+STATES: dict[str, ProposalState] = {"COMPLETE": "completed", "FAIL": "failed", "RUNNING": "pending"}
+UPDATED_VALUES = "corrects"  # user attribute of an Optuna trial that replaces a failed one: the number of the latter
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What the sampler wants tried. `values`: a field's name → the index of a choice, or a number."""
+    """Values that the sampler proposes. `values`: field name → index of a choice, or a number."""
 
     number: int
     values: dict[str, Any]
@@ -39,10 +40,10 @@ class Proposal:
 
 
 class Study:
-    """The journal of one search, told apart from earlier ones of the same file by its definition."""
+    """One search. Its definition is part of the study's name: a changed spec starts a new study in the same journal."""
 
     def __init__(self, journal: Path, search: Search, jobs: int = 1) -> None:
-        """Begins or goes on. Only for who holds the folder's lease."""
+        """Create or load the study. The caller holds the lease of the journal's folder."""
         import optuna
 
         self.search, self.jobs = search, jobs
@@ -60,41 +61,41 @@ class Study:
         )
 
     def history(self) -> list[Proposal]:
-        """Every proposal so far, in order; one that a killed process did not finish making is none."""
+        """Every complete proposal, in order: a killed process may leave one without all its values."""
         trials = self.study.get_trials(deepcopy=False)
-        corrected = {trial.user_attrs[UPDATED_VALUES] for trial in trials if UPDATED_VALUES in trial.user_attrs}
-        found = []
+        updated = {trial.user_attrs[UPDATED_VALUES] for trial in trials if UPDATED_VALUES in trial.user_attrs}
+        proposals = []
         for trial in trials:
-            whole = trial.params.keys() == self.distributions.keys() and UPDATED_VALUES not in trial.user_attrs
-            if whole and (state := STATES.get(trial.state.name)):
+            complete = trial.params.keys() == self.distributions.keys() and UPDATED_VALUES not in trial.user_attrs
+            if complete and (state := STATES.get(trial.state.name)):
                 values = {field.name: self._value(field, trial.params[field.name]) for field in self.search.fields}
-                found.append(Proposal(trial.number, values, "answered" if trial.number in corrected else state))
-        return found
+                proposals.append(Proposal(trial.number, values, "completed" if trial.number in updated else state))
+        return proposals
 
     def ask(self, at_random: bool = False) -> Proposal | None:
-        """A new proposal, or None when a grid is at its end; `at_random` leaves the sampler's habits."""
-        before = self.history()
-        if self.search.sampler == "grid" and not self._enqueue(before):
+        """A new proposal; None at the end of a grid. `at_random`: a random one instead of the sampler's."""
+        earlier = self.history()
+        if self.search.sampler == "grid" and not self._enqueue(earlier):
             return None
-        self.study.sampler = self._sampler(len(before), at_random)
+        self.study.sampler = self._sampler(len(earlier), at_random)
         number = self.study.ask(self.distributions).number
         return next(proposal for proposal in self.history() if proposal.number == number)
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None) -> None:
-        """What came of it, objective by objective; None for a failure."""
+        """Report the values in the order of the objectives; None for a failure."""
         state = None if values else self.optuna.trial.TrialState.FAIL
         self.study.tell(proposal.number, values, state=state, skip_if_finished=True)
 
     def update_values(self, proposal: Proposal, values: Sequence[float]) -> None:
-        """A proposal that had failed and was tried again with success: the sampler learns it as one more."""
+        """Add the values of a failed proposal that was retried with success, as one more trial."""
         params = next(trial.params for trial in self.study.trials if trial.number == proposal.number)
-        made = self.optuna.trial.create_trial(
+        trial = self.optuna.trial.create_trial(
             params=params,
             distributions=self.distributions,
             values=list(values),
             user_attrs={UPDATED_VALUES: proposal.number},
         )
-        self.study.add_trial(made)
+        self.study.add_trial(trial)
 
     def _distribution(self, field: Proposed) -> Any:
         kinds = self.optuna.distributions
@@ -113,23 +114,23 @@ class Study:
 
     def _sampler(self, proposals: int, at_random: bool) -> Any:
         seed = random.Random(f"{self.search.seed} {proposals}").randrange(2**31)
-        samplers, some = self.optuna.samplers, max(4, self.search.trials // 4)
+        samplers, quarter = self.optuna.samplers, max(4, self.search.trials // 4)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", self.optuna.exceptions.ExperimentalWarning)
             if self.search.sampler == "tpe" and not at_random:
-                return samplers.TPESampler(seed=seed, n_startup_trials=min(10, some), constant_liar=self.jobs > 1)
+                return samplers.TPESampler(seed=seed, n_startup_trials=min(10, quarter), constant_liar=self.jobs > 1)
             if self.search.sampler == "nsga2" and not at_random:
-                return samplers.NSGAIISampler(seed=seed, population_size=min(50, some))
+                return samplers.NSGAIISampler(seed=seed, population_size=min(50, quarter))
             return samplers.RandomSampler(seed=seed)
 
-    def _enqueue(self, before: Sequence[Proposal]) -> bool:
-        """The next of all combinations, in an order drawn from the seed. Optuna's own grid sampler ends a study from
-        within, which asking and telling cannot survive."""
+    def _enqueue(self, earlier: Sequence[Proposal]) -> bool:
+        """Enqueue the next combination, in an order drawn from the seed; False after the last. Optuna's GridSampler
+        calls study.stop(), which raises outside of study.optimize()."""
         fields = [field for field in self.search.fields if isinstance(field, Choices)]
-        left = list(itertools.product(*(range(len(field.options)) for field in fields)))
-        random.Random(self.search.seed).shuffle(left)
-        seen = {tuple(proposal.values[field.name] for field in fields) for proposal in before}
-        point = next((point for point in left if point not in seen), None)
+        points = list(itertools.product(*(range(len(field.options)) for field in fields)))
+        random.Random(self.search.seed).shuffle(points)
+        proposed = {tuple(proposal.values[field.name] for field in fields) for proposal in earlier}
+        point = next((point for point in points if point not in proposed), None)
         if point is None:
             return False
         pairs = zip(fields, point, strict=True)
@@ -139,7 +140,7 @@ class Study:
 
 
 def repair_journal(journal: Path) -> None:
-    """Take away what a process left that was killed while it wrote: its lock, and half of a last line."""
+    """Remove the lock and the incomplete last line that a process leaves when it is killed while writing."""
     journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
     content = journal.read_bytes() if journal.is_file() else b""
     if content and not content.endswith(b"\n"):
@@ -148,7 +149,7 @@ def repair_journal(journal: Path) -> None:
 
 
 def is_ordinal(field: Proposed) -> bool:
-    """Whether a choice is among growing numbers, so that neighbors are alike."""
+    """Whether the options are increasing numbers, so that neighboring options are similar."""
     values = [next(iter(option.values())).plain() for option in field.options if len(option) == 1]
     numbers = len(values) == len(field.options) and all(type(value) in (int, float) for value in values)
     return numbers and all(a < b for a, b in itertools.pairwise(values))
@@ -159,5 +160,5 @@ def digest(definition: Any) -> str:
 
 
 def _names(field: Choices) -> list[str]:
-    """One text a choice, as the journal holds it."""
+    """The options as texts, as the journal stores them."""
     return [json.dumps({key: node.plain() for key, node in option.items()}) for option in field.options]

@@ -1,4 +1,4 @@
-"""Take runs out of the queue; those that are running write a checkpoint first."""
+"""Cancel jobs; running ones write a checkpoint first."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from bench.slurm.run_state import RunState, job_of, process_of
 
 
 def cancel(runs: Sequence[RunState], results: Path) -> None:
-    """One at work records its end itself.
+    """Cancel the jobs of these runs; a running job records its final status itself, for a queued one it is done here.
 
-    Raises UserError if SLURM refuses or does not answer, or, once all others are cancelled, for a process that cannot
-    be seen from this host.
+    Raises UserError if SLURM refuses or does not answer; and, after all others are cancelled, for processes of other
+    hosts, which cannot be signaled from here.
     """
     jobs = {run.id: job_of(run_folder(results, run.id)) for run in runs}
-    if queued := [run.job for run in runs if jobs[run.id]["executor"] == "slurm"]:
-        _scancel(queued)
+    if slurm_jobs := [run.job for run in runs if jobs[run.id]["executor"] == "slurm"]:
+        _scancel(slurm_jobs)
     unreachable = []
     for run in runs:
         if jobs[run.id]["executor"] == "local":
@@ -33,7 +33,7 @@ def cancel(runs: Sequence[RunState], results: Path) -> None:
                 continue
             process.send_signal(signal.SIGTERM)
         if run.state is State.QUEUED:
-            _record(run, results)
+            _record_cancelled(run, results)
     if unreachable:
         raise UserError(f"cannot be signaled from this host: {'; '.join(unreachable)}; cancel on the host that runs it")
 
@@ -42,18 +42,18 @@ def _scancel(jobs: Sequence[str]) -> None:
     try:
         done = subprocess.run(["scancel", *jobs], capture_output=True, text=True, timeout=5 * COMMAND_TIMEOUT_S)
     except FileNotFoundError as error:
-        raise UserError("no SLURM here: scancel is not on PATH") from error
+        raise UserError("SLURM is not installed here: scancel is not on PATH") from error
     except subprocess.TimeoutExpired as error:
-        raise UserError("SLURM's controller does not answer: nothing may be cancelled yet; try again") from error
+        raise UserError("SLURM's controller does not answer (scancel): jobs may still be running; try again") from error
     if done.returncode:
         raise UserError(f"scancel: {done.stderr.strip()}")
 
 
-def _record(run: RunState, results: Path) -> None:
-    """Of a run that waited: nobody else would."""
+def _record_cancelled(run: RunState, results: Path) -> None:
+    """Status of a queued run: no process exists that could record it."""
     folder = run_folder(results, run.id)
     try:
         with Lease(folder.path) as lease:
-            folder.set_status(Status(State.CANCELLED, run.phase, "taken out of the queue"), lease.check)
-    except LeaseHeld:  # it has just begun
+            folder.set_status(Status(State.CANCELLED, run.phase, "cancelled while queued"), lease.check)
+    except LeaseHeld:  # it has just started
         return

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bench.common.errors import ConfigError
 from bench.config.convert import TypeMismatch, convert, field_types
 from bench.config.merge import SCALES
-from bench.config.read import (
-    Node,
-    Problems,
-    did_you_mean,
-    read,
-)
+from bench.config.read import Node, Problems, did_you_mean, read
+
+log = logging.getLogger(__name__)
 
 TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$")
-MEMORY = re.compile(r"(\d+)([KMGT])B?$")
+MEMORY = re.compile(r"0$|\d+[KMGT]B?$")
 RESERVED_OPTIONS = {
     "partition": "partition", "account": "account", "qos": "qos", "time": "time", "nodes": "nodes",
     "gres": "gpus", "gpus": "gpus", "gpus-per-node": "gpus", "gpus-per-task": "gpus", "ntasks": "tasks",
@@ -27,12 +25,23 @@ RESERVED_OPTIONS = {
     "exclude": "exclude", "nodelist": "nodelist", "array": "array_parallelism", "signal": "warning_s",
     "reservation": "reservation",
 }  # fmt: skip
-FIXED = ("output", "error", "open-mode", "requeue", "no-requeue", "dependency", "job-name", "wrap", "parsable", "chdir")
+SET_BY_BENCH = (
+    "output",
+    "error",
+    "open-mode",
+    "requeue",
+    "no-requeue",
+    "dependency",
+    "job-name",
+    "wrap",
+    "parsable",
+    "chdir",
+)
 
 
 @dataclass(frozen=True)
 class Collect:
-    """The small job at the end that makes tables and figures; what is not given is as for the runs, without GPUs."""
+    """Resources of the last job, which writes tables and figures; defaults: the runs' partition and QOS, no GPU."""
 
     partition: str | None = None
     qos: str | None = None
@@ -47,7 +56,7 @@ class Collect:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What to ask for, for one run; slurm/README.md says what each key means."""
+    """Resources of one run and limits of a sweep; docs/cluster.md documents each key."""
 
     path: Path
     executor: Literal["slurm", "local"] = "slurm"
@@ -60,11 +69,11 @@ class Cluster:
     exclude: str | None = None
     time: str | int = 60
     nodes: int = 1
-    gpus: int = 0  # a node
+    gpus: int = 0  # per node
     gpu_type: str | None = None
-    tasks: int | None = None  # a node; one a GPU if not given
-    cpus: int = 1  # a task
-    memory: str | None = None  # a node
+    tasks: int | None = None  # per node; default: one per GPU
+    cpus: int = 1  # per task
+    memory: str | None = None  # per node; "0": all of it, as in SLURM
     array_parallelism: int = 64
     warning_s: int = 180
     max_timeouts: int = 20
@@ -90,14 +99,15 @@ class Cluster:
         return self.nodes * self.tasks_per_node
 
 
+RENAMED_KEYS = {"max_losses": "max_crash_requeues"}  # old → new; the old ones are still read
 SLURM_ONLY = ("partition", "account", "qos", "reservation", "constraint", "nodelist", "exclude", "nodes", "gpu_type",
-              "memory", "sbatch", "srun", "time", "max_losses")  # fmt: skip
+              "memory", "sbatch", "srun", "time", "max_crash_requeues")  # fmt: skip
 
 
 def load(path: Path, scale: str) -> Cluster:
-    """The cluster as a sweep of that scale uses it. Raises ConfigError."""
+    """Read a cluster file for sweeps of `scale`. Raises ConfigError with all problems at once."""
     problems = Problems()
-    root = dict(read(path, problems).root.value)
+    root = _with_new_names(read(path, problems).root.value, problems)
     scales = root.pop("scales", None)
     nodes = root | _at_scale(scales, scale, problems)
     values = _section(Cluster, nodes, ("path",), problems, more=("scales",))
@@ -112,13 +122,13 @@ def load(path: Path, scale: str) -> Cluster:
 
 
 def minutes(time: str | int) -> int:
-    """SLURM's ways to write a time, rounded up to whole minutes. Raises ValueError."""
+    """A time in any of SLURM's formats (sbatch(1), --time), rounded up to whole minutes. Raises ValueError."""
     if isinstance(time, int):
         return time
-    found = TIME.match(time)
-    if not found:
+    match = TIME.match(time)
+    if not match:
         raise ValueError(time)
-    days, first, second, third = (int(word) if word else None for word in found.groups())
+    days, first, second, third = (int(word) if word else None for word in match.groups())
     assert first is not None
     if days is not None:  # days-hours[:minutes[:seconds]]
         seconds = ((days * 24 + first) * 60 + (second or 0)) * 60 + (third or 0)
@@ -130,7 +140,7 @@ def minutes(time: str | int) -> int:
 
 
 def _at_scale(scales: Node | None, scale: str, problems: Problems) -> dict[str, Node]:
-    """What the scale changes; the others are checked for their keys all the same."""
+    """The settings of one scale. The keys of the other scales are validated too."""
     if scales is None:
         return {}
     if not isinstance(scales.value, dict):
@@ -142,17 +152,33 @@ def _at_scale(scales: Node | None, scale: str, problems: Problems) -> dict[str, 
         elif not isinstance(node.value, dict):
             problems.add(node.where, f"the scale {name} is a mapping of keys to values")
         else:
-            _section(Cluster, node.value, ("path", "executor"), problems, owner=f"scales.{name}.")
-    chosen = scales.value.get(scale)
-    found = chosen.value if chosen is not None and isinstance(chosen.value, dict) else {}
-    return {key: node for key, node in found.items() if key in field_types(Cluster)}
+            renamed = _with_new_names(node.value, problems)
+            _section(Cluster, renamed, ("path", "executor"), problems, owner=f"scales.{name}.")
+    selected = scales.value.get(scale)
+    if selected is None or not isinstance(selected.value, dict):
+        return {}
+    settings = _with_new_names(selected.value, problems, warn=False)
+    return {key: node for key, node in settings.items() if key in field_types(Cluster)}
+
+
+def _with_new_names(nodes: Mapping[str, Node], problems: Problems, warn: bool = True) -> dict[str, Node]:
+    """Keys of older versions under their present names, with a warning each."""
+    renamed: dict[str, Node] = {}
+    for key, node in nodes.items():
+        name = RENAMED_KEYS.get(key, key)
+        if name in renamed:
+            problems.add(node.where, f"{key} is the old name of {name}, which is given as well: remove {key}")
+        if name != key and warn:
+            log.warning("%s: %s is now called %s; the old name still works", node.where, key, name)
+        renamed[name] = node
+    return renamed
 
 
 def _section(
     cls: type, nodes: Mapping[str, Node], hidden: tuple[str, ...], problems: Problems, owner: str = "",
     more: tuple[str, ...] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """Known keys with values of the declared types; a mapping stays one."""
+    """Known keys, their values converted to the declared types; `sbatch` and `collect` stay mappings."""
     types = {name: kind for name, kind in field_types(cls).items() if name not in hidden}
     values: dict[str, Any] = {}
     for key, node in nodes.items():
@@ -167,36 +193,42 @@ def _section(
                 values[key] = node.value
         else:
             try:
-                values[key] = convert(types[key], node.plain())
+                values[key] = convert(types[key], _as_text(types[key], node.plain()))
             except TypeMismatch as error:
                 problems.add(node.where, f"{owner}{key}: {error}")
     return values
 
 
+def _as_text(annotation: Any, value: Any) -> Any:
+    """A number where text is wanted (`account: 12345`, `memory: 0`) is that text."""
+    kinds = get_args(annotation)
+    return str(value) if type(value) is int and str in kinds and int not in kinds else value
+
+
 def _sbatch(node: Node, problems: Problems) -> dict[str, str | bool]:
-    """Further options of sbatch, by their long names."""
-    found: dict[str, str | bool] = {}
+    """Extra options of sbatch, keyed by their long names without dashes."""
+    options: dict[str, str | bool] = {}
     for key, child in node.value.items():
         name = key.replace("_", "-")
         if name in RESERVED_OPTIONS:
-            problems.add(child.where, f"sbatch.{key}: there is a key for it, {RESERVED_OPTIONS[name]}")
-        elif name in FIXED:
-            problems.add(child.where, f"sbatch.{key} is set by EAD-Bench itself: leave it out")
+            problems.add(child.where, f"sbatch.{key}: use the key {RESERVED_OPTIONS[name]} instead")
+        elif name in SET_BY_BENCH:
+            problems.add(child.where, f"sbatch.{key} is set by EAD-Bench itself: remove it")
         elif name.startswith("-") or not isinstance(child.value, str | int | float | bool):
             problems.add(child.where, f"sbatch.{key}: write the option's long name without dashes, and one value")
         else:
-            found[name] = child.value if child.value is True else str(child.value)
-    return found
+            options[name] = child.value if child.value is True else str(child.value)
+    return options
 
 
 MINIMUMS = {"nodes": 1, "gpus": 0, "tasks": 1, "cpus": 1, "array_parallelism": 1, "warning_s": 10, "max_timeouts": 0,
-          "max_losses": 0}  # fmt: skip
+          "max_crash_requeues": 0}  # fmt: skip
 
 
 def _check(values: dict[str, Any], nodes: Mapping[str, Node], problems: Problems) -> None:
-    """What types do not say."""
+    """Constraints that types do not express."""
 
-    def wrong(key: str, text: str) -> None:
+    def add_problem(key: str, text: str) -> None:
         problems.add(nodes[key].where, f"{key}: {text}")
 
     _check_amounts(nodes, "", problems)
@@ -204,32 +236,35 @@ def _check(values: dict[str, Any], nodes: Mapping[str, Node], problems: Problems
         _check_amounts(nodes["collect"].value, "collect.", problems)
     tasks, gpus = values.get("tasks"), values.get("gpus") or 0
     if tasks and gpus and tasks != gpus:
-        wrong("tasks", f"{tasks} tasks for {gpus} GPUs a node: one task drives one GPU; leave tasks out")
+        add_problem("tasks", f"{tasks} tasks for {gpus} GPUs a node: one task drives one GPU; remove tasks")
     if values.get("gpu_type") and "gpus" not in values:
-        wrong("gpu_type", "say how many with gpus")
+        add_problem("gpu_type", "set the number of GPUs per node as well: gpus: N")
     warning = values.get("warning_s", Cluster.warning_s)
     if "time" in values and 0 < (_minutes(values["time"]) or 0) * 60 <= warning:
-        wrong("time", f"{values['time']} is not longer than warning_s, {warning} s")
+        add_problem("time", f"{values['time']} is not longer than warning_s, {warning} s")
     for line in values.get("environment", ()):
         if line.lstrip().startswith("#SBATCH"):
-            wrong("environment", f"{line!r} is an option, not a line of shell: put it under sbatch")
+            add_problem(
+                "environment", f"{line!r} is an option of sbatch, not a shell command: move it to the key sbatch"
+            )
     if values.get("executor") == "local":
         for key in SLURM_ONLY:
             if key in values:
-                wrong(key, "means nothing to executor: local")
+                add_problem(key, "has no effect with executor: local; remove it")
 
 
 def _check_amounts(nodes: Mapping[str, Node], owner: str, problems: Problems) -> None:
-    """Numbers, times and memory, of the cluster or of its section `collect`."""
+    """Validate numbers, times and memory of the cluster or of its section `collect`."""
     for key, node in nodes.items():
         value = node.value
         if key in MINIMUMS and isinstance(value, int) and value < MINIMUMS[key]:
             problems.add(node.where, f"{owner}{key}: {value} is less than {MINIMUMS[key]}")
         if key == "time" and isinstance(value, str | int) and not _minutes(value):
             hint = "2-00:00:00 (days-hours:minutes:seconds), 24:00:00 or 90"
-            problems.add(node.where, f"{owner}time: {value!r} is no time such as {hint}")
-        if key == "memory" and isinstance(value, str) and not MEMORY.match(value):
-            problems.add(node.where, f"{owner}memory: {value!r} is no amount such as 480G or 64000M")
+            problems.add(node.where, f"{owner}time: {value!r} is not a time; examples: {hint}")
+        if key == "memory" and value is not None and not MEMORY.match(str(value)):
+            text = f"{value!r} is not an amount of memory; examples: 480G, 64000M, 0 (all of the node)"
+            problems.add(node.where, f"{owner}memory: {text}")
 
 
 def _minutes(time: str | int) -> int | None:

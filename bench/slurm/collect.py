@@ -1,4 +1,4 @@
-"""What a sweep has come to: ends of runs that nobody could record, then runs.jsonl, tables, figures and the report."""
+"""The collect job: record final statuses that no process recorded, then write runs.jsonl, tables, figures, report."""
 
 from __future__ import annotations
 
@@ -10,45 +10,40 @@ from bench.common.files import atomic_write_text
 from bench.common.json_files import read_lines
 from bench.runs import attempts
 from bench.runs.folder import Status, run_folder
-from bench.runs.lease import (
-    Lease,
-    LeasedWriter,
-    LeaseHeld,
-    LeaseLost,
-)
+from bench.runs.lease import Lease, LeasedWriter, LeaseHeld, LeaseLost
 from bench.slurm.run_state import RunState, query_sweep
 
 log = logging.getLogger(__name__)
 
 
 def collect(sweep: Path, results: Path, report: bool = True) -> list[Path]:
-    """Everything that a finished sweep shows; what is missing of it stays empty."""
+    """Write all results of a sweep and return their paths; missing runs are empty cells."""
     from bench import figures
     from bench.analysis import tables
 
-    for standing in query_sweep(sweep, results).runs:
-        record_final_status(standing, results)
+    for run in query_sweep(sweep, results).runs:
+        record_final_status(run, results)
     refresh(sweep, results)
     written = [*tables.write(sweep, results), *figures.write(sweep, results)]
     if report:
-        from bench import report as made
+        from bench.report import write as write_report
 
         try:
-            written += made.write(sweep, results)
-        except Exception:  # tables and figures stand, whatever the report lacks
-            log.exception("no report")
+            written += write_report(sweep, results)
+        except Exception:  # tables and figures are written already and stay valid
+            log.exception("the report could not be written")
     return written
 
 
-def record_final_status(standing: RunState, results: Path) -> None:
-    """Write down the end of a run whose job is over and left no word."""
-    if not standing.unrecorded:
+def record_final_status(run: RunState, results: Path) -> None:
+    """Record the final status of a run whose job ended without recording one; leaves a locked run alone."""
+    if not run.unrecorded:
         return
-    folder = run_folder(results, standing.id)
+    folder = run_folder(results, run.id)
     try:
         with Lease(folder.path) as lease:
             writer = LeasedWriter(folder.path, lease)
-            status = Status(standing.unrecorded, standing.phase, standing.message)
+            status = Status(run.unrecorded, run.phase, run.message)
             folder.set_status(status, writer.check)
             for last in attempts.read_attempts(folder)[-1:]:
                 if "ended" not in last:
@@ -58,7 +53,7 @@ def record_final_status(standing: RunState, results: Path) -> None:
 
 
 def refresh(sweep: Path, results: Path) -> None:
-    """The runs' states in runs.jsonl, and which code and machines produced their results."""
+    """Update states and provenance of the runs in runs.jsonl."""
     lines = read_lines(sweep / "runs.jsonl")
     for line in lines:
         folder = run_folder(results, line["id"])

@@ -1,4 +1,4 @@
-"""submitit's local executor, for processes that outlive the terminal they were started from."""
+"""submitit's local executor, with processes that outlive the terminal they were started from."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 
 from submitit import LocalExecutor, LocalJob
 
+from bench.common.compat import SUBMITIT_LOCAL_MODULE
+
 
 class DetachedExecutor(LocalExecutor):
-    """Its jobs belong to no terminal and hold none of the submitter's pipes open: what they say goes to a file."""
+    """Jobs get a session of their own and write to a file: they hold no terminal and no pipe of the submitter."""
 
     def _submit_command(self, command: str) -> LocalJob[Any]:
-        """As submitit's own, but for the session and the output."""
+        """As LocalExecutor's, but for the session and the output."""
         tasks = int(self.parameters.get("tasks_per_node", 1))
-        told = {
+        variables = {
             "SUBMITIT_LOCAL_NTASKS": tasks,
             "SUBMITIT_LOCAL_COMMAND": command,
             "SUBMITIT_LOCAL_TIMEOUT_S": int(60 * self.parameters["timeout_min"]),
@@ -29,8 +31,8 @@ class DetachedExecutor(LocalExecutor):
         }
         with (self.folder / "controllers.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "submitit.local._local", str(self.folder)],
-                env=os.environ | {key: str(value) for key, value in told.items()},
+                [sys.executable, "-m", SUBMITIT_LOCAL_MODULE, str(self.folder)],
+                env=os.environ | {key: str(value) for key, value in variables.items()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

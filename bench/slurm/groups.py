@@ -1,4 +1,4 @@
-"""Runs that start together: an array for the roots, and one for each set of runs that others start from."""
+"""Job arrays: one for the runs without pending parents, and one for each set of parents that runs depend on."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from bench.runs.folder import RunFolder
 
 @dataclass
 class Group:
-    """Tasks of one array, and the runs whose jobs must have ended before."""
+    """Tasks of one array, and the ids of the runs whose jobs must have ended before it starts."""
 
     needs: tuple[str, ...]
     tasks: list[Task] = field(default_factory=list)
 
 
-def group_tasks(left: Sequence[Task], tasks: Sequence[Task]) -> list[Group]:
-    """In an order in which whatever is needed comes first. A run whose parent is trained needs nothing."""
-    known = {task.id for task in tasks}
-    found: dict[tuple[str, ...], Group] = {}
-    for task in sorted(left, key=lambda task: _depth(task, {other.id: other for other in tasks})):
+def group_tasks(pending: Sequence[Task], tasks: Sequence[Task], max_array_size: int | None = None) -> list[Group]:
+    """Groups of the pending tasks, parents before their children; a run whose parents are trained needs nothing.
+
+    A group has at most `max_array_size` tasks: SLURM refuses larger arrays (MaxArraySize of slurm.conf).
+    """
+    by_id = {task.id: task for task in tasks}
+    by_needs: dict[tuple[str, ...], list[Task]] = {}
+    for task in sorted(pending, key=lambda task: _depth(task, by_id)):
         untrained = [p for p in task.parents if RunFolder(task.folder.path.parent / p).training() is None]
-        needs = tuple(sorted(parent for parent in untrained if parent in known))
-        found.setdefault(needs, Group(needs)).tasks.append(task)
-    return list(found.values())
+        needs = tuple(sorted(parent for parent in untrained if parent in by_id))
+        by_needs.setdefault(needs, []).append(task)
+    size = max_array_size or max(1, len(pending))
+    return [Group(needs, group[i : i + size]) for needs, group in by_needs.items() for i in range(0, len(group), size)]
 
 
 def _depth(task: Task, tasks: dict[str, Task]) -> int:

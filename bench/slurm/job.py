@@ -1,7 +1,7 @@
-"""What a job does, as submitit calls it in every process of a step.
+"""The functions of jobs, which submitit calls in every process of a step.
 
-Signals only set a flag; once training has written its checkpoint, submitit's own handler puts the job back into the
-queue. A job that is started again, by whomever, finds its run's newest checkpoint by itself.
+Signals only set a flag; after training has written its checkpoint, submitit's own handler requeues the job. A restarted
+job, whoever restarted it, resumes from the newest checkpoint in the run's folder.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunJob:
-    """One run. Everything in it is plain: what it names is read from the run's folder when the job starts."""
+    """One run. It holds plain values only; the spec is read from the run's folder when the job starts."""
 
-    run: str  # folder
+    run: str  # path of its folder
     label: str
     device: str
     threads: int
@@ -53,65 +53,65 @@ class RunJob:
     minutes: int = 60
     warning_s: int = 180
     scratch: str | None = None
-    slots: int = 0  # of a workstation; 0 on a cluster
+    slots: int = 0  # runs at once on a workstation; 0 on a cluster
     gpus: int = 0
 
     def __call__(self) -> str:
-        began, put_back = time.time(), signal.getsignal(signal.SIGUSR2)
+        started, submitit_handler = time.time(), signal.getsignal(signal.SIGUSR2)
         job = JobEnvironment()
         if self.slots:
-            _pose_as_step(job)
-        for number in (signal.SIGTERM, signal.SIGINT):  # until the run's own; SIGUSR2 is submitit's until then
-            signal.signal(number, _quit)
-        here = context.SlurmExecutionContext(self.minutes, self.warning_s, began, job.paths.stderr)
+            _export_slurm_step_env(job)
+        for number in (signal.SIGTERM, signal.SIGINT):  # until the worker sets its handlers
+            signal.signal(number, _exit_on_signal)
+        here = context.SlurmExecutionContext(self.minutes, self.warning_s, started, job.paths.stderr)
         folder, rank = RunFolder(Path(self.run)), rank_and_world_size()[0]
         if rank == 0:
-            _log_to(folder.path / "log.txt")
-            logging.getLogger("submitit").propagate = False  # it has a handler of its own
-            for torn in job.paths.folder.glob(f"{job.job_id}_*.save_tmp"):  # submitit refuses to write beside one
-                torn.unlink(missing_ok=True)
-        if waits_for := self._untrained(folder):
+            _redirect_output(folder.path / "log.txt")
+            logging.getLogger("submitit").propagate = False  # it has its own handler
+            for leftover in job.paths.folder.glob(f"{job.job_id}_*.save_tmp"):  # submitit fails if one exists
+                leftover.unlink(missing_ok=True)
+        if reason := self._blocked_by_parent(folder):
             if rank == 0:
-                _set(folder, Status(State.PLANNED, message=f"it starts from {waits_for}"))
-            sys.exit(f"{self.label} starts from {waits_for}")
-        with self._place(job, rank):
-            code = self._work(folder, here) if rank == 0 else _follow(folder, self._options(), job)
+                _record_status(folder, Status(State.PLANNED, message=reason))
+            sys.exit(f"{self.label}: {reason}")
+        with self._resources(job, rank):
+            code = self._work(folder, here) if rank == 0 else _work_as_rank(self._options(), job)
         if rank == 0 and code == STOPPED and (status := folder.status()).state in (State.TIMEOUT, State.PREEMPTED):
-            self._requeue(folder, status, put_back, job.paths.stderr)
+            self._requeue(folder, status, submitit_handler, job.paths.stderr)
         if code:
-            sys.exit(code)  # so that the cluster does not call a bad end completed
-        for number in worker.STOP_SIGNALS:  # too late
+            sys.exit(code)  # else the cluster would report COMPLETED
+        for number in worker.STOP_SIGNALS:  # the run is done: nothing to interrupt
             signal.signal(number, signal.SIG_IGN)
         return "done"
 
     def checkpoint(self) -> DelayedSubmission:
-        """For submitit; what there is to keep stands in the run's folder already."""
+        """For submitit: the same call again, since all state is in the run's folder."""
         return DelayedSubmission(self)
 
     def _options(self) -> list[str]:
         return [self.run, "--device", self.device, "--threads", str(self.threads)]
 
     def _work(self, folder: RunFolder, here: ExecutionContext) -> int:
-        """An exit code of bench.work. A holder that has just died elsewhere keeps its lease for a while."""
+        """An exit code of bench.work. A lease of a process that died on another host expires after LEASE_TIMEOUT_S."""
         deadline = time.monotonic() + LEASE_TIMEOUT_S + 6 * RETRY_S
         while (code := worker.main(self._options(), here)) == LOCKED and time.monotonic() < deadline:
             time.sleep(RETRY_S)
         return code
 
-    def _untrained(self, folder: RunFolder) -> str:
-        """The first parent without weights, and how it stands; on a workstation only once it is at a bad end."""
+    def _blocked_by_parent(self, folder: RunFolder) -> str:
+        """Why the run cannot start: a parent without weights. On a workstation it waits until the parent has failed."""
         for parent in self.parents:
             other = RunFolder(folder.path.parent / parent)
             while other.training() is None:
                 state = other.status().state
-                if not self.slots or (state.failed and state is not State.PREEMPTED):  # a preempted one comes back
-                    return f"run {parent}, which is {state}"
+                if not self.slots or (state.failed and state is not State.PREEMPTED):  # a preempted one is requeued
+                    return f"parent run {parent} is {state} and has no weights"
                 time.sleep(RETRY_S)
         return ""
 
     @contextlib.contextmanager
-    def _place(self, job: JobEnvironment, rank: int) -> Iterator[None]:
-        """A slot of a workstation; a folder of the node's own for temporary files."""
+    def _resources(self, job: JobEnvironment, rank: int) -> Iterator[None]:
+        """A slot of a workstation, and a node-local folder for temporary files."""
         with contextlib.ExitStack() as stack:
             if self.slots:
                 folder = cache_dir() / "slots"
@@ -120,28 +120,28 @@ class RunJob:
                 stack.enter_context(_scratch(Path(os.path.expandvars(self.scratch)).expanduser()))
             yield
 
-    def _requeue(self, folder: RunFolder, status: Status, put_back: Any, messages: Path) -> None:
-        """Through submitit, which counts; again and again while the controller is down."""
-        while (context.read(messages) or (State.TIMEOUT,))[0] is State.TIMEOUT:  # else SLURM does so itself
+    def _requeue(self, folder: RunFolder, status: Status, submitit_handler: Any, messages: Path) -> None:
+        """Requeue a timed-out job through submitit, which counts; retried while the controller is down."""
+        while (context.classify_log(messages) or (State.TIMEOUT,))[0] is State.TIMEOUT:  # SLURM requeues preempted jobs
             try:
-                put_back(signal.SIGUSR2, None)
+                submitit_handler(signal.SIGUSR2, None)
             except UncompletedJobError as error:
-                message = f"{status.message}; {error}; --retry {status.state} goes on"
-                _set(folder, Status(status.state, status.phase, message))
+                message = f"{status.message}; {error}; pass --retry {status.state} to resume"
+                _record_status(folder, Status(status.state, status.phase, message))
                 return
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:
-                log.warning("not back in the queue yet: %s", error)
+                log.warning("requeue failed, retrying: %s", error)
                 time.sleep(RETRY_S)
 
 
 @dataclass(frozen=True)
 class CollectJob:
-    """Tables, figures and the report of a sweep, once its runs have ended."""
+    """Write tables, figures and the report of a sweep after its runs have ended."""
 
     sweep: str
     results: str
     report: bool = True
-    wait_for: tuple[ProcessIdentity, ...] = ()  # processes, on a workstation; a cluster's scheduler waits by itself
+    wait_for: tuple[ProcessIdentity, ...] = ()  # on a workstation; on a cluster the scheduler holds the job back
 
     def __call__(self) -> list[str]:
         from bench.slurm.collect import collect
@@ -151,40 +151,41 @@ class CollectJob:
         return [str(path) for path in collect(Path(self.sweep), Path(self.results), self.report)]
 
     def checkpoint(self) -> DelayedSubmission:
-        """For submitit: a collection that is cut short begins anew."""
+        """For submitit: an interrupted job starts again."""
         return DelayedSubmission(self)
 
 
-def failure(jobs: Path, job: str, rank: int) -> Path:
-    """Where a process that is not the first tells the batch script why it failed."""
+def failure_file(jobs: Path, job: str, rank: int) -> Path:
+    """The file in which a rank other than the first records its status for the postmortem."""
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     return jobs / f"{job}_{rank}_failure_{restart}.json"
 
 
-def _follow(folder: RunFolder, options: list[str], job: JobEnvironment) -> int:
+def _work_as_rank(options: list[str], job: JobEnvironment) -> int:
     try:
         return worker.main(options)
     except Exception as error:
-        told = asdict(status_of_exception(error, "train"))
-        told["message"] = f"rank {job.global_rank} on {job.hostname}: {told['message']}"
-        failure(job.paths.folder, str(job.job_id), job.global_rank).write_text(json.dumps(told), encoding="utf-8")
+        status = asdict(status_of_exception(error, "train"))
+        status["message"] = f"rank {job.global_rank} on {job.hostname}: {status['message']}"
+        path = failure_file(job.paths.folder, str(job.job_id), job.global_rank)
+        path.write_text(json.dumps(status), encoding="utf-8")
         raise
 
 
-def _pose_as_step(job: JobEnvironment) -> None:
-    """A workstation's processes find each other as those of a step do."""
-    told = {"SLURM_PROCID": job.global_rank, "SLURM_LOCALID": job.local_rank, "SLURM_STEP_NUM_TASKS": job.num_tasks,
-            "SLURM_JOB_ID": job.job_id}  # fmt: skip
-    os.environ.update({key: str(value) for key, value in told.items()})
+def _export_slurm_step_env(job: JobEnvironment) -> None:
+    """On a workstation: the variables by which the processes of a SLURM step find each other."""
+    variables = {"SLURM_PROCID": job.global_rank, "SLURM_LOCALID": job.local_rank,
+                 "SLURM_STEP_NUM_TASKS": job.num_tasks, "SLURM_JOB_ID": job.job_id}  # fmt: skip
+    os.environ.update({key: str(value) for key, value in variables.items()})
 
 
-def _quit(number: int, _frame: object) -> NoReturn:
-    """Before anything has begun."""
+def _exit_on_signal(number: int, _frame: object) -> NoReturn:
+    """Handler until the worker has set its own."""
     sys.exit(128 + number)
 
 
-def _log_to(path: Path) -> None:
-    """What this process and its children print."""
+def _redirect_output(path: Path) -> None:
+    """Append stdout and stderr of this process and its children to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     with path.open("ab") as file:
@@ -192,18 +193,19 @@ def _log_to(path: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
-def _set(folder: RunFolder, status: Status) -> None:
+def _record_status(folder: RunFolder, status: Status) -> None:
     with Lease(folder.path) as lease:
         folder.set_status(status, lease.check)
 
 
 @contextlib.contextmanager
 def _scratch(parent: Path) -> Iterator[None]:
+    """A folder of this job for temporary files and compiler caches, deleted at the end."""
     folder = parent / f"ead-bench-{os.environ.get('SLURM_JOB_ID', os.getpid())}"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
         os.environ[name] = str(folder if name == "TMPDIR" else folder / name.lower())
-    tempfile.tempdir = None  # look again
+    tempfile.tempdir = None  # else the cached folder would be used
     try:
         yield
     finally:

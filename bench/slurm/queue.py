@@ -1,4 +1,4 @@
-"""What SLURM says of jobs: squeue first, sacct for those that it has forgotten. No answer is an answer, too."""
+"""Job states by SLURM's clients: squeue first, sacct for jobs that squeue no longer lists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench.runs.states import State
 
-COMMAND_TIMEOUT_S = 12.0  # a client gives up on a controller that is down after about 9 s
+COMMAND_TIMEOUT_S = 12.0  # clients give up after about 9 s when the controller is down
 ENDS: dict[str, State] = {
     "COMPLETED": State.DONE, "FAILED": State.FAILED, "CANCELLED": State.CANCELLED, "TIMEOUT": State.TIMEOUT,
     "DEADLINE": State.TIMEOUT, "PREEMPTED": State.PREEMPTED, "NODE_FAIL": State.NODE_FAIL,
@@ -23,7 +23,7 @@ class Job:
     """A job, or an element of an array: "123" or "123_4"."""
 
     id: str
-    slurm_state: str  # SLURM's state
+    slurm_state: str  # such as "PENDING"
     reason: str = ""
     node: str = ""
 
@@ -32,69 +32,68 @@ class Job:
         return self.slurm_state in WAITING
 
     @property
-    def is_ended(self) -> State | None:
-        """The bad or good end that SLURM tells of; None while the job waits or runs."""
+    def end_state(self) -> State | None:
+        """The run state of an ended job; None while it is pending or running."""
         return ENDS.get(self.slurm_state)
 
     @property
-    def runs(self) -> bool:
-        return not self.is_pending and self.is_ended is None
+    def is_running(self) -> bool:
+        return not self.is_pending and self.end_state is None
 
 
 @dataclass(frozen=True)
 class Queue:
-    """What was asked for; `answered` is False when neither the controller nor accounting could be reached."""
+    """Jobs by id; `answered` is False when neither the controller nor accounting could be reached."""
 
     jobs: dict[str, Job]
     answered: bool
 
 
 def query_jobs(ids: Iterable[str]) -> Queue:
-    """The jobs of these ids that SLURM still knows of."""
-    wanted = sorted({i for i in ids if i})
-    if not wanted:
+    """Those of the jobs that squeue or sacct still lists."""
+    unique = sorted({i for i in ids if i})
+    if not unique:
         return Queue({}, True)
-    listed = squeue(wanted)
-    found = listed or {}
-    forgotten = [i for i in wanted if i not in found]
-    accounted = sacct(forgotten) if forgotten else {}
-    return Queue({**(accounted or {}), **found}, listed is not None or bool(accounted))
+    listed = squeue(unique)
+    unlisted = [i for i in unique if i not in (listed or {})]
+    accounted = sacct(unlisted) if unlisted else {}
+    return Queue({**(accounted or {}), **(listed or {})}, listed is not None or bool(accounted))
 
 
 def squeue(ids: Iterable[str]) -> dict[str, Job] | None:
-    """None without SLURM, or while the controller is down. Ended jobs stay known for its MinJobAge."""
+    """None without SLURM, or while the controller is down. Ended jobs are listed for MinJobAge seconds (slurm.conf)."""
     bases = sorted({i.split("_")[0] for i in ids})
     options = ["--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N", "--jobs"]
     output = run_slurm_command("squeue", *options, ",".join(bases), accept=("Invalid job id",))
     if output is None:
         return None
     rows = (line.split("|") for line in output.splitlines() if line.count("|") == 3)
-    return {job: Job(job, word, "" if reason == "None" else reason, node) for job, word, reason, node in rows}
+    return {job: Job(job, state, "" if reason == "None" else reason, node) for job, state, reason, node in rows}
 
 
 def sacct(ids: Iterable[str]) -> dict[str, Job] | None:
-    """None without accounting. A step that ran out of memory decides: its job is told as failed."""
+    """None without accounting. A step's OUT_OF_MEMORY wins: SLURM calls the job of such a step FAILED."""
     bases = sorted({i.split("_")[0] for i in ids})
     output = run_slurm_command(
         "sacct", "--noheader", "--parsable2", "--format=JobID,State,NodeList", "--jobs", ",".join(bases)
     )
     if output is None:
         return None
-    found: dict[str, Job] = {}
+    jobs: dict[str, Job] = {}
     for line in output.splitlines():
-        name, word, node = line.split("|")
+        name, state, node = line.split("|")
         job, _, step = name.partition(".")
-        word = word.split()[0] if word else ""
+        state = state.split()[0] if state else ""  # "CANCELLED by 1000"
         if not step:
-            for each in _elements(job):
-                found[each] = Job(each, word, "", node)
-        elif word == "OUT_OF_MEMORY" and job in found:
-            found[job] = Job(job, word, "", found[job].node)
-    return found
+            for element in array_elements(job):
+                jobs[element] = Job(element, state, "", node)
+        elif state == "OUT_OF_MEMORY" and job in jobs:
+            jobs[job] = Job(job, state, "", jobs[job].node)
+    return jobs
 
 
 def show(job: str) -> dict[str, str] | None:
-    """`scontrol show job`: key → value. None if it is not known, or nobody answers."""
+    """`scontrol show job`: key → value. None if the job is unknown or the controller does not answer."""
     output = run_slurm_command("scontrol", "show", "job", "--oneliner", job)
     if not output:
         return None
@@ -102,16 +101,19 @@ def show(job: str) -> dict[str, str] | None:
 
 
 def node_state(node: str) -> str:
-    """Such as "idle", "down*"; empty if not known."""
-    return (
-        (run_slurm_command("sinfo", "--noheader", "--Node", "--format=%t", "--nodes", node) or "")
-        .split("\n")[0]
-        .strip()
-    )
+    """Such as "idle" or "down*"; empty if unknown."""
+    output = run_slurm_command("sinfo", "--noheader", "--Node", "--format=%t", "--nodes", node) or ""
+    return output.partition("\n")[0].strip()
+
+
+def max_array_size() -> int | None:
+    """MaxArraySize of slurm.conf (tasks of one array have indices below it); None if the controller does not answer."""
+    match = re.search(r"MaxArraySize\s*=\s*(\d+)", run_slurm_command("scontrol", "show", "config") or "")
+    return int(match[1]) if match else None
 
 
 def run_slurm_command(*command: str, accept: tuple[str, ...] = ()) -> str | None:
-    """A client's output; None if there is none such, it fails or takes too long. `accept`: errors that mean nothing."""
+    """Output of a client; None if it is missing, fails or times out. `accept`: stderr texts that are no failure."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, stdin=subprocess.DEVNULL
@@ -123,10 +125,10 @@ def run_slurm_command(*command: str, accept: tuple[str, ...] = ()) -> str | None
     return done.stdout
 
 
-def _elements(job: str) -> list[str]:
-    """Of sacct's "123_[0-2,5%4]" each; of others themselves."""
-    found = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
-    if not found:
+def array_elements(job: str) -> list[str]:
+    """The jobs of sacct's "123_[0-2,5%4]"; any other id is its own only element."""
+    match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
+    if not match:
         return [job]
-    spans = (span.partition("-") for span in found[2].split(","))
-    return [f"{found[1]}_{i}" for first, _, last in spans for i in range(int(first), int(last or first) + 1)]
+    spans = (span.partition("-") for span in match[2].split(","))
+    return [f"{match[1]}_{i}" for first, _, last in spans for i in range(int(first), int(last or first) + 1)]

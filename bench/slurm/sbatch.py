@@ -1,4 +1,4 @@
-"""Handing scripts and functions over, through submitit and sbatch."""
+"""Submission through submitit and sbatch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bench.common.errors import UserError
 from bench.slurm.script import Script
 
 
-def submitted(submit: Any) -> list[Any]:
-    """submitit's jobs. Raises UserError with the cluster's own words."""
+def submit_jobs(submit: Callable[[], Sequence[Any]]) -> list[Any]:
+    """The jobs that `submit` returns. Raises UserError with sbatch's message."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     with clean_environment():
@@ -23,23 +23,23 @@ def submitted(submit: Any) -> list[Any]:
             return list(submit())
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             lines = [line for line in str(error).splitlines() if "sbatch:" in line] or str(error).splitlines()[-1:]
-            raise UserError(f"the cluster refused: {' '.join(lines)}") from error
+            raise UserError(f"sbatch refused the job: {' '.join(lines)}") from error
 
 
 @contextmanager
 def clean_environment() -> Iterator[None]:
-    """Without the variables of a job that this runs in, which sbatch would obey; SLURM's address stays."""
+    """Without the SLURM variables of an enclosing job, which sbatch would inherit; SLURM_CONF is kept."""
     from submitit.helpers import clean_env
 
-    address = os.environ.get("SLURM_CONF")
+    configuration = os.environ.get("SLURM_CONF")
     with clean_env():
-        if address:
-            os.environ["SLURM_CONF"] = address
+        if configuration:
+            os.environ["SLURM_CONF"] = configuration
         yield
 
 
-def executor_of(script: Script) -> Any:
-    """submitit's, for the cluster or for this machine. Raises UserError where there is no SLURM."""
+def make_executor(script: Script) -> Any:
+    """submitit's executor for the cluster or this machine. Raises UserError where SLURM is not installed."""
     from submitit import SlurmExecutor
 
     from bench.slurm.detached import DetachedExecutor
@@ -48,14 +48,16 @@ def executor_of(script: Script) -> Any:
         os.environ |= {"PYTHONPATH": str(script.code), "PYTHONSAFEPATH": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         return DetachedExecutor(script.jobs, max_num_timeout=script.cluster.max_timeouts)
     if not shutil.which("sbatch") or not shutil.which("srun"):
-        raise UserError("no SLURM here (sbatch and srun are not on PATH); --dry-run prints the scripts without it")
+        raise UserError(
+            "SLURM is not installed here (sbatch and srun are not on PATH); --dry-run prints the scripts without it"
+        )
     return SlurmExecutor(script.jobs, max_num_timeout=script.cluster.max_timeouts, python=script.cluster.python)
 
 
-def ask_scheduler(texts: Sequence[str], say: Callable[[str], None]) -> int:
-    """`sbatch --test-only` of each array; the last script, which waits for them, has no jobs yet to wait for."""
+def validate_scripts(texts: Sequence[str], report: Callable[[str], None]) -> None:
+    """`sbatch --test-only` of each script, without its dependencies: their jobs do not exist yet. Raises UserError."""
     if not shutil.which("sbatch"):
-        raise UserError("--test-only asks the scheduler, and there is no SLURM here (sbatch is not on PATH)")
+        raise UserError("--test-only needs SLURM, which is not installed here (sbatch is not on PATH)")
     for text in texts:
         lines = [line for line in text.splitlines() if not line.startswith("#SBATCH --dependency")]
         with tempfile.NamedTemporaryFile("w", suffix=".sh") as file, clean_environment():
@@ -63,6 +65,5 @@ def ask_scheduler(texts: Sequence[str], say: Callable[[str], None]) -> int:
             file.flush()
             done = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True)
         if done.returncode:
-            raise UserError(f"the cluster would refuse: {done.stderr.strip()}")
-        say(done.stderr.strip().replace(file.name, ""))
-    return 0
+            raise UserError(f"sbatch would refuse the job: {done.stderr.strip()}")
+        report(done.stderr.strip().replace(file.name, ""))

@@ -1,29 +1,31 @@
-"""A cluster's wishes → what submitit hands to sbatch."""
+"""A Cluster → the parameters that submitit passes to sbatch, and the text of the batch script."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.common.compat import SUBMITIT_JOB_MODULE, sbatch_script
+from bench.common.labels import file_name
 from bench.slurm.cluster import Cluster
 from bench.slurm.context import JOB_START_MARKER, JOBS
 
 YEAR = 60 * 24 * 365  # minutes
-KEPT = ("EAD_BENCH_CACHE",)  # of the submitter's environment, which sbatch may be told not to pass on
+# variables of the submitter that jobs need even with `sbatch: {export: NONE}`
+EXPORTED = ("EAD_BENCH_CACHE", "EAD_BENCH_DATA_MEMORY_GIB")
 
 
 @dataclass(frozen=True)
 class Script:
-    """How the jobs of one submission are run."""
+    """The batch scripts of one submission."""
 
     cluster: Cluster
-    name: str  # the sweep's, shown by squeue
+    name: str  # of the sweep; squeue lists it
     folder: Path  # of the submission, absolute
     code: Path  # the snapshot
     threads: int
@@ -34,7 +36,7 @@ class Script:
 
     @property
     def python(self) -> str:
-        """As the shell reads it: a cluster's may be a command of several words."""
+        """The interpreter, quoted for the shell; a cluster file may give a command of several words."""
         return self.cluster.python or shlex.quote(sys.executable)
 
     def runs(self, group: int, dependency: str | None) -> dict[str, Any]:
@@ -58,7 +60,7 @@ class Script:
             "signal_delay_s": cluster.warning_s,
             "setup": [*self._setup(self.threads), "trap : TERM"],
             "teardown": self._teardown(group),
-            # Since SLURM 22.05 srun does not ask for the CPUs of its job by itself.
+            # Since SLURM 22.05 srun does not inherit --cpus-per-task from its job.
             "srun_args": [
                 "--kill-on-bad-exit=1",
                 "--open-mode=append",
@@ -68,58 +70,54 @@ class Script:
         }
 
     def collect(self, dependency: str) -> dict[str, Any]:
-        """submitit's parameters for the job at the end."""
-        wanted = self.cluster.collect
+        """submitit's parameters for the collect job."""
+        collect = self.cluster.collect
         return {
             **self._common(f"{self.name}-collect", dependency),
-            "partition": wanted.partition or self.cluster.partition,
-            "qos": wanted.qos or self.cluster.qos,
-            "time": wanted.minutes,
+            "partition": collect.partition or self.cluster.partition,
+            "qos": collect.qos or self.cluster.qos,
+            "time": collect.minutes,
             "nodes": 1,
             "ntasks_per_node": 1,
-            "cpus_per_task": wanted.cpus,
-            "mem": wanted.memory,
-            "setup": self._setup(wanted.cpus),
-            "srun_args": ["--open-mode=append", f"--cpus-per-task={wanted.cpus}"],
+            "cpus_per_task": collect.cpus,
+            "mem": collect.memory,
+            "setup": self._setup(collect.cpus),
+            "srun_args": ["--open-mode=append", f"--cpus-per-task={collect.cpus}"],
         }
 
     def local(self) -> dict[str, Any]:
-        """submitit's parameters on a workstation: no time limit, and GPUs are given out by bench.slurm.slots."""
+        """submitit's parameters on a workstation: no time limit; bench.slurm.slots assigns the GPUs."""
         return {"tasks_per_node": self.cluster.tasks_per_node, "timeout_min": YEAR}
 
     def text(self, parameters: Mapping[str, Any], count: int = 1) -> str:
-        """The batch script as submitit writes it, with or without SLURM here."""
-        from submitit.slurm.slurm import _make_sbatch_string
-
-        command = f"{self.python} -u -m submitit.core._submit {shlex.quote(str(self.jobs))}"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            wanted = {**parameters, "map_count": count if count > 1 else None}
-            return str(_make_sbatch_string(command=command, folder=self.jobs, **wanted))
+        """The batch script that submitit would submit; works without SLURM."""
+        command = f"{self.python} -u -m {SUBMITIT_JOB_MODULE} {shlex.quote(str(self.jobs))}"
+        return sbatch_script(command, self.jobs, {**parameters, "map_count": count if count > 1 else None})
 
     def _common(self, name: str, dependency: str | None) -> dict[str, Any]:
         extra = {"requeue": True, **self.cluster.sbatch}
         if self.cluster.reservation:
             extra["reservation"] = self.cluster.reservation
-        return {"job_name": name, "account": self.cluster.account, "dependency": dependency, "wckey": None,
+        return {"job_name": file_name(name), "account": self.cluster.account, "dependency": dependency, "wckey": None,
                 "additional_parameters": extra}  # fmt: skip
 
     def _setup(self, threads: int) -> list[str]:
-        """The user's lines, then ours: the snapshot comes first wherever Python looks, and the current folder never."""
-        kept = [f"export {name}={shlex.quote(os.environ[name])}" for name in KEPT if name in os.environ]
+        """The user's lines, then ours: Python imports from the snapshot first, never from the current folder."""
+        exports = [f"export {name}={shlex.quote(os.environ[name])}" for name in EXPORTED if name in os.environ]
+        start = "${SLURM_JOB_ID} start ${SLURM_RESTART_COUNT:-0} on $(hostname -s) at $(date -Is)"
         return [
-            f'echo "{JOB_START_MARKER} ${{SLURM_JOB_ID}} start ${{SLURM_RESTART_COUNT:-0}} on $(hostname -s) at $(date -Is)" >&2',
+            f'echo "{JOB_START_MARKER} {start}" >&2',
             *self.cluster.environment,
             f"export PYTHONPATH={shlex.quote(str(self.code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
             f"export OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=PASSIVE",
-            *kept,
+            *exports,
         ]
 
     def _teardown(self, group: int) -> list[str]:
-        """A step that was killed leaves a run without an end: the batch script outlives it and says what happened."""
-        words = [self.python, "-m", "bench.slurm.postmortem", shlex.quote(str(self.folder)), str(group)]
+        """The postmortem of a failed step: the batch script outlives processes that were killed without a status."""
+        command = [self.python, "-m", "bench.slurm.postmortem", shlex.quote(str(self.folder)), str(group)]
         return [
             "code=$?",
-            f'[ $code -eq 0 ] || {" ".join(words)} "${{SLURM_ARRAY_TASK_ID:-0}}" $code',
+            f'[ $code -eq 0 ] || {" ".join(command)} "${{SLURM_ARRAY_TASK_ID:-0}}" $code',
             "exit $code",
         ]

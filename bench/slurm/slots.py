@@ -1,6 +1,6 @@
-"""Runs queued on one workstation: as many at once as array_parallelism says, each with GPUs of its own.
+"""Slots of one workstation: array_parallelism runs at once, each with its own GPUs.
 
-A slot is a lock on a file, which the system gives back whatever happens to its holder.
+A slot is a file lock, which the kernel releases when its holder ends, however it ends.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ POLL_S = 0.5
 
 @contextlib.contextmanager
 def acquire_slot(folder: Path, count: int, gpus: int, job: str, first: bool) -> Iterator[int]:
-    """Wait for a free slot of `count`; its GPUs become the visible ones. Only a job's first process holds the lock."""
+    """Wait for one of `count` slots and make its GPUs the visible ones. Only the first process of a job locks it."""
     folder.mkdir(parents=True, exist_ok=True)
-    told = folder / f"{job}.json"
-    with contextlib.ExitStack() as held:
-        number = _lock(folder, count, held) if first else _told(told)
+    slot_file = folder / f"{job}.json"
+    with contextlib.ExitStack() as locks:
+        number = _lock(folder, count, locks) if first else _read_slot(slot_file)
         if first:
-            write_json(told, {"slot": number})
+            write_json(slot_file, {"slot": number})
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(i) for i in range(number * gpus, (number + 1) * gpus))
         yield number
         if first:
-            told.unlink(missing_ok=True)
+            slot_file.unlink(missing_ok=True)
 
 
-def _lock(folder: Path, count: int, held: contextlib.ExitStack) -> int:
+def _lock(folder: Path, count: int, locks: contextlib.ExitStack) -> int:
     while True:
         for number in range(count):
             file = (folder / f"{number}.lock").open("a")
@@ -42,12 +42,12 @@ def _lock(folder: Path, count: int, held: contextlib.ExitStack) -> int:
             except BlockingIOError:
                 file.close()
             else:
-                held.enter_context(file)
+                locks.enter_context(file)
                 return number
         time.sleep(POLL_S)
 
 
-def _told(path: Path) -> int:
+def _read_slot(path: Path) -> int:
     while not path.is_file():
         time.sleep(POLL_S)
     return int(read_json(path)["slot"])

@@ -1,7 +1,7 @@
-"""The source as it is at submission, kept for the jobs: later edits in the checkout do not reach them.
+"""A copy of the source at submission, from which the jobs run: later edits of the checkout do not affect them.
 
-results/code/<digest>/ holds the packages and the questions, and snapshot.json (bench.common.paths.SNAPSHOT) with the commit,
-what differs from it, and code.diff. Equal sources share a snapshot.
+results/code/<digest>/ holds the packages and the specs, snapshot.json (bench.common.paths.SNAPSHOT) with the commit and
+the changed files, and code.diff. Identical sources share a snapshot.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DIFF = "code.diff"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was frozen; `commit` is None outside a git checkout."""
+    """Identity of a copy of the source; `commit` is None outside a git checkout."""
 
     digest: str
     commit: str | None
@@ -31,19 +31,19 @@ class Snapshot:
 
     @property
     def label(self) -> str:
-        """ "commit 1d451cf, with 2 files changed: bench/run.py, …"."""
-        told = f"commit {self.commit[:7]}" if self.commit else "no git commit"
+        """For example "commit 1d451cf, with 2 files changed: bench/run.py, …"."""
+        text = f"commit {self.commit[:7]}" if self.commit else "no git commit"
         if not self.changed:
-            return told
+            return text
         names = ", ".join(self.changed[:3]) + (", …" if len(self.changed) > 3 else "")
-        return f"{told}, with {len(self.changed)} file{'s' * (len(self.changed) > 1)} changed: {names}"
+        return f"{text}, with {len(self.changed)} file{'s' * (len(self.changed) > 1)} changed: {names}"
 
 
 def describe_source(source: Path = SOURCE) -> Snapshot:
-    """What a snapshot taken now would hold; nothing is written."""
+    """The snapshot that `take_snapshot` would write now."""
     if (source / SNAPSHOT).is_file():  # a job submits: the snapshot it runs from
-        kept = read_json(source / SNAPSHOT)
-        return Snapshot(kept["digest"], kept["commit"], tuple(kept["changed"]))
+        content = read_json(source / SNAPSHOT)
+        return Snapshot(content["digest"], content["commit"], tuple(content["changed"]))
     digest = hashlib.sha256()
     for path in _files(source):
         digest.update(f"{path.relative_to(source)}\0{path.stat().st_mode & 0o111}\0".encode())
@@ -56,39 +56,39 @@ def describe_source(source: Path = SOURCE) -> Snapshot:
 
 
 def take_snapshot(results: Path, source: Path = SOURCE) -> tuple[Snapshot, Path]:
-    """The snapshot and its folder, made unless it is there already."""
-    found = describe_source(source)
-    folder = (results / "code" / found.digest).resolve()
+    """The snapshot and its folder, which is written unless it exists."""
+    frozen = describe_source(source)
+    folder = (results / "code" / frozen.digest).resolve()
     if (source / SNAPSHOT).is_file():
-        return found, source
+        return frozen, source
     if not (folder / SNAPSHOT).is_file():
-        atomic_write(folder, lambda made: _copy(source, made, found))
-    return found, folder
+        atomic_write(folder, lambda target: _copy(source, target, frozen))
+    return frozen, folder
 
 
-def _copy(source: Path, target: Path, found: Snapshot) -> None:
+def _copy(source: Path, target: Path, frozen: Snapshot) -> None:
     for path in _files(source):
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    (target / DIFF).write_text(_diff(source, found) if found.commit else "", encoding="utf-8")
-    write_json(target / SNAPSHOT, asdict(found))
+    (target / DIFF).write_text(_diff(source, frozen) if frozen.commit else "", encoding="utf-8")
+    write_json(target / SNAPSHOT, asdict(frozen))
 
 
-def _diff(source: Path, found: Snapshot) -> str:
-    """Against the commit; `git apply` gives the same source again."""
+def _diff(source: Path, frozen: Snapshot) -> str:
+    """Against the commit, new files included; `git apply` on the commit restores this source."""
     tracked = _git(source, "diff", "--binary", "--no-ext-diff", "--no-color", "HEAD", "--", *PARTS) or ""
     known = set((_git(source, "ls-files", "-z", "--", *PARTS) or "").split("\0"))
     new = [
         _git(source, "diff", "--binary", "--no-ext-diff", "--no-color", "--no-index", "--", "/dev/null", name) or ""
-        for name in found.changed
+        for name in frozen.changed
         if name not in known and (source / name).is_file()
     ]
     return tracked + "".join(new)
 
 
 def _files(source: Path) -> Iterator[Path]:
-    """Of a checkout what git tracks or would, else everything but caches; in order."""
+    """Sorted: of a git checkout the tracked and unignored files, else all but caches."""
     listed = _git(source, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PARTS)
     if listed is not None:
         names = sorted(set(filter(None, listed.split("\0"))))
@@ -101,7 +101,7 @@ def _files(source: Path) -> Iterator[Path]:
 
 
 def _git(source: Path, *words: str) -> str | None:
-    """Its output; None where there is no git or no checkout of ours."""
+    """Output of a git command; None without git, or where `source` is not the top of a checkout."""
     try:
         top = subprocess.run(["git", "-C", str(source), "rev-parse", "--show-toplevel"], capture_output=True, text=True)
         if top.returncode or Path(top.stdout.strip()).resolve() != source.resolve():

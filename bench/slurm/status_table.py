@@ -1,11 +1,13 @@
-"""The states of a sweep's runs as a table, once or until every run has ended."""
+"""The states of a sweep's runs as a table, once or until no run is active."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -14,59 +16,38 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from bench.common.labels import terminal
 from bench.runs.states import State
 from bench.slurm.run_state import RunState, SweepState, query_sweep
 
 COLORS = {State.DONE: "green", State.RUNNING: "cyan", State.STARTING: "cyan", State.QUEUED: "yellow",
-           State.PLANNED: "bright_black"}  # fmt: skip
-
-
+          State.PLANNED: "bright_black"}  # fmt: skip
 TRACE_LINES = 6
-
-
-LINE_EVERY_S = 60.0  # where there is no terminal
+TABLE_EVERY_S = 60.0  # without a terminal
 
 
 def follow(sweep: Path, results: Path, every_s: float, console: Console) -> SweepState:
-    """Show it until nothing more happens by itself; on a terminal in place, elsewhere now and then."""
-    found, spoken = query_sweep(sweep, results), time.monotonic()
-    with Live(console=console, auto_refresh=False) if console.is_terminal else _Plain(console) as view:
-        view.update(render_status(found), refresh=True)
-        while not all(run.is_terminal for run in found.runs):
+    """Print the table until no run is active: updated in place on a terminal, else every TABLE_EVERY_S seconds."""
+    state, printed = query_sweep(sweep, results), time.monotonic()
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+        show = partial(live.update, refresh=True) if live else console.print
+        show(render_status(state))
+        while not all(run.is_terminal for run in state.runs):
             time.sleep(every_s)
-            found = query_sweep(sweep, results)
-            if (
-                console.is_terminal
-                or time.monotonic() - spoken > LINE_EVERY_S
-                or all(run.is_terminal for run in found.runs)
-            ):
-                view.update(render_status(found), refresh=True)
-                spoken = time.monotonic()
-    return found
-
-
-class _Plain:
-    """Stands in for rich's Live where lines cannot be taken back."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    def __enter__(self) -> _Plain:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def update(self, what: Group, *, refresh: bool) -> None:
-        self.console.print(what)
+            state = query_sweep(sweep, results)
+            over = all(run.is_terminal for run in state.runs)
+            if console.is_terminal or over or time.monotonic() - printed > TABLE_EVERY_S:
+                show(render_status(state))
+                printed = time.monotonic()
+    return state
 
 
 def render_status(sweep: SweepState) -> Group:
-    """The table, then what went wrong, each cause once."""
+    """The table, then each cause of failure and each reason for waiting, once."""
     table = Table(caption=_caption(sweep), caption_justify="left")
     table.add_column("run", overflow="fold")
     table.add_column("state", no_wrap=True)
-    for name in ("step", "loss", "steps/s", "left"):
+    for name in ("step", "loss", "steps/s", "remaining"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("node", "job"):
         table.add_column(name, no_wrap=True)
@@ -74,7 +55,7 @@ def render_status(sweep: SweepState) -> Group:
     for run in sweep.runs:
         state = run.phase if run.state is State.RUNNING and run.phase not in ("", "train") else run.state
         table.add_row(
-            escape(run.label),
+            escape(terminal(run.label)),
             Text(state, style=COLORS.get(run.state, "red")),
             f"{run.step}/{run.steps}",
             "" if run.loss is None else f"{run.loss:.4f}",
@@ -84,11 +65,11 @@ def render_status(sweep: SweepState) -> Group:
             run.job,
             str(run.restarts or ""),
         )
-    return Group(table, *_failures(sweep.runs), *_waiting(sweep.runs))
+    return Group(table, *_failures(sweep.runs), *_waiting_reasons(sweep.runs))
 
 
 def signature(run: RunState) -> str:
-    """What failures have in common: state, phase and message, without numbers and addresses."""
+    """State, phase and message without numbers and addresses: equal for failures of one cause."""
     message = run.message.splitlines()[0] if run.message else ""
     return f"{run.state} in {run.phase}: " + re.sub(r"0x[0-9a-f]+|[\d.,]*\d", "N", message)
 
@@ -97,35 +78,35 @@ def _caption(sweep: SweepState) -> str:
     counts: dict[State, int] = {}
     for run in sweep.runs:
         counts[run.state] = counts.get(run.state, 0) + 1
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return told if sweep.answered else f"{told}; SLURM does not answer: queued runs are shown as their files say"
+    text = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return text if sweep.answered else f"{text}; SLURM does not answer: states of queued runs are those on file"
 
 
 def _failures(runs: Sequence[RunState]) -> list[Text]:
-    """Each kind of failure once, with its runs, the trace's last lines and a log."""
+    """Each cause once, with its runs, the last lines of the trace and a log."""
     groups: dict[str, list[RunState]] = {}
     for run in runs:
         if run.state.failed:
             groups.setdefault(signature(run), []).append(run)
-    told = []
-    for found in groups.values():
-        first = found[0]
+    texts = []
+    for group in groups.values():
+        first = group[0]
         phase = f" in {first.phase}" if first.phase else ""
-        text = Text(f"\n{len(found)} × {first.state}{phase}: {first.message}\n", style="red")
-        text.append(f"  {'; '.join(run.label for run in found)}\n", style="default")
+        text = Text(f"\n{len(group)} × {first.state}{phase}: {first.message}\n", style="red")
+        text.append(f"  {'; '.join(terminal(run.label) for run in group)}\n", style="default")
         for line in first.trace.splitlines()[-TRACE_LINES:]:
             text.append(f"    {line}\n", style="bright_black")
         text.append(f"  log: {first.log}\n" if first.log else "", style="default")
-        again = f"--retry {first.state} tries again" if first.state.needs_retry else "goes on when submitted again"
-        text.append(f"  {again}", style="default")
-        told.append(text)
-    return told
+        hint = f"pass --retry {first.state} to retry" if first.state.needs_retry else "resumes when resubmitted"
+        text.append(f"  {hint}", style="default")
+        texts.append(text)
+    return texts
 
 
-def _waiting(runs: Sequence[RunState]) -> list[Text]:
-    """Why runs wait, each reason once."""
+def _waiting_reasons(runs: Sequence[RunState]) -> list[Text]:
+    """Each reason once, with its runs."""
     reasons: dict[str, list[str]] = {}
     for run in runs:
         if run.state in (State.QUEUED, State.PLANNED, State.STARTING) and run.message:
-            reasons.setdefault(run.message, []).append(run.label)
+            reasons.setdefault(run.message, []).append(terminal(run.label))
     return [Text(f"{'; '.join(labels)}: {reason}", style="yellow") for reason, labels in reasons.items()]

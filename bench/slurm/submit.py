@@ -1,4 +1,4 @@
-"""`python -m bench.run SPEC --slurm slurm/NAME.yaml`: hand a sweep's runs to the cluster, and return."""
+"""`python -m bench.run SPEC --slurm slurm/NAME.yaml`: submit the runs of a sweep as jobs, and return."""
 
 from __future__ import annotations
 
@@ -15,19 +15,12 @@ from typing import TYPE_CHECKING, Any
 from bench.common.errors import UserError
 from bench.common.exit_codes import DONE, SOME_FAILED
 from bench.common.json_files import write_json
+from bench.common.labels import file_name
 from bench.common.paths import SOURCE
 from bench.common.process import ProcessIdentity
-from bench.execution import dry_run as plan
-from bench.execution.launcher import (
-    Task,
-    archive_run,
-    needs_work,
-    prepare_run_folder,
-)
-from bench.execution.session import (
-    Session,
-    task_of,
-)
+from bench.execution.dry_run import print_dry_run
+from bench.execution.launcher import Task, needs_work, prepare_run_folder
+from bench.execution.session import Session
 from bench.runs.folder import runs_folder
 from bench.runs.lease import LeaseHeld
 from bench.slurm import queue, snapshot
@@ -35,7 +28,7 @@ from bench.slurm.cluster import Cluster
 from bench.slurm.groups import Group, group_tasks
 from bench.slurm.job import CollectJob, RunJob
 from bench.slurm.run_state import JOB, job_of, process_of
-from bench.slurm.sbatch import ask_scheduler, executor_of, submitted
+from bench.slurm.sbatch import make_executor, submit_jobs, validate_scripts
 from bench.slurm.script import YEAR, Script
 
 if TYPE_CHECKING:
@@ -44,142 +37,172 @@ if TYPE_CHECKING:
     from bench.config import Run, Sweep
     from bench.execution.options import RunOptions
 
+DEFAULT_MAX_ARRAY_SIZE = 1001  # slurm.conf(5)
 
-class Submission(Session):
-    """One call of the command that submits instead of running."""
+
+class Submission:
+    """One call of the command: the steps of a session around the submission of its pending runs."""
 
     def __init__(self, sweep: Sweep, chosen: Sequence[Run], options: RunOptions, folder: str, console: Console,
                  cluster: Cluster) -> None:  # fmt: skip
-        self.sweep, self.chosen, self.console, self.cluster = sweep, chosen, console, cluster
-        self.options = replace(options, jobs=cluster.array_parallelism)  # at once: the disk needs room for them
-        self.sweep, self.chosen, self.console = sweep, chosen, console
-        self.results = options.results
-        self.folder = self.results / folder
-        self.threads = options.threads or self.cluster.cpus
-        self.device = "cpu"  # of this process; the jobs' is:
-        self.job_device = options.device if options.device != "auto" else "cuda" if self.cluster.gpus else "cpu"
+        # Disk space is checked for as many runs as train at once; `device` is that of this process, not of the jobs.
+        own = replace(options, jobs=cluster.array_parallelism, threads=options.threads or cluster.cpus, device="cpu")
+        self.session = Session(sweep, chosen, own, folder, console)
+        self.cluster, self.console, self.tasks = cluster, console, self.session.tasks
+        self.threads = self.session.threads
+        self.job_device = options.device if options.device != "auto" else "cuda" if cluster.gpus else "cpu"
 
     def run(self) -> int:
-        tasks = [task_of(run, self.results) for run in self.chosen]
-        _refuse_small_batches(tasks, self.cluster)
-        if self.options.dry_run or self.options.test_only:
-            return self._show(tasks)
-        queued = self._queued(tasks)
-        if self.options.force:
+        """Submit what is pending and not in the queue; an exit code."""
+        session, options = self.session, self.session.options
+        _check_batches(self.tasks, self.cluster)
+        if options.dry_run or options.test_only:
+            return self._dry_run()
+        queued = self._queued_jobs()
+        if options.force:
             if queued:
-                raise UserError(f"--force: {', '.join(sorted(queued.values()))} in the queue; cancel first")
-            for moved in filter(None, [archive_run(task) for task in tasks]):
-                self._say(f"put aside: {moved}")
-        left = [task for task in tasks if needs_work(task, self.options.retry)]
-        self._announce(tasks, left)
-        for task in left:
+                raise UserError(
+                    f"--force: jobs {', '.join(sorted(queued.values()))} are queued; run bench.cancel first"
+                )
+            session.archive()
+        pending = session.pending()
+        session.print_header(pending)
+        for task in pending:
             if task.id in queued:
-                self._say(f"{task.label}: in the queue already, job {queued[task.id]}")
-        left = [task for task in left if task.id not in queued and not self._orphaned(task, tasks, queued)]
-        self.verify_data_unchanged(tasks)
-        if left:
-            self.prepare([run for run, task in zip(self.chosen, tasks, strict=True) if task in left])
-            self._submit(left, tasks, queued)
+                session.print(f"{task.label}: already queued as job {queued[task.id]}")
+        to_submit = [task for task in pending if task.id not in queued and not self._blocked_by_parent(task, queued)]
+        session.verify_files()
+        session.verify_data_unchanged()
+        if to_submit:
+            session.prepare([run for run, task in zip(session.chosen, self.tasks, strict=True) if task in to_submit])
+            self._submit(to_submit, queued)
         else:
-            self.record()
-            self._say("nothing to submit")
-        bad = [task for task in tasks if task not in left and task.folder.status().state.needs_retry]
-        return SOME_FAILED if any(task.id not in queued for task in bad) else DONE
+            session.record()
+            session.print("nothing to submit")
+        failed = [task for task in self.tasks if task not in to_submit and task.folder.status().state.needs_retry]
+        return SOME_FAILED if any(task.id not in queued for task in failed) else DONE
 
-    def _orphaned(self, task: Task, tasks: Sequence[Task], queued: Mapping[str, str]) -> bool:
-        """Whether it starts from a run that has no weights and will not get any."""
-        for parent in (other for other in tasks if other.id in task.parents and other.id not in queued):
-            if not needs_work(parent, self.options.retry) and parent.folder.training() is None:
-                self._say(f"{task.label}: it starts from {parent.label}, which is {parent.folder.status().state}")
+    def _blocked_by_parent(self, task: Task, queued: Mapping[str, str]) -> bool:
+        """Whether a parent of the run has no weights and is not going to be trained."""
+        for parent in (other for other in self.tasks if other.id in task.parents and other.id not in queued):
+            if not needs_work(parent, self.session.options.retry) and parent.folder.training() is None:
+                state = parent.folder.status().state
+                self.session.print(f"{task.label}: not submitted, parent run {parent.label} is {state}")
                 return True
         return False
 
-    def _show(self, tasks: Sequence[Task]) -> int:
-        """The batch scripts on stdout, all else on stderr; or what the scheduler says of them."""
-        left = [task for task in tasks if self.options.force or needs_work(task, self.options.retry)]
-        if not left:
-            self._say("nothing to submit: all runs have ended; with --force it would be")
-            left = list(tasks)
+    def _dry_run(self) -> int:
+        """Print the batch scripts on stdout and all else on stderr, or what `sbatch --test-only` says of them."""
+        session, options = self.session, self.session.options
+        pending = list(self.tasks) if options.force else session.pending()
+        if not pending:
+            session.print("nothing to submit: no run is pending; shown as with --force")
+            pending = list(self.tasks)
         frozen = snapshot.describe_source(SOURCE)
-        code = (self.results / "code" / frozen.digest).resolve()
-        script = Script(self.cluster, self.sweep.name, self._stamp(), code, self.threads)
-        if self.cluster.executor == "local":
-            self.console.stderr = True
-            plan.print_dry_run(self.sweep, self.chosen, False, self.console, self.results)
-            self._say("executor: local starts processes on this machine: there is no batch script")
+        script = self._script((session.results / "code" / frozen.digest).resolve())
+        if self.cluster.executor == "slurm" and options.test_only:
+            validate_scripts(self._script_texts(script, self._groups(pending)), session.print)
             return DONE
-        texts = [script.text(script.runs(i, _named(group)), len(group.tasks))
-                 for i, group in enumerate(group_tasks(left, tasks))]  # fmt: skip
-        texts.append(script.text(script.collect("afterany:ARRAY")))
-        if self.options.test_only:
-            return ask_scheduler(texts, self._say)
         self.console.stderr = True
-        plan.print_dry_run(self.sweep, self.chosen, False, self.console, self.results)
-        self._say(f"code: {frozen.label}")
-        self._say(self._price(len(left)))
-        print("\n\n".join(text.rstrip("\n") for text in texts))
+        print_dry_run(session.sweep, session.chosen, False, self.console, session.results, self.cluster.ranks)
+        if self.cluster.executor == "local":
+            session.print("executor: local starts processes on this machine, without a batch script")
+            return DONE
+        groups = self._groups(pending)
+        session.print(f"code: {frozen.label}")
+        session.print(self._requested(len(pending)))
+        print("\n\n".join(text.rstrip("\n") for text in self._script_texts(script, groups)))
         return DONE
 
-    def _queued(self, tasks: Sequence[Task]) -> dict[str, str]:
-        """Run → its job that waits or runs. Raises UserError while nobody can tell."""
-        jobs = {task.id: job_of(task.folder) for task in tasks}
-        there = queue.query_jobs(job["job"] for job in jobs.values() if job.get("executor") == "slurm")
-        if not there.answered and shutil.which("squeue"):
-            raise UserError("SLURM's controller does not answer (squeue): nothing is submitted; try again later")
-        slurm = {run: job["job"] for run, job in jobs.items() if job.get("job") in there.jobs}
-        told = {run: job for run, job in slurm.items() if not there.jobs[job].is_ended}
-        local = {run: job["job"] for run, job in jobs.items() if (process := process_of(job)) and process.alive}
-        return told | local
+    def _script(self, code: Path) -> Script:
+        """The scripts of a new submission, in a folder of its own."""
+        parent = self.session.folder.resolve() / "slurm"
+        name = time.strftime("%Y%m%d-%H%M%S")
+        same_second = len(list(parent.glob(f"{name}*")))
+        folder = parent / (f"{name}.{same_second}" if same_second else name)
+        return Script(self.cluster, self.session.sweep.name, folder, code, self.threads)
 
-    def _submit(self, left: Sequence[Task], tasks: Sequence[Task], queued: Mapping[str, str]) -> None:
-        frozen, code = snapshot.take_snapshot(self.results)
-        script = Script(self.cluster, self.sweep.name, self._stamp(), code, self.threads)
-        executor = executor_of(script)
-        groups = [group for group in group_tasks(self._ready(left), tasks) if group.tasks]
+    def _script_texts(self, script: Script, groups: Sequence[Group]) -> list[str]:
+        texts = []
+        for number, group in enumerate(groups):
+            dependency = f"afterany:{':'.join(f'JOB_OF_{need}' for need in group.needs)}" if group.needs else None
+            texts.append(script.text(script.runs(number, dependency), len(group.tasks)))
+        return [*texts, script.text(script.collect("afterany:ARRAY"))]
+
+    def _groups(self, tasks: Sequence[Task]) -> list[Group]:
+        """The arrays; printed when the scheduler's limit splits them."""
+        if self.cluster.executor == "local":
+            return group_tasks(tasks, self.tasks)
+        limit = queue.max_array_size() or DEFAULT_MAX_ARRAY_SIZE
+        groups = group_tasks(tasks, self.tasks, limit)
+        if len(groups) > len(group_tasks(tasks, self.tasks)):
+            text = f"{len(tasks)} runs exceed SLURM's MaxArraySize {limit}: split into {len(groups)} arrays"
+            self.session.print(f"{text}, each with array_parallelism {self.cluster.array_parallelism}", "yellow")
+        return groups
+
+    def _queued_jobs(self) -> dict[str, str]:
+        """Run id → id of its pending or running job. Raises UserError while the controller does not answer."""
+        jobs = {task.id: job_of(task.folder) for task in self.tasks}
+        listed = queue.query_jobs(job["job"] for job in jobs.values() if job.get("executor") == "slurm")
+        if not listed.answered and shutil.which("squeue"):
+            raise UserError("SLURM's controller does not answer (squeue): nothing was submitted; try again later")
+        slurm = {
+            run: job["job"] for run, job in jobs.items()
+            if job.get("job") in listed.jobs and listed.jobs[job["job"]].end_state is None
+        }  # fmt: skip
+        local = {run: job["job"] for run, job in jobs.items() if (process := process_of(job)) and process.alive}
+        return slurm | local
+
+    def _submit(self, tasks: Sequence[Task], queued: Mapping[str, str]) -> None:
+        session = self.session
+        frozen, code = snapshot.take_snapshot(session.results)
+        script = self._script(code)
+        executor = make_executor(script)
+        groups = self._groups(self._prepare_folders(tasks))
         script.jobs.mkdir(parents=True, exist_ok=True)
-        plan = {
-            "runs": str(runs_folder(self.results).resolve()),
+        content = {
+            "runs": str(runs_folder(session.results).resolve()),
             "groups": [[task.id for task in group.tasks] for group in groups],
-            "max_losses": self.cluster.max_crash_requeues,
+            "max_crash_requeues": self.cluster.max_crash_requeues,
             "snapshot": str(code),
             "code": asdict(frozen),
             "cluster": str(self.cluster.path),
             "command": shlex.join(sys.argv),
             "folder": str(Path.cwd()),
         }
-        write_json(script.folder / "plan.json", plan)
-        self.record()
+        write_json(script.folder / "plan.json", content)
+        session.record()
         jobs: dict[str, str] = {}
         for number, group in enumerate(groups):
-            jobs |= self._hand_over(executor, script, number, group, {**queued, **jobs})
-        handed_over = [process_of(job_of(task.folder)) for group in groups for task in group.tasks]
-        collector = self._collect(script, jobs, [process for process in handed_over if process])
-        collect = collector["job"]
-        write_json(script.folder / "submission.json", plan | {"jobs": jobs, "collect": collect, "collector": collector})
-        self._tell(groups, jobs, collect, frozen)
+            jobs |= self._submit_array(executor, script, number, group, {**queued, **jobs})
+        processes = [process_of(job_of(task.folder)) for group in groups for task in group.tasks]
+        collector = self._submit_collect(script, jobs, [process for process in processes if process])
+        write_json(script.folder / "submission.json",
+                   content | {"jobs": jobs, "collect": collector["job"], "collector": collector})  # fmt: skip
+        self._print_summary(groups, jobs, collector["job"], frozen)
 
-    def _ready(self, left: Sequence[Task]) -> list[Task]:
-        """With their folders and links to their logs; who is being worked on here and now is left out."""
+    def _prepare_folders(self, tasks: Sequence[Task]) -> list[Task]:
+        """Write run folders and links to their logs; runs that another process works on are left out."""
         ready = []
-        for task in left:
+        for task in tasks:
             try:
                 prepare_run_folder(task)
             except LeaseHeld as held:
-                self._say(f"{task.label}: {held} works on it")
+                self.session.print(f"{task.label}: locked by {held}")
                 continue
-            link = self.folder / "logs" / f"{_file_name(task.label)}.txt"
+            link = self.session.folder / "logs" / file_name(task.label, ".txt")
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(task.folder.path / "log.txt", link.parent))
             ready.append(task)
         if not ready:
-            raise UserError("nothing left to submit")
+            raise UserError("nothing to submit: every pending run is locked by another process")
         return ready
 
-    def _hand_over(
+    def _submit_array(
         self, executor: Any, script: Script, number: int, group: Group, jobs: Mapping[str, str]
     ) -> dict[str, str]:
-        """Run → job, of one array; each run's folder says which job it is."""
+        """Submit one array and write each run's job.json; run id → job id."""
         local = self.cluster.executor == "local"
         needs = [jobs[parent] for parent in group.needs if parent in jobs]
         dependency = f"afterany:{':'.join(needs)}" if needs else None
@@ -190,23 +213,26 @@ class Submission(Session):
             for task in group.tasks
         ]  # fmt: skip
         executor.update_parameters(**(script.local() if local else script.runs(number, dependency)))
-        submitted_jobs = submitted(lambda: executor.submit_array(functions))
-        for task, job in zip(group.tasks, submitted_jobs, strict=True):
+        submitted = submit_jobs(lambda: executor.submit_array(functions))
+        for task, job in zip(group.tasks, submitted, strict=True):
             write_json(task.folder.path / JOB, self._describe_job(job) | {"submission": str(script.folder)})
-        return {task.id: str(job.job_id) for task, job in zip(group.tasks, submitted_jobs, strict=True)}
+        return {task.id: str(job.job_id) for task, job in zip(group.tasks, submitted, strict=True)}
 
-    def _collect(self, script: Script, jobs: Mapping[str, str], wait_for: Sequence[ProcessIdentity]) -> dict[str, Any]:
-        """The job at the end, which on a workstation waits for the runs' processes."""
-        local = self.cluster.executor == "local"
+    def _submit_collect(
+        self, script: Script, jobs: Mapping[str, str], wait_for: Sequence[ProcessIdentity]
+    ) -> dict[str, Any]:
+        """Submit the collect job, which on a workstation waits for the runs' processes; as `_describe_job`."""
         arrays = dict.fromkeys(job.split("_")[0] for job in jobs.values())
-        executor = executor_of(script)  # a new one: submitit keeps what an earlier submission wanted
+        local = self.cluster.executor == "local"
+        executor = make_executor(script)  # a new one: submitit keeps the parameters of earlier submissions
         executor.update_parameters(
             **({"timeout_min": YEAR} if local else script.collect(f"afterany:{':'.join(arrays)}"))
         )
+        session = self.session
         function = CollectJob(
-            str(self.folder.resolve()), str(self.results.resolve()), self.options.report, tuple(wait_for)
+            str(session.folder.resolve()), str(session.results.resolve()), session.options.report, tuple(wait_for)
         )
-        (job,) = submitted(lambda: executor.submit_array([function]))
+        (job,) = submit_jobs(lambda: executor.submit_array([function]))
         return self._describe_job(job)
 
     def _describe_job(self, job: Any) -> dict[str, Any]:
@@ -216,58 +242,44 @@ class Submission(Session):
             content["process"] = asdict(ProcessIdentity.of(int(job.job_id)))
         return content
 
-    def _stamp(self) -> Path:
-        """A folder of its own for each submission."""
-        parent: Path = self.folder.resolve() / "slurm"
-        name = time.strftime("%Y%m%d-%H%M%S")
-        taken = len(list(parent.glob(f"{name}*")))
-        return parent / (f"{name}.{taken}" if taken else name)
-
-    def _price(self, runs: int) -> str:
+    def _requested(self, runs: int) -> str:
+        """The resources that the jobs request, in GPU-hours or core-hours."""
         cluster = self.cluster
         if cluster.executor == "local":
             return f"{runs} runs, {min(runs, cluster.array_parallelism)} at once, {cluster.gpus} GPUs each"
         hours = cluster.minutes / 60
         unit, each = ("GPU", cluster.nodes * cluster.gpus) if cluster.gpus else ("core", cluster.ranks * cluster.cpus)
+        total = runs * each * hours
         return (
             f"requested: {runs} run{'s' * (runs != 1)} × {each} {unit}{'s' * (each != 1)} × {hours:.3g} h = "
-            f"{_number(runs * each * hours)} {unit}-hours; a run that reaches the limit goes on, "
-            f"at most {cluster.max_timeouts} times"
+            f"{f'{total:,.0f}' if total >= 100 else f'{total:.3g}'} {unit}-hours; a run that reaches the time limit is "
+            f"requeued, at most {cluster.max_timeouts} times"
         )
 
-    def _tell(self, groups: Sequence[Group], jobs: Mapping[str, str], collect: str, frozen: snapshot.Snapshot) -> None:
+    def _print_summary(
+        self, groups: Sequence[Group], jobs: Mapping[str, str], collect: str, frozen: snapshot.Snapshot
+    ) -> None:
+        session = self.session
         for group in groups:
-            first = jobs[group.tasks[0].id].split("_")[0]
-            after = f", after {', '.join(jobs.get(p, p) for p in group.needs)}" if group.needs else ""
-            what = "array" if len(group.tasks) > 1 else "job"
+            kind, job = "array" if len(group.tasks) > 1 else "job", jobs[group.tasks[0].id].split("_")[0]
             if self.cluster.executor == "local":
-                what, first = "processes", ", ".join(jobs[task.id] for task in group.tasks)
-            self._say(f"{what} {first}: {'; '.join(task.label for task in group.tasks)}{after}")
-        self._say(f"then {collect} collects: tables and figures in {self.folder}")
-        self._say(self._price(sum(len(group.tasks) for group in groups)))
-        self._say(f"code: {frozen.label} ({self.results / 'code' / frozen.digest})")
-        folder = shlex.quote(str(self.folder))
+                kind, job = "processes", ", ".join(jobs[task.id] for task in group.tasks)
+            after = f", after {', '.join(jobs.get(parent, parent) for parent in group.needs)}" if group.needs else ""
+            session.print(f"{kind} {job}: {'; '.join(task.label for task in group.tasks)}{after}")
+        session.print(f"collect job {collect}: writes tables and figures to {session.folder}")
+        session.print(self._requested(sum(len(group.tasks) for group in groups)))
+        session.print(f"code: {frozen.label} ({session.results / 'code' / frozen.digest})")
+        folder = shlex.quote(str(session.folder))
         for command in (f"python -m bench.status {folder} --follow", f"python -m bench.cancel {folder}",
                         f"tail -F {folder}/logs/*.txt"):  # fmt: skip
-            self._say(f"  {command}")
+            session.print(f"  {command}")
 
 
-def _refuse_small_batches(tasks: Sequence[Task], cluster: Cluster) -> None:
+def _check_batches(tasks: Sequence[Task], cluster: Cluster) -> None:
+    """Every process of a run gets the same number of scenes. Raises UserError."""
     for task in tasks:
-        if (batch := task.spec["train"]["batch"]) < cluster.ranks:
+        if (batch := task.spec["train"]["batch"]) % cluster.ranks and task.spec["train"]["steps"]:
             raise UserError(
-                f"{task.label}: train.batch {batch} is less than the {cluster.ranks} processes of a run "
-                f"({cluster.path}: nodes × {'gpus' if cluster.gpus else 'tasks'})"
+                f"{task.label}: train.batch {batch} is not a multiple of the {cluster.ranks} processes of a run "
+                f"({cluster.path}: nodes × {'gpus' if cluster.gpus else 'tasks'}); change one of them"
             )
-
-
-def _named(group: Group) -> str | None:
-    return f"afterany:{':'.join(f'JOB_OF_{need}' for need in group.needs)}" if group.needs else None
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _file_name(label: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-=+" else "_" for c in label)

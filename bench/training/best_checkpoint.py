@@ -1,4 +1,4 @@
-"""`train.keep: best`: the weights that did best on the validation split, kept until training ends."""
+"""`train.keep: best`: the weights with the best validation PSNR, kept until training ends."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import protocols
+from bench import outputs, protocols
 from bench.common.errors import UserError
 from bench.common.json_files import write_json
 from bench.data.sampler import Sampler
-from bench.evaluation.evaluate import Scores, predict
-from bench.evaluation.metrics import psnr
+from bench.evaluation import metrics
+from bench.evaluation.evaluate import predict
+from bench.evaluation.scores import Scores
 from bench.protocols import Protocol
 from bench.runs.folder import BEST, BEST_STATE, RunFolder
 from bench.runs.writer import Writer
@@ -27,34 +28,38 @@ SCENES = 4  # of a forward pass
 
 
 class BestCheckpoint:
-    """Looks at a model `train.validations` times, evenly spaced, the last time after the last step."""
+    """Validates a model `train.validations` times, evenly spaced, the last time after the last step."""
 
     def __init__(self, spec: RunSpec, sampler: Sampler, writer: Writer) -> None:
-        """Goes on from what the run folder holds. Raises UserError when there are no validation scenes."""
+        """Resumes from the best checkpoint of the run folder. Raises UserError when there are no validation scenes."""
         count = spec.train.validations if spec.train.keep == "best" else 0
         self.steps = {max(1, spec.train.steps * i // count) for i in range(1, count + 1)}
         self.scenes = sampler.source.scenes("validation")[: spec.evaluation.scenes]
         if self.steps and not self.scenes:
             raise UserError("train.keep: best needs validation scenes, and the data has none; use train.keep=last")
+        if self.steps and "rendering" not in outputs.of_kind(spec.model.output.kind).capabilities(spec.model):
+            raise UserError(
+                f"train.keep: best compares renderings; output {spec.model.output.name} has none: use train.keep=last"
+            )
         self.sampler, self.writer, self.protocol = sampler, writer, protocols.get(spec.evaluation.protocols[0])
-        found = RunFolder(writer.folder).best()
-        self.psnr = found["validation_psnr"] if found else float("-inf")
+        best = RunFolder(writer.folder).best()
+        self.psnr = best["validation_psnr"] if best else float("-inf")
 
     def maybe_validate(self, step: int, model: EAD) -> dict[str, float]:
-        """{"validation_psnr": dB} after `step` steps if that is one to look at, else {}; what beats all is kept."""
+        """{"validation_psnr": dB} if a validation is due after `step` steps, else {}; the best weights are saved."""
         if step not in self.steps:
             return {}
-        found = {"validation_psnr": validation_psnr(model, self.sampler, self.scenes, self.protocol)}
-        if found["validation_psnr"] > self.psnr:
-            self.psnr = found["validation_psnr"]
+        psnr = validation_psnr(model, self.sampler, self.scenes, self.protocol)
+        if psnr > self.psnr:
+            self.psnr = psnr
 
             def write(folder: Path) -> None:
                 folder.mkdir()
                 weights.save_weights(model, folder / weights.WEIGHTS_FILE)
-                write_json(folder / BEST_STATE, {"step": step, "protocol": self.protocol.key, **found})
+                write_json(folder / BEST_STATE, {"step": step, "protocol": self.protocol.key, "validation_psnr": psnr})
 
             self.writer.commit(BEST, write)
-        return found
+        return {"validation_psnr": psnr}
 
 
 @numerics.evaluation_precision()
@@ -65,7 +70,9 @@ def validation_psnr(model: EAD, sampler: Sampler, scenes: Sequence[str], protoco
     scores = Scores()
     for batch in sampler.evaluation_batches(scenes, SCENES, protocol.background_gray):
         batch = batch.to(device)
-        scores.add(batch.scenes, {"psnr": psnr(predict(model, batch)[1].rgb, batch.targets, protocol)})
+        rendering = predict(model, batch)[1]
+        assert rendering is not None  # BestCheckpoint refuses models that render nothing
+        scores.add(batch.scenes, {"psnr": metrics.psnr(rendering.rgb, batch.targets, protocol)})
     model.train()
     mean = scores.to_dict()["means"]["psnr"]
     return math.nan if mean is None else float(mean)

@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 
 def save(writer: Writer, step: int, model: EAD, optimizer: torch.optim.Optimizer, warnings: Mapping[str, str]) -> None:
-    """After `step` steps. Older checkpoints go once this one stands.
+    """Save the state after `step` steps; older checkpoints are removed once this one is complete.
 
-    There is no random state to keep: batches depend on (seed, step, sample) alone, and nothing else draws.
+    There is no random state to save: batches depend on (seed, step, sample) alone, and nothing else is random.
     """
     state = {"step": step, "threads": torch.get_num_threads(), "warnings": dict(warnings)}
 
@@ -44,28 +44,32 @@ def save(writer: Writer, step: int, model: EAD, optimizer: torch.optim.Optimizer
 
 
 def restore(folder: Path, model: EAD, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, str]]:
-    """Fill model and optimizer from the newest checkpoint; the steps done (0 without one) and the warnings so far.
+    """Load model and optimizer from the newest checkpoint. Returns its step (0 without one) and the warnings so far.
 
-    Raises UserError for one that is damaged or of another model.
+    Raises UserError for a checkpoint that is damaged or of another model.
     """
-    found = RunFolder(folder).checkpoints()
-    if not found:
+    checkpoints = RunFolder(folder).checkpoints()
+    if not checkpoints:
         return 0, {}
-    newest = found[-1]
+    newest = checkpoints[-1]
     try:
         load_strict(model, load_file(newest / MODEL), source=str(newest / MODEL))
         former = newest / "optimiser.safetensors"  # of checkpoints before the file was renamed
         _fill_optimizer(model, optimizer, load_file(former if former.is_file() else newest / OPTIMIZER))
         state = read_json(newest / STATE)
     except (WeightsError, SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{newest} cannot be read ({error}); remove it to start this run anew") from error
+        raise UserError(f"{newest} cannot be read ({error}); delete it to restart this run from step 0") from error
     if state["threads"] != (threads := torch.get_num_threads()):
-        log.warning("resumed with %d threads, begun with %d: equal to the last bit no more", threads, state["threads"])
+        log.warning(
+            "resumed with %d threads, started with %d: results are no longer bitwise reproducible",
+            threads,
+            state["threads"],
+        )
     return state["step"], state["warnings"]
 
 
 def remove(writer: Writer) -> None:
-    """All of a run's checkpoints, complete or not."""
+    """Delete all of a run's checkpoints, complete or not."""
     writer.remove(FOLDER)
 
 

@@ -53,7 +53,7 @@ def find_problems(spec: RunSpec) -> list[str]:
         return [str(error)]
     with torch.device("meta"):
         model = spec.model.build()
-    found = []
+    problems = []
     for part, init in files.items():
         try:
             state, layout = _open(spec, part, init)
@@ -62,24 +62,24 @@ def find_problems(spec: RunSpec) -> list[str]:
             else:
                 published.validate_layout(_module(model, part), state, layout, init.weights)
         except WeightsError as error:
-            found.append(f"init.{part}: {error}")
-    return found
+            problems.append(f"init.{part}: {error}")
+    return problems
 
 
 def weight_sources(spec: RunSpec) -> Iterator[tuple[str, WeightsFile | FromRun]]:
-    """Part (or "model") and where it comes from, for those that are not from scratch."""
+    """(part or "model", its source) of the parts that are not initialized from scratch."""
     for field in fields(spec.init):
         if (init := getattr(spec.init, field.name)) != "scratch":
             yield field.name, init
 
 
 def trained_scenes(spec: RunSpec, runs: Path | None) -> set[str]:
-    """The scenes that the runs were trained on that this one starts from, as far as their folders tell."""
-    found: set[str] = set()
+    """The training scenes of the runs that this one starts from, as far as their folders record them."""
+    scenes: set[str] = set()
     for _, init in weight_sources(spec):
         folder = weight_file(init).parent if isinstance(init, WeightsFile) else (runs or Path()) / init.id
-        found |= set((RunFolder(folder).scenes() or {}).get("training", ()))
-    return found
+        scenes |= set((RunFolder(folder).scenes() or {}).get("training", ()))
+    return scenes
 
 
 def _fill(module: nn.Module, spec: RunSpec, part: str, init: WeightsFile | FromRun, runs: Path | None) -> None:
@@ -89,10 +89,9 @@ def _fill(module: nn.Module, spec: RunSpec, part: str, init: WeightsFile | FromR
     state, layout = _open(spec, part, init)
     if layout is None:
         weights.load_strict(module, state, source=init.weights)
-    elif left := published.load_layout(module, state, layout, source=init.weights):
-        log.warning(
-            "init.%s: of other shapes than in %s, so drawn from the seed: %s", part, layout.name, ", ".join(left)
-        )
+    elif skipped := published.load_layout(module, state, layout, source=init.weights):
+        shapes = ", ".join(skipped)
+        log.warning("init.%s: shapes differ from %s, initialized from the seed: %s", part, layout.name, shapes)
 
 
 def _module(model: EAD, part: str) -> nn.Module:
@@ -103,7 +102,7 @@ def of_run(part: str, run_id: str, runs: Path | None) -> dict[str, torch.Tensor]
     """One part's tensors of a finished run, or all for "model"."""
     folder = (runs or Path()) / run_id
     if RunFolder(folder).training() is None:
-        raise UserError(f"init.{part}: run {run_id} has not finished training")
+        raise UserError(f"init.{part}: parent run {run_id} has not finished training")
     return weights.part_of(load_file(folder / WEIGHTS_FILE), part)
 
 
@@ -111,29 +110,30 @@ def _open(spec: RunSpec, part: str, init: WeightsFile) -> tuple[State, Layout | 
     """A file's tensors and their layout; None and the part's alone for a run's own. Raises WeightsError."""
     path = weight_file(init)
     state = weights.read(path)
+    weights.require_finite(state, str(path))
     if weights.is_ours(state):
         if different := _overrides(spec, part, path.parent):
-            raise WeightsError(f"{path} is of another model; to take it as it is, add: {' '.join(different)}")
+            raise WeightsError(f"checkpoint architecture of {path} differs; to use it set: {' '.join(different)}")
         return weights.part_of(state, part), None
     if part == "model":
         _require_freesplatter(spec, state, path)
         return state, published.freesplatter()
     choice = getattr(spec.model, part).name
     if (part, choice) not in published.LAYOUTS:
-        raise WeightsError(f"{path} is not a run's own, and no published checkpoint of {part} {choice} is known")
+        raise WeightsError(f"{path} is no checkpoint of a run, and no published layout of {part} {choice} is known")
     return state, published.LAYOUTS[part, choice]()
 
 
 def _require_freesplatter(spec: RunSpec, state: State, path: Path) -> None:
-    """What the shapes do not tell."""
+    """Check what the shapes do not determine. Raises WeightsError."""
     if not published.is_freesplatter(state):
         raise WeightsError(
             f"{path} holds a whole model neither of this harness nor of FreeSplatter (its first key is "
             f"{next(iter(state), 'missing')}); an encoder's checkpoint belongs to init.encoder"
         )
     wrong = published.freesplatter_differences(spec.model)
-    heads, wanted = getattr(spec.model.aggregator, "heads", None), max(1, spec.model.encoder.tokens().dim // 64)
-    wrong += [f"model.aggregator.heads is {heads}, FreeSplatter's are {wanted}"] if heads != wanted else []
+    heads, expected = getattr(spec.model.aggregator, "heads", None), max(1, spec.model.encoder.tokens().dim // 64)
+    wrong += [f"model.aggregator.heads is {heads}, FreeSplatter has {expected}"] if heads != expected else []
     if spec.views.frame != "freesplatter":
         wrong.append(f"views.frame is {spec.views.frame}, FreeSplatter's Gaussians lie in freesplatter")
     if wrong:
@@ -149,13 +149,13 @@ def _overrides(spec: RunSpec, part: str, folder: Path) -> list[str]:
         return []
     theirs, ours = weights.load_spec(folder).to_dict(), spec.model.to_dict()
     names = ("encoder", "aggregator", "head", "output") if part == "model" else (part,)
-    found = [word for name in names for word in _different(f"model.{name}", theirs[name], ours[name])]
+    settings = [word for name in names for word in _different(f"model.{name}", theirs[name], ours[name])]
     if part == "model" and (folder / "spec.json").is_file():
         frame = RunFolder(folder).spec()["views"]["frame"]
-        found += [f"views.frame={frame}"] if frame != spec.views.frame else []
-    if found and part == "model" and theirs["image_size"] != ours["image_size"]:
-        found.append(f"model.image_size={theirs['image_size']}")
-    return found
+        settings += [f"views.frame={frame}"] if frame != spec.views.frame else []
+    if settings and part == "model" and theirs["image_size"] != ours["image_size"]:
+        settings.append(f"model.image_size={theirs['image_size']}")
+    return settings
 
 
 def _different(key: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Every step's record, and what it warns of. Values are read one step late, so that reading never stalls a device."""
+"""Every step's record and its warnings. Values are read one step late, so that reading never stalls a device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench import outputs
 from bench.data.batch import Batch
 from bench.runs.writer import Writer
 from bench.training import diagnostics
@@ -32,8 +33,8 @@ class Stopwatch:
     def lap_ms(self) -> float:
         """Since the last lap."""
         now = time.perf_counter()
-        passed, self.last = (now - self.last) * 1000, now
-        return passed
+        elapsed_ms, self.last = (now - self.last) * 1000, now
+        return elapsed_ms
 
 
 @dataclass
@@ -54,31 +55,32 @@ class StepRecord:
 class MetricsLog:
     """Writes metrics.jsonl, one line a step; `warnings` holds each kind of warning once.
 
-    `batch_of` gives the batch of a step, counted from 1, once more: to find out where values stopped being finite.
+    `batch_of` reads the batch of a step, counted from 1, again: to find where values stopped being finite.
     """
 
     def __init__(
         self, writer: Writer | None, model: EAD, warnings: dict[str, str], batch_of: Callable[[int], Batch]
     ) -> None:
         self.writer, self.model, self.warnings, self.batch_of = writer, model, warnings, batch_of
-        self.open: StepRecord | None = None
+        self.limits = outputs.of_kind(model.spec.output.kind).limits
+        self.pending: StepRecord | None = None
 
     def log_deferred(self, entry: StepRecord) -> None:
-        """Keep a step for later."""
+        """Hold a step until the next flush."""
         self.flush()
-        self.open = entry
+        self.pending = entry
 
     def flush(self) -> None:
-        """Read and write what is kept. Raises NonFinite; the weights are then those before that step."""
-        entry, self.open = self.open, None
+        """Read and write the pending step. Raises NonFinite; the weights are then those before that step."""
+        entry, self.pending = self.pending, None
         if entry is None:
             return
         record = entry.read()
         if bad := diagnostics.first_nonfinite_value(record):
             scenes = ", ".join(entry.scenes[:4])
             first = diagnostics.first_nonfinite_module(self.model, self.batch_of(entry.step))
-            raise NonFinite(f"step {entry.step}: {bad} is not finite; first to go bad: {first} (scenes {scenes} …)")
-        for key, text in diagnostics.warnings(record, entry.step).items():
+            raise NonFinite(f"step {entry.step}: {bad} is not finite; first non-finite: {first} (scenes {scenes} …)")
+        for key, text in diagnostics.warnings(record, entry.step, self.limits).items():
             if key not in self.warnings:
                 self.warnings[key] = text
                 log.warning(text)

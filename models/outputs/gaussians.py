@@ -28,6 +28,7 @@ class Spec(OutputSpec):
     opacity_bias: float = 0.0
     color_residual: bool = field(default=False, metadata={"former_name": "colour_residual"})
 
+    kind = "gaussians"
     sizes = {"tiny": {"sh_degree": 0, "scale_max": 0.08, "color_residual": True}, "small": {"scale_max": 0.03}}
 
     def problems(self) -> Iterator[Problem]:

@@ -1,9 +1,10 @@
-"""`python tests/campaigns/fault_campaign.py DIR`: faults over a tiny sweep on a real SLURM, and whether anything came of them.
+"""`python tests/campaigns/fault_campaign.py DIR`: faults injected into a tiny sweep on a real SLURM.
 
-At least 50 of them, each proved by a record of its victim, phase and step: workers killed in a training step, while a
-checkpoint or a record is written, in an evaluation (tests/campaigns/faulty.py); the command killed while it submits; slurmctld
-killed; a node cut off whose run lives on. Then every run must be done, every step recorded as in a quiet sweep, no
-write under a lease that was taken over, and the table the quiet one's, but for measured time and memory.
+At least 50 faults, each with a record of its victim, phase and step: workers killed in a training step, while a
+checkpoint or a record is written, in an evaluation (tests/campaigns/faulty.py); the command killed while it submits;
+slurmctld killed; a node cut off whose run goes on. Then every run must be done, every step recorded as in an
+undisturbed sweep, no write under a lease that was taken over, and the table that of the undisturbed sweep, but for
+measured time and memory.
 
 `--break rename` and `--break fencing` switch a protection off: then the campaign must fail, and exits with 1.
 """
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ CLUSTER = """partition: a100
 time: 20
 cpus: 1
 memory: 2G
-max_losses: 1000
+max_crash_requeues: 1000
 sbatch: {{exclusive: true}}
 python: {python} {faulty}
 environment: ["export EAD_FAULTS={faults} EAD_BREAK={broken}"]
@@ -54,7 +55,7 @@ collect: {{time: 10, memory: 2G}}
 RECORDS = ("weights.safetensors", "train.json", "per_image_white@1.json", "cpu-1.json")
 
 
-def planned(runs: list[str], broken: str) -> dict[str, list[dict[str, Any]]]:
+def fault_plan(runs: list[str], broken: str) -> dict[str, list[dict[str, Any]]]:
     """Of each run: three in a step, three in checkpoints, three in evaluations, three in records."""
     plan = {}
     for i, run in enumerate(runs):
@@ -79,10 +80,10 @@ class Campaign:
         self.results, self.sweep = self.folder / "results", self.folder / "results" / "campaign_tiny"
         (self.faults / "done").mkdir(parents=True)
         (self.folder / "campaign.yaml").write_text(SPEC)
-        given = {"python": sys.executable, "faulty": ROOT / "tests" / "campaigns" / "faulty.py", "faults": self.faults}
-        (self.folder / "cluster.yaml").write_text(CLUSTER.format(**given, broken=broken))
+        values = {"python": sys.executable, "faulty": ROOT / "tests" / "campaigns" / "faulty.py", "faults": self.faults}
+        (self.folder / "cluster.yaml").write_text(CLUSTER.format(**values, broken=broken))
         self.cluster = Cluster(self.folder / "cluster", nodes=5)
-        self.told = 0
+        self.proof_count = 0
 
     def command(self, *words: object) -> list[str]:
         return [sys.executable, "-m", "bench.run", str(self.folder / "campaign.yaml"), *map(str, words)]
@@ -98,12 +99,12 @@ class Campaign:
         done = subprocess.run(self.command("--dry-run", "--json"), cwd=ROOT, capture_output=True, text=True, check=True)
         return [RunFolder(self.results / "runs" / run["id"]) for run in json.loads(done.stdout)]
 
-    def prove(self, kind: str, **found: Any) -> None:
-        """A fault that this process brings about."""
-        self.told += 1
-        proof = {"kind": kind, "time": time.time(), **found}
-        (self.faults / "done" / f"{kind}-{self.told:02d}.json").write_text(json.dumps(proof, indent=1))
-        print(f"{kind}: {found}", flush=True)
+    def record_fault(self, kind: str, **details: Any) -> None:
+        """A fault that this process causes."""
+        self.proof_count += 1
+        proof = {"kind": kind, "time": time.time(), **details}
+        (self.faults / "done" / f"{kind}-{self.proof_count:02d}.json").write_text(json.dumps(proof, indent=1))
+        print(f"{kind}: {details}", flush=True)
 
     def launcher_faults(self) -> None:
         """The command dies as soon as each of these is there."""
@@ -118,7 +119,7 @@ class Campaign:
                     break
             kill(process.pid, signal.SIGKILL)
             process.wait()
-            self.prove("launcher", victim="bench.run", pid=process.pid, phase="submission", step=seen)
+            self.record_fault("launcher", victim="bench.run", pid=process.pid, phase="submission", step=seen)
 
     def submit(self) -> None:
         done = subprocess.run(self.submit_command, cwd=ROOT, env=self.environment(), capture_output=True, text=True)
@@ -127,15 +128,16 @@ class Campaign:
     def working(self) -> list[RunFolder]:
         return [run for run in self.folders if run.status().phase == "train" and run.status().state == "running"]
 
-    def kill_controller(self) -> None:
-        """While something trains."""
+    def kill_controller(self) -> bool:
+        """While a run trains; whether the fault happened."""
         steps = {run.id: len(run.metrics()) for run in self.working()}
         pid = self.cluster.pid("slurmctld")
         self.cluster.stop("slurmctld", signal.SIGKILL)
-        self.prove("controller", victim="slurmctld", pid=pid, phase="train", step=steps)
+        self.record_fault("controller", victim="slurmctld", pid=pid, phase="train", step=steps)
         time.sleep(2)
         self.cluster.start_controller()
         self.recover()
+        return True
 
     def recover(self) -> None:
         """What an administrator does after a crash."""
@@ -143,16 +145,21 @@ class Campaign:
         names = ",".join(self.cluster.nodes)
         self.cluster.client("scontrol", "update", f"nodename={names}", "state=resume")
 
-    def cut_off(self) -> None:
-        """A node's daemon dies and its run goes on unseen, beside the one that SLURM starts elsewhere."""
-        run = next(iter(self.working()), None)
-        claim = current_claim(run.path) if run else None
-        if run is None or claim is None or claim.free:
-            return
+    def cut_off(self) -> bool:
+        """A node's daemon dies and its run goes on unseen, beside the one that SLURM starts elsewhere.
+
+        False if no run has a live process now: a killed one leaves the status "running".
+        """
+        claims = [(run, current_claim(run.path)) for run in self.working()]
+        run, claim = next(((run, claim) for run, claim in claims if claim and not claim.free), (None, None))
+        if run is None or claim is None:
+            return False
         node, pid = claim.holder.host, claim.holder.pid
         kill(pid, signal.SIGSTOP)
         self.cluster.stop(node, signal.SIGKILL)
-        self.prove("cut off", victim=f"{node} and worker", pid=pid, phase="train", step=len(run.metrics()), run=run.id)
+        self.record_fault(
+            "cut off", victim=f"{node} and worker", pid=pid, phase="train", step=len(run.metrics()), run=run.id
+        )
 
         def succeeded() -> bool:
             now = current_claim(run.path)
@@ -167,6 +174,7 @@ class Campaign:
             kill(pid, signal.SIGKILL)
             self.cluster.start_node(node)
             self.recover()
+        return True
 
     def lines(self, run: RunFolder, number: int) -> list[dict[str, Any]]:
         return [w for w in read_lines(self.faults / "writes.jsonl") if (w["run"], w["number"]) == (run.id, number)]
@@ -183,9 +191,9 @@ class Campaign:
 
     def go(self, minutes: float) -> None:
         self.folders = self.runs()
-        plan = planned([run.id for run in self.folders], self.broken)
+        plan = fault_plan([run.id for run in self.folders], self.broken)
         (self.faults / "plan.json").write_text(json.dumps(plan, indent=1))
-        deadline, acts = time.monotonic() + 60 * minutes, self.acts()
+        deadline, faults = time.monotonic() + 60 * minutes, self.external_faults()
         if not self.broken:
             self.launcher_faults()
         last = 0.0
@@ -193,18 +201,18 @@ class Campaign:
             if not self.queued() and time.monotonic() - last > 10:
                 self.submit()
                 last = time.monotonic()
-            if self.working() and time.monotonic() - last > 12 and (act := next(acts, None)):
-                act()
+            if self.working() and time.monotonic() - last > 12 and faults and faults[0]():
+                faults.pop(0)
                 last = time.monotonic()
             time.sleep(0.5)
         self.submit()  # nothing is left to do; what a lost collection would have made is made now
         self.collect()
 
-    def acts(self) -> Iterator[Callable[[], None]]:
-        if self.broken == "fencing":
-            yield self.cut_off
-        if not self.broken:
-            yield from [self.kill_controller, self.cut_off, *[self.kill_controller] * 4]
+    def external_faults(self) -> list[Callable[[], bool]]:
+        """In order; each returns whether it happened, and is repeated until it does."""
+        if self.broken:
+            return [self.cut_off] if self.broken == "fencing" else []
+        return [self.kill_controller, self.cut_off, *[self.kill_controller] * 4]
 
     def queued(self) -> bool:
         return bool(self.cluster.client("squeue", "-h", "--name=campaign").strip())
@@ -253,7 +261,7 @@ def table(sweep: Path) -> pd.DataFrame:
     return found[[name for name in found if not name.startswith("measured/")]]
 
 
-def told(report: Mapping[str, Any], proofs: Sequence[Mapping[str, Any]]) -> str:
+def format_report(report: Mapping[str, Any], proofs: Sequence[Mapping[str, Any]]) -> str:
     """As Markdown: the verdict, the faults by kind, and a line for each."""
     verdict = "; ".join(report["wrong"]) or "nothing lost, nothing twice, the same table"
     broken = f", {report['broken']} switched off" if report["broken"] else ""
@@ -301,7 +309,7 @@ def main() -> int:
     minutes = round((time.monotonic() - began) / 60, 1)
     report = {"faults": len(proofs), "kinds": dict(kinds), "broken": options.broken, "wrong": wrong, "minutes": minutes}
     (campaign.folder / "report.json").write_text(json.dumps(report | {"proofs": proofs}, indent=1))
-    (campaign.folder / "report.md").write_text(told(report, proofs))
+    (campaign.folder / "report.md").write_text(format_report(report, proofs))
     print(f"{len(proofs)} faults: {', '.join(f'{count} × {kind}' for kind, count in sorted(kinds.items()))}")
     print("\n".join(wrong) or "nothing lost, nothing twice, the same table")
     return int(bool(wrong))

@@ -1,44 +1,45 @@
-"""A sweep's summary kept: everything it needs, nothing else, and the data's attribution with it."""
+"""A sweep's published summary: all that a report needs of it, nothing else, and the data's attribution with it."""
 
-import json
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 
 import pytest
 
+import bench.report
 from bench import publish
 from bench.common.errors import UserError
+from bench.common.json_files import read_json, read_lines
+from bench.runs.folder import write_sweep
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> Path:
-    folder = tmp_path / "results" / "question_tiny"
-    for name in ("tables", "figures"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "one.txt").write_text(name)
+def test_the_summary_holds_what_a_report_needs(
+    sweep_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("meshes", "held_out"):
         (tmp_path / name).mkdir()
     (tmp_path / "held_out" / "ATTRIBUTION.md").write_text("Ann made it")
-    data = {"name": "gobjaverse", "root": str(tmp_path / "meshes"), "evaluation_root": str(tmp_path / "held_out")}
-    (folder / "runs.jsonl").write_text(json.dumps({"id": "a", "spec": {"data": data}}) + "\n")
-    for name in ("sweep.json", "environment.json", "report.html"):
-        (folder / name).write_text("{}")
-    return folder
-
-
-def test_what_is_kept(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["publish", str(sweep), "--to", str(tmp_path / "published")])
+    lines = read_lines(sweep_copy / "runs.jsonl")
+    for line in lines:
+        line["spec"]["data"] |= {"root": str(tmp_path / "meshes"), "evaluation_root": str(tmp_path / "held_out")}
+    write_sweep(sweep_copy, read_json(sweep_copy / "sweep.json"), lines, read_json(sweep_copy / "environment.json"))
+    monkeypatch.setattr(sys, "argv", ["publish", str(sweep_copy), "--to", str(tmp_path / "published")])
     assert publish.main() == publish.main() == 0  # again: replaced
-    kept = tmp_path / "published" / "question_tiny"
-    assert sorted(path.name for path in kept.iterdir()) == [
+    published = tmp_path / "published" / sweep_copy.name
+    assert sorted(path.name for path in published.iterdir()) == [
         "ATTRIBUTION-held_out.md", "environment.json", "figures", "runs.jsonl", "sweep.json", "tables"
     ]  # fmt: skip
-    assert (kept / "ATTRIBUTION-held_out.md").read_text() == "Ann made it"
-    assert (kept / "figures" / "one.txt").read_text() == "figures"
+    assert (published / "ATTRIBUTION-held_out.md").read_text() == "Ann made it"
+    whole, summary = bench.report.open(sweep_copy), bench.report.open(published)
+    assert summary.summary_only and not whole.summary_only
+    for section in ("answers", "results"):
+        assert summary.show(section).html == whole.show(section).html
+    assert list(summary.differences().verdict) == list(whole.differences().verdict)
 
 
-def test_an_unfinished_sweep_is_refused(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (sweep / "environment.json").unlink()
-    monkeypatch.setattr(sys, "argv", ["publish", str(sweep)])
+def test_an_unfinished_sweep_is_refused(sweep_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sweep_copy / "environment.json").unlink()
+    monkeypatch.setattr(sys, "argv", ["publish", str(sweep_copy)])
     with pytest.raises(UserError, match=r"has no environment\.json"):
         publish.main()

@@ -147,7 +147,7 @@ def test_choices_of_numbers_are_ordered(tmp_path: Path) -> None:
 
 
 def test_front_specs_load_by_themselves(tmp_path: Path) -> None:
-    """A base that lies beside the spec is found from the front's folder, too (bench/search/pareto_front.py copies it)."""
+    """Front members find a base that lies beside the spec, too (bench/search/pareto_front.py copies it)."""
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "mine.yaml").write_text((BASES / "ours1.yaml").read_text())
     mine = GOOD.replace(

@@ -1,9 +1,11 @@
 """What a spec means: precedence, sweeps, labels, graph, identity."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 from bench.common.errors import ConfigError, UserError
 from bench.config import (
@@ -17,8 +19,7 @@ from bench.config import (
     verify_files,
 )
 from bench.config.convert import TypeMismatch, convert
-from bench.config.labels import folder_name
-from bench.config.run_id import _canonical
+from bench.config.naming import folder_name
 from bench.config.schema import FromRun, WeightsFile
 
 BASE = """
@@ -129,6 +130,68 @@ def test_convert_is_strict(kind: object, value: object) -> None:
         convert(kind, value)
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.root=/d/my set #2", "/d/my set #2"),
+        ("data.root=/d/a: b", "/d/a: b"),
+        ("data.root=/d/[x]", "/d/[x]"),
+        ("data.root=2024", "2024"),
+        ("data.root=1.10", "1.10"),
+        ("data.root=true", "true"),
+        ('data.root="/d/quoted #1"', "/d/quoted #1"),
+        ("data.root=~/sets", str(Path("~/sets").expanduser())),
+        ("data.root=null", None),
+    ],
+)
+def test_an_overrides_value_is_a_value(specs: Specs, override: str, expected: str | None) -> None:
+    """Not a YAML document, in which a # would begin a comment; a field of text takes it as it is."""
+    spec = specs.load("base: mine\n", "data=gobjaverse", override).runs[0].spec
+    assert spec.data.root == expected  # type: ignore[attr-defined]
+
+
+def test_overrides_of_other_types(specs: Specs) -> None:
+    spec = (
+        specs.load("base: mine\n", "train.steps= 2e3", "model.head={name: linear}", "train.betas=[0.8, 0.9]")
+        .runs[0]
+        .spec
+    )
+    assert (spec.train.steps, spec.model.head.name, spec.train.betas) == (2000, "linear", (0.8, 0.9))
+    with pytest.raises(ConfigError, match="got '100 # many'"):
+        specs.load("base: mine\n", "train.steps=100 # many")
+
+
+def test_text_that_looks_like_a_number(specs: Specs) -> None:
+    text = "base: mine\nset: {data.version: 1.10}\nruns: [{name: 2}, {name: 3, seed: 1}]\nwhere: {data.version: 1.10}\n"
+    runs = specs.load(text).runs
+    assert [run.label for run in runs] == ["2", "3"] and runs[0].spec.data.version == "1.10"  # type: ignore[attr-defined]
+
+
+def test_a_base_is_told_by_its_content(specs: Specs, tmp_path: Path) -> None:
+    """A spec may lie in a folder called base, and a base anywhere."""
+    spec = specs.folder / "base" / "question.yaml"
+    spec.write_text("base: mine\ngrid: {seed: [0, 1]}\n")
+    assert len(load(spec).runs) == 2
+    alone = tmp_path / "alone.yaml"
+    alone.write_text(BASE)
+    assert [run.label for run in load(alone).runs] == ["alone"]
+
+
+def test_notes_of_what_may_not_be_meant(specs: Specs) -> None:
+    text = "base: mine\nruns: [{model.encoder.patch: 4}, {model.encoder.patch: 8, train.steps: 50}]\nseeds: [0, 1]\n"
+    assert specs.load(text).notes == ()
+    assert specs.load(text, "train.weight_decay=0").notes == ()
+    (note,) = specs.load(text, "seed=5").notes
+    assert note == "command line: 4 → 2 runs: the spec sweeps seed, which the command line fixes"
+    merged = "base: mine\nruns: [{data.seed: 0}, {data.seed: 0, train.steps: 50}]\n"
+    (note,) = specs.load(merged, "train.steps=50").notes
+    assert note == "command line: 2 → 1 runs: '50 steps' equals 'spec'"
+    assert specs.load("base: mine\nset: {losses: {mse: 2, points: null}, train.geometry_first: 0}\n").notes == ()
+    assert specs.load("base: mine\nset: {losses.mse: 2}\n").notes == ()
+    (note,) = specs.load("base: mine\nset:\n  losses: {mse: 2}\n").notes
+    assert "spec.yaml:3: losses is merged with the base's: lpips, points" in note
+
+
 def test_sweep_order_labels_and_settings(specs: Specs) -> None:
     sweep = specs.load(
         "# Is it so?\n# python -m bench.run spec.yaml  8 runs, none\nbase: mine\n"
@@ -150,8 +213,20 @@ def test_runs_with_bases_names_and_seeds(specs: Specs) -> None:
     specs.base(BASE.replace("encoder: conv", "encoder: croco"), "other")
     sweep = specs.load("runs:\n  - base: mine\n  - {name: Late, base: other, train.steps: 50}\nseeds: [0, 1]\n")
     assert [run.label for run in sweep.runs] == ["mine, seed 0", "mine, seed 1", "Late, seed 0", "Late, seed 1"]
-    assert sweep.runs[2].spec.train.steps == 50 and sweep.runs[2].reference == {"base": "other", "spec": "spec"}
+    assert sweep.runs[2].spec.train.steps == 50 and sweep.runs[2].origin == {"base": "other", "spec": "spec"}
     assert len(specs.load("base: mine\n", "seeds=[3, 4, 5]").runs) == 3
+
+
+def test_reference_names_a_run(specs: Specs) -> None:
+    """What the answers table takes differences from: the first run, or the one with this label."""
+    text = "base: mine\ngrid: {model.encoder.patch: [4, 8]}\nseeds: [0, 1]\n"
+    assert specs.load(text).reference == "patch 4, seed 0"
+    assert specs.load(text + "reference: patch 8\n").reference == "patch 8, seed 0"
+    assert specs.load(text + "reference: patch 8, seed 1\n").reference == "patch 8, seed 1"
+    assert specs.load(text + "scales: {tiny: {reference: patch 8}}\n").reference == "patch 8, seed 0"
+    assert specs.load(text, "reference=patch 8").reference == "patch 8, seed 0"
+    with pytest.raises(ConfigError, match=r"spec.yaml:4: reference: no run 'patch 9' \(did you mean 'patch 8'\?\)"):
+        specs.load(text + "reference: patch 9\n")
 
 
 def test_where_keeps_what_matches(specs: Specs) -> None:
@@ -195,7 +270,7 @@ def test_include_adds_runs_and_never_settings(specs: Specs) -> None:
     specs.load("base: mine\ngrid: {seed: [0, 1]}\nset: {train.steps: 50}\n", name="one")
     sweep = specs.load("include: one\nbase: mine\ngrid: {seed: [1, 2]}\nset: {train.steps: 50}\n")
     assert [run.spec.seed for run in sweep.runs] == [1, 2, 0]  # seed 1 is one run
-    assert [run.reference["spec"] for run in sweep.runs] == ["spec", "spec", "one"]
+    assert [run.origin["spec"] for run in sweep.runs] == ["spec", "spec", "one"]
     assert len(specs.load("include: [one]\n").runs) == 2
     other = specs.load("include: one\nbase: mine\nset: {seed: 0}\n")
     assert [run.spec.train.steps for run in other.runs] == [600, 50, 50]
@@ -241,8 +316,8 @@ def test_a_field_added_later_stays_out_at_its_legacy_value() -> None:
     class New(Old):
         b: int = field(default=2, metadata={"legacy": 1})
 
-    assert _canonical(New(b=1)) == _canonical(Old()) == {"a": 1.0}
-    assert _canonical(New()) == {"a": 1.0, "b": 2}
+    assert canonical_json(New(b=1)) == canonical_json(Old()) == '{"a":1.0}'
+    assert canonical_json(New()) == '{"a":1.0,"b":2}'
 
 
 def test_from_dict_reads_older_and_refuses_newer(specs: Specs) -> None:
@@ -278,14 +353,25 @@ def test_folder_names(specs: Specs) -> None:
     again = specs.load("base: mine\n", "losses.lpips=null", "train.steps=80", "train.steps=90")
     assert again.folder == sweep.folder and again.runs == sweep.runs
     assert sweep.question.endswith("(Changed on the command line: train.steps=90 losses.lpips=null)")
-    assert folder_name("a", "tiny", ["init.encoder.weights=../x y/z"]) == "a_tiny_init.encoder.weights=..-x-y-z"
+    assert folder_name("a", "tiny", ["init.encoder.weights=../x y/z", "init.encoder.sha256=ab"]) == "a_tiny"
+    assert folder_name("a", "tiny", ["data.root=/data/sets/mine"]) == "a_tiny_data.root=mine"
     long = [folder_name("a", "tiny", [f"data.version={'x' * 200}{i}"]) for i in range(2)]
-    assert long[0] != long[1] and max(map(len, long)) <= 96
+    assert long[0] != long[1] and max(map(len, long)) <= 80
+    odd = {folder_name("a", "tiny", [f"data.version={text}"]) for text in ("a/b", "a b", "a-b", "a+b", "提案", "従来")}
+    assert len(odd) == 6 and all(name.isascii() and "/" not in name for name in odd)
 
 
 def test_a_base_can_be_run_as_it_is(specs: Specs) -> None:
     sweep = load(specs.folder / "base" / "mine.yaml", ["train.steps=30"])
     assert [run.label for run in sweep.runs] == ["mine"] and sweep.runs[0].spec.train.steps == 30
+
+
+def test_the_spec_of_the_docs(specs: Specs) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "specs.md").read_text(), re.DOTALL)
+    for scale, reference in (("tiny", "patch 4, 2 blocks, seed 0"), ("paper", "patch 8, 12 blocks, seed 0")):
+        sweep = specs.load(text, scale=scale)
+        assert len(sweep.runs) == 8 and sweep.reference == reference and sweep.notes == ()
+        assert sorted(sweep.runs[0].spec.losses) == ["lpips", "mse"]
 
 
 def test_problems_are_raised_together(specs: Specs) -> None:

@@ -140,10 +140,11 @@ def test_points_lie_on_the_surface(roots: tuple[Path, Path]) -> None:
         assert torch.allclose(batch.input_cameras.centers[:, 0, :2], torch.zeros(4, 2), atol=1e-5)
 
 
-def test_resized_views_are_decoded_once(roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    found = source(roots[0], SIZE // 2)
+def test_resized_views_are_decoded_once(copy: Path) -> None:
+    found = source(copy, SIZE // 2)
     first = found.read(TRAINING[0], (0, 5))
-    monkeypatch.setattr("bench.data.storage.raw.decode_png", lambda *_: pytest.fail("decoded again"))
+    for view in (0, 5):
+        view_file(copy / TRAINING[0], view, ".png").unlink()
     again = found.read(TRAINING[0], (5, 0))
     assert np.array_equal(again.images[::-1], first.images) and np.array_equal(again.normals[::-1], first.normals)
 
@@ -313,13 +314,13 @@ def test_a_run_does_not_change_its_scenes(roots: tuple[Path, Path], copy: Path, 
         scene_record.verify_unchanged(scene_record.resolve_splits(spec, source), folder, source)
 
     compare(moved)
-    with pytest.raises(UserError, match=r"now there are others.* data\.version=NAME"):
+    with pytest.raises(UserError, match=r"the scene list has changed.* data\.version=NAME"):
         compare(roots[1])
     one, other = sorted(path for path in moved.glob("*/*") if path.is_dir())[:2]
     one.rename(moved / "aside")
     other.rename(one)
     (moved / "aside").rename(other)
-    with pytest.raises(UserError, match=r"is not the scene on which run .* data\.version=NAME"):
+    with pytest.raises(UserError, match=r"images of scene .* have changed since run .* data\.version=NAME"):
         compare(moved)
 
 
@@ -339,5 +340,5 @@ def test_the_command_on_real_files(roots: tuple[Path, Path], tmp_path: Path, cap
     assert main([*command, *paths]) == 0
     (run,) = (tmp_path / "results" / "runs").iterdir()
     assert read_json(run / "scenes.json")["evaluation"] == list(EVALUATION)
-    with pytest.raises(UserError, match="was begun on 5 training scenes"):
+    with pytest.raises(UserError, match="was started with 5 training scenes"):
         main([*command, f"data.root={roots[1]}", f"data.evaluation_root={roots[0]}"])

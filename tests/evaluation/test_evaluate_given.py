@@ -152,7 +152,7 @@ runs:
     assert "frames (freesplatter, lara) do not compare" in table and "Tiny results" not in table
     assert {line["steps"] for line in read_lines(folder / "results" / "both_tiny" / "runs.jsonl")} == {0}
     assert {path.name for path in (folder / "results" / "both_tiny" / "figures").iterdir()} >= {"qualitative.png"}
-    assert bench.run.main(command) == 0 and "0 of 2 runs to do" in capsys.readouterr().out
+    assert bench.run.main(command) == 0 and "0 of 2 runs pending" in capsys.readouterr().out
 
 
 def test_the_whole_model_of_another_run_of_the_sweep(folder: Path, tmp_path: Path) -> None:
@@ -180,7 +180,9 @@ def test_the_numbers_are_those_of_the_file(folder: Path, tmp_path: Path) -> None
     evaluate.evaluate(spec, PlainWriter(tmp_path), device=CPU, source=source)
     result = next(iter(RunFolder(tmp_path).evaluations().values()))
     batch = bench_batch(spec, source)
-    rgb = evaluate.predict(original, batch)[1].rgb.clamp(0, 1)
+    rendering = evaluate.predict(original, batch)[1]
+    assert rendering is not None
+    rgb = rendering.rgb.clamp(0, 1)
     assert (rgb.mean() < 0.999) and result["frame"] == "freesplatter"
     psnr = -10 * (rgb - batch.targets).square().mean((2, 3, 4)).log10()
     assert result["means"]["psnr"] == pytest.approx(float(psnr.mean()), abs=1e-4)
@@ -212,7 +214,7 @@ def test_another_model_names_the_settings_that_it_needs(folder: Path, tmp_path: 
         f"init.model.sha256={digest(writer.folder / 'weights.safetensors')}",
     ]
     (problem,) = initialization.find_problems(given(folder, *source))
-    settings = shlex.split(problem.partition("add: ")[2])
+    settings = shlex.split(problem.partition("set: ")[2])
     assert {"model.encoder=croco", "views.frame=lara", "model.head.taps=[0, 1, 1, 1]"} <= set(settings)
     fitting = given(folder, *source, *settings)
     assert initialization.find_problems(fitting) == [] and fitting.model == replace(
@@ -228,7 +230,7 @@ def test_another_model_names_the_settings_that_it_needs(folder: Path, tmp_path: 
     ("override", "text"),
     [
         ("views.frame=lara", "views.frame is lara, FreeSplatter's Gaussians lie in freesplatter"),
-        ("model.aggregator.heads=2", "heads is 2, FreeSplatter's are 1"),
+        ("model.aggregator.heads=2", "heads is 2, FreeSplatter has 1"),
         ("model.aggregator.view_embedding=per_view", "view_embedding is per_view"),
         ("model.head=dpt", "model.head is dpt, FreeSplatter's is linear"),
         ("model.aggregator.blocks=2", "transformer.blocks.1.norm1.weight is missing"),
@@ -320,7 +322,8 @@ def test_a_pretrained_head_says_what_it_leaves_random(folder: Path, caplog: pyte
     init = [f"init.head.weights={path}", f"init.head.sha256={digest(path)}"]
     built = initialization.build(given(folder, MAST3R, DPT, *TRAINED, *init), None).head
     assert (
-        "init.head: of other shapes" in caplog.text and "head.4.weight, downstream_head1.dpt.head.4.bias" in caplog.text
+        "init.head: shapes differ from" in caplog.text
+        and "head.4.weight, downstream_head1.dpt.head.4.bias" in caplog.text
     )
     scratch, theirs = spec.model.build(spec.seed).head.state_dict(), spec.model.build(3).head.state_dict()
     for key, value in built.state_dict().items():

@@ -25,6 +25,13 @@ from models.ead import EAD
 
 SIZE = 32
 SCENES = 2
+BLACK = """
+from dataclasses import replace
+
+from bench.protocols.per_image_white import PROTOCOL as WHITE
+
+PROTOCOL = replace(WHITE, name="per_image_black", background="black")
+"""
 
 
 def of(**views: Any) -> RunSpec:
@@ -42,19 +49,21 @@ def model() -> EAD:
         for parameter in model.head.parameters():
             parameter.mul_(30)
     sampler = Sampler(Balls(SIZE), of().views, 0)
-    rgb = predict(model, sampler.evaluation(["evaluation/0"]))[1].rgb
+    rendering = predict(model, sampler.evaluation(["evaluation/0"]))[1]
+    assert rendering is not None
+    rgb = rendering.rgb
     assert float(rgb.max()) > 1.1 and float(rgb.std()) > 0.05
     return model
 
 
 @pytest.fixture(params=["white", "black"])
-def protocol(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> protocols.Protocol:
+def protocol(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> protocols.Protocol:
     """The committed protocol, and one that differs in its background."""
     if request.param == "white":
         return protocols.get("per_image_white")
-    black = replace(protocols.get("per_image_white"), name="per_image_black", background="black")
-    monkeypatch.setitem(protocols.PROTOCOLS, "per_image_black", black)
-    return black
+    (tmp_path / "per_image_black.py").write_text(BLACK)
+    monkeypatch.setattr(protocols, "__path__", [*protocols.__path__, str(tmp_path)])
+    return protocols.get("per_image_black")
 
 
 def evaluated(folder: Path, model: EAD, run: RunSpec, protocol: protocols.Protocol) -> dict[str, Any]:

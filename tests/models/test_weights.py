@@ -31,7 +31,7 @@ def freesplatter(**changes: Any) -> EADSpec:
 
 
 def head(taps: Sequence[int], channels: int) -> torch.nn.Module:
-    return dpt.Spec().build([TokenSpec(dim, 16) for dim in taps], 512, {"raw": channels})
+    return dpt.Spec().build([TokenSpec(dim, 16) for dim in taps], {"raw": channels})
 
 
 def on_meta(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
@@ -73,7 +73,7 @@ def test_their_dpt_head_fits_ours_but_for_what_it_reads_and_writes(name: str) ->
     _, left = published.validate_layout(on_meta(lambda: head((1024,) * 4, 23)), public, layout, name)
     adapted = [f"act_postprocess.{i}.0.weight" for i in (1, 2, 3)] + ["head.4.weight", "head.4.bias"]
     assert sorted(left) == sorted(f"downstream_head1.dpt.{key}" for key in adapted)
-    narrow = on_meta(lambda: dpt.Spec(features=128).build([TokenSpec(1024, 16)] * 4, 512, {"raw": 4}))
+    narrow = on_meta(lambda: dpt.Spec(features=128).build([TokenSpec(1024, 16)] * 4, {"raw": 4}))
     with pytest.raises(WeightsError, match=r"scratch\.layer1_rn\.weight has shape \(256, 96, 3, 3\), this model \(128"):
         published.validate_layout(narrow, public, layout, name)
 
@@ -81,7 +81,7 @@ def test_their_dpt_head_fits_ours_but_for_what_it_reads_and_writes(name: str) ->
 def test_what_adapts_stays_as_it_was_drawn() -> None:
     case = Case("dust3r_dpt_head_even")
     spec = dpt.Spec(layer_dims=(6, 8, 12, 16), features=12, last_dim=8)
-    module = spec.build([TokenSpec(32, 16)] * 4, 32, {"raw": 7})
+    module = spec.build([TokenSpec(32, 16)] * 4, {"raw": 7})
     before = {key: value.clone() for key, value in module.state_dict().items()}
     left = published.load_layout(module, case.state(), published.dpt_head("dpt."), "file")
     assert left == ["dpt.head.4.weight", "dpt.head.4.bias"]
@@ -123,7 +123,7 @@ def module_of(name: str) -> torch.nn.Module:
     if name.startswith("dust3r"):
         spec = dpt.Spec(layer_dims=tuple(c["dpt"]["layer_dims"]), features=12, last_dim=8)
         dims = [c["enc_dim"], *[c["dec_dim"]] * 3]
-        return spec.build([TokenSpec(dim, 16) for dim in dims], 32, {"raw": 4})
+        return spec.build([TokenSpec(dim, 16) for dim in dims], {"raw": 4})
     return small_freesplatter(name)
 
 

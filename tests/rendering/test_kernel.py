@@ -10,8 +10,8 @@ import pytest
 import torch
 from support.rendering_oracle import FIELDS, cameras, gradients, leaves_of, scene
 
-import bench.rendering
 from bench.rendering import compiled, kernel, render
+from bench.rendering.interface import RasterInput
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_operator_under_fake_tensors() -> None:
         fields: list[Any] = [torch.empty(1, 40, *s).requires_grad_() for s in ((3,), (4,), (3,), ())]
         fields += [torch.empty(1, 1, 40, 3), torch.empty(1, 2, 4, 4), torch.empty(1, 2, 3, 3)]
         size: Any = (20, 13, 0.01, 100.0)
-        layers = compiled.rasterize(*fields, *size)
+        layers = compiled.rasterize(RasterInput(*fields, *size))
         torch.autograd.backward(layers.color.sum())
         assert mode is not None and layers.color.shape == (1, 2, 3, 13, 20) and fields[0].grad is not None
 
@@ -57,7 +57,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     kernel.library.cache_clear()
-    bench.rendering._compiles.cache_clear()
+    kernel.available.cache_clear()
     try:
         with pytest.raises(kernel.NoCompiler, match=r"install g\+\+"):
             render(scene(), cameras(), torch.ones(1, 1, 3), backend="compiled")
@@ -65,7 +65,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
             got = render(scene(), cameras(), torch.ones(1, 1, 3))
     finally:
         kernel.library.cache_clear()
-        bench.rendering._compiles.cache_clear()
+        kernel.available.cache_clear()
     assert torch.equal(got.rgb, render(scene(), cameras(), torch.ones(1, 1, 3), backend="reference").rgb)
 
 

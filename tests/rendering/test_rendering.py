@@ -19,6 +19,7 @@ from bench.rendering import (
     render,
     spherical_harmonics,
 )
+from bench.rendering.interface import RasterInput
 from models.tensors import Cameras, Gaussians
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="gsplat needs a CUDA device")
@@ -64,7 +65,7 @@ def test_golden_raster(module: object, dtype: str) -> None:
     names = ("means", "quats", "scales", "opacities")
     leaves = [*(given(name)[None].requires_grad_() for name in names), given("colors")[None, None].requires_grad_()]
     view, intrinsics = given("viewmat")[None, None], given("K")[None, None]
-    layers = module.rasterize(*leaves, view, intrinsics, 32, 32, 0.01, 100.0)  # type: ignore[attr-defined]
+    layers = module.rasterize(RasterInput(*leaves, view, intrinsics, 32, 32, 0.01, 100.0))  # type: ignore[attr-defined]
     alpha = 1 - layers.transmittance[0, 0]
     rgb = (layers.color + layers.transmittance[:, :, None] * given("background")[:, None, None])[0, 0].movedim(0, -1)
     depth = layers.depth[0, 0] / alpha.clamp_min(1e-10)
@@ -87,9 +88,11 @@ def test_golden_projection_and_harmonics() -> None:
     want = {name[4:]: torch.from_numpy(golden[name]) for name in golden.files if name.startswith("out/")}
     covariance = reference.covariances(given["quats"], given["scales"])
     assert_close(covariance, want["covariances"].double(), "covariances", 1e-5)
-    opaque = torch.ones(1, len(covariance))
-    scene_, views = (given["means"][None], covariance[None], opaque), (given["viewmats"][None], given["Ks"][None])
-    projected = reference.project(*scene_, *views, config["width"], config["height"], 0.01, 1e10)
+    means, quaternions, scales = (given[name][None] for name in ("means", "quats", "scales"))
+    opaque, colors = torch.ones(1, len(covariance)), torch.ones(1, 1, len(covariance), 3)
+    views = (given["viewmats"][None], given["Ks"][None], config["width"], config["height"])
+    inputs = RasterInput(means, quaternions, scales, opaque, colors, *views, near=0.01, far=1e10)
+    projected = reference.project(inputs, covariance[None])
     drawn = (want["radii_extent_3_33"] > 0).all(-1)
     assert bool(drawn.any())
     for name, value in (("means2d", projected.centers), ("conics", projected.conics), ("depths", projected.depths)):

@@ -1,4 +1,4 @@
-"""The search itself, on runs whose numbers are a formula: the real sampler, journal, rows, front and specs."""
+"""The search itself, on runs whose metrics are a formula: the real sampler, journal, rows, front and specs."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-import bench.figures
 import bench.run
 from bench import protocols
+from bench.common.console import command_console
 from bench.common.errors import UserError
 from bench.common.json_files import read_json, read_lines, write_json
 from bench.config import load
 from bench.config.objectives import available_objectives
-from bench.execution.launcher import Task, prepare_run_folder
+from bench.config.search_section import load_search
+from bench.execution.launcher import LaunchCallbacks, prepare_run_folder
+from bench.execution.session import Session
 from bench.runs.folder import RunFolder, Status
 from bench.runs.lease import Lease
-from bench.search import controller
-from bench.search.__main__ import main
-from bench.search.controller import JOURNAL
+from bench.search.__main__ import main, parse
+from bench.search.controller import JOURNAL, SearchController
 from bench.search.pareto_front import ParetoRow, nondominated_rows
 
 SPEC = """# Which model is best for its size?
@@ -70,47 +73,43 @@ search:
 """
 
 
-def numbers(spec: Mapping[str, Any]) -> tuple[float, int, float]:
-    """PSNR, parameters and step time of a made-up experiment; a rate above 0.008 gives nothing finite."""
+def formula(spec: Mapping[str, Any]) -> tuple[float, int, float]:
+    """PSNR, parameters and step time of an imaginary experiment; a learning rate above 0.008 gives NaN."""
     blocks, patch = spec["model"]["aggregator"]["blocks"], spec["model"]["encoder"]["patch"]
     decades = math.log10(spec["train"]["learning_rate"] / 3e-3)
     return 12 + 3 * math.log(blocks) - 0.4 * patch - 4 * decades**2, 10_000 * blocks + patch, 100 * blocks / patch
 
 
-@dataclass
-class Trainer:
-    """In place of the launcher: writes what a run leaves. It may be killed, or be asked to stop, at its n-th run."""
+class FormulaSession(Session):
+    """A session whose runs are not trained: it writes the files that a run leaves.
 
-    tasks: Sequence[Task]
-    watcher: object
-    jobs: int
-    threads: int
-    device: str
-    retry: Collection[str]
-    stop_request: str = ""
+    It kills the process (`kill_at`) or is stopped (`stop_at`) at its n-th run.
+    """
+
     trained = 0
     kill_at = stop_at = -1
-    cured = False
+    finite = False  # also at high learning rates
 
-    def run(self) -> dict[str, Status]:
-        for task in self.tasks:
-            if task.is_done() or (task.folder.status().state == "nan" and "nan" not in self.retry):
-                continue
-            Trainer.trained += 1
+    def launch(self, callbacks: LaunchCallbacks) -> tuple[Mapping[str, Status], bool]:
+        for task in self.pending():
+            FormulaSession.trained += 1
             prepare_run_folder(task)
-            if Trainer.trained == Trainer.kill_at:
+            if FormulaSession.trained == FormulaSession.kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if Trainer.trained == Trainer.stop_at:
-                self.stop_request = "stop"
-                break
+            if FormulaSession.trained == FormulaSession.stop_at:
+                return {}, True
             finish(task.folder, task.spec)
-        return {}
+        return {}, False
+
+    def report(self) -> Path:
+        """tests/search/test_search_real.py has tables, figures and report."""
+        return self.folder
 
 
 def finish(run: RunFolder, spec: Mapping[str, Any]) -> None:
-    psnr, parameters, step_ms = numbers(spec)
+    psnr, parameters, step_ms = formula(spec)
     protocol = protocols.get("per_image_white")
-    if spec["train"]["learning_rate"] > 0.008 and not Trainer.cured:
+    if spec["train"]["learning_rate"] > 0.008 and not FormulaSession.finite:
         return run.set_status(Status("nan", "train", "step 7: loss"))
     evaluation = {
         "protocol": protocol.to_dict(), "means": {"psnr": psnr}, "parameters": {"total": parameters}, "baselines": {},
@@ -120,23 +119,27 @@ def finish(run: RunFolder, spec: Mapping[str, Any]) -> None:
                "device": "paper", "threads": 1, "batch": 1}  # fmt: skip
     for name, content in {"train": {}, f"evals/{protocol.key}": evaluation, "profiles/cpu-1": profile}.items():
         write_json(run.path / f"{name}.json", content)
+    save_file({"weight": torch.zeros(1)}, run.path / "weights.safetensors")
     run.set_status(Status("done"))
     return None
 
 
 @pytest.fixture(autouse=True)
-def formula(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    stand_in(monkeypatch.setattr)
-    monkeypatch.setattr(Trainer, "trained", 0)
-    for name in ("kill_at", "stop_at", "cured"):
-        monkeypatch.setattr(Trainer, name, getattr(Trainer, name))
+def initial_counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(FormulaSession, "trained", 0)
+    for name in ("kill_at", "stop_at", "finite"):
+        monkeypatch.setattr(FormulaSession, name, getattr(FormulaSession, name))
     yield
 
 
-def stand_in(replace: Any) -> None:
-    """No training, and no figures but the front's; tests/test_search_real.py has both."""
-    replace(controller, "Launcher", Trainer)
-    replace(bench.figures, "write", lambda *_: [])
+def search(words: list[str]) -> int:
+    """The command, with runs by formula."""
+    options = parse(words)
+    console = command_console(to_stderr=options.json)
+    loaded = load_search(options.spec, options.overrides, options.scale)
+    controller = SearchController(loaded, options, console, FormulaSession)
+    with Lease(controller.folder):
+        return controller.run()
 
 
 def command(folder: Path, *words: str, text: str = SPEC) -> list[str]:
@@ -160,11 +163,8 @@ def trials(folder: Path) -> list[dict[str, Any]]:
 def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One whole search of 12 trials."""
     folder = tmp_path_factory.mktemp("search")
-    with pytest.MonkeyPatch.context() as patch:
-        stand_in(patch.setattr)
-        path = command(folder)[0]
-        Path(path).write_text(SPEC.replace("trials: 8", "trials: 12"))
-        assert main(command(folder)) in (0, 1)
+    Path(command(folder)[0]).write_text(SPEC.replace("trials: 8", "trials: 12"))
+    assert search(command(folder)) in (0, 1)
     return folder
 
 
@@ -174,7 +174,7 @@ def test_as_many_trials_as_wanted_each_a_run(found: Path) -> None:
         run = RunFolder(found / "results" / "runs" / row["id"])
         assert run.status().state == row["state"]
         if row["values"]:
-            psnr, parameters, _ = numbers(run.spec())
+            psnr, parameters, _ = formula(run.spec())
             assert row["values"] == {"psnr": psnr, "parameters": parameters}
     labels = [line["label"] for line in read_lines(found / "results" / "question_tiny" / "runs.jsonl")]
     assert labels == [row["label"] for row in rows(found) if row["kind"] in ("reference", "trial")]
@@ -189,8 +189,8 @@ def test_the_front_is_what_brute_force_finds_in_the_rows(found: Path) -> None:
         for run_id, (psnr, size) in points.items()
         if not any(p >= psnr and s >= size and (p > psnr or s > size) for p, s in points.values())
     }
-    told = read_json(folder / "search.json")["front"]
-    assert set(told) == best and 2 <= len(best) < len(runs)
+    front = read_json(folder / "search.json")["front"]
+    assert set(front) == best and 2 <= len(best) < len(runs)
     table = (folder / "tables" / "front.md").read_text()
     assert all(run_id in table for run_id in best) and "are no evidence for claims" in table
     assert (folder / "tables" / "front.tex").is_file() and (folder / "figures" / "front.svg").stat().st_size > 1000
@@ -216,13 +216,13 @@ def test_the_front_of_three_objectives() -> None:
 
 def test_each_front_member_is_a_spec_that_runs_at_any_scale(found: Path) -> None:
     folder = found / "results" / "question_tiny"
-    told = {row["id"]: row for row in rows(found) if row["kind"] != "repeat"}
+    by_id = {row["id"]: row for row in rows(found) if row["kind"] != "repeat"}
     specs = sorted((folder / "front").glob("*.yaml"))
     ids = {load(path).runs[0].id for path in specs}
     assert ids == set(read_json(folder / "search.json")["front"])
     for path in specs:
         (tiny,), (paper,) = load(path).runs, load(path, scale="paper").runs
-        if told[tiny.id]["kind"] == "trial":
+        if by_id[tiny.id]["kind"] == "trial":
             place = [1, 2, 3, 4, 5].index(tiny.spec.model.aggregator.blocks)
             assert paper.spec.model.aggregator.blocks == [4, 8, 16, 24, 32][place]
             assert paper.spec.train.learning_rate == pytest.approx(tiny.spec.train.learning_rate / 10, rel=0.01)
@@ -231,23 +231,23 @@ def test_each_front_member_is_a_spec_that_runs_at_any_scale(found: Path) -> None
 
 def test_a_second_time_nothing_is_trained(found: Path) -> None:
     before = rows(found)
-    assert main(command(found)) in (0, 1)
-    assert Trainer.trained == 0 and rows(found) == before
+    assert search(command(found)) in (0, 1)
+    assert FormulaSession.trained == 0 and rows(found) == before
 
 
-def test_failed_runs_are_told_to_the_sampler_and_may_be_retried(tmp_path: Path) -> None:
+def test_failed_runs_are_reported_to_the_sampler_and_may_be_retried(tmp_path: Path) -> None:
     words = ["train.learning_rate=0.009"]
     text = SPEC.replace("trials: 8", "trials: 3").replace("{log: [1.0e-3, 1.0e-2]}", "{log: [1.0e-3, 9.0e-3]}")
-    assert main(command(tmp_path, *words, text=text)) == 1
+    assert search(command(tmp_path, *words, text=text)) == 1
     assert [row["state"] for row in trials(tmp_path)] == ["nan"] * 3 and "step 7" in trials(tmp_path)[0]["message"]
     assert study_states(tmp_path) == ["FAIL"] * len([r for r in rows(tmp_path) if r["number"] is not None])
-    Trainer.cured = True
-    assert main(command(tmp_path, *words)) == 1 and Trainer.trained == 5  # two of the spec's own, too
-    assert main(command(tmp_path, *words, "--retry", "nan")) == 0
+    FormulaSession.finite = True
+    assert search(command(tmp_path, *words)) == 1 and FormulaSession.trained == 5  # two of the spec's own, too
+    assert search(command(tmp_path, *words, "--retry", "nan")) == 0
     assert [row["state"] for row in trials(tmp_path)] == ["done"] * 3
-    told = study_states(tmp_path)
-    assert told.count("COMPLETE") == len({row["id"] for row in rows(tmp_path) if row["number"] is not None})
-    assert main(command(tmp_path, *words)) == 0 and study_states(tmp_path) == told
+    states = study_states(tmp_path)
+    assert states.count("COMPLETE") == len({row["id"] for row in rows(tmp_path) if row["number"] is not None})
+    assert search(command(tmp_path, *words)) == 0 and study_states(tmp_path) == states
 
 
 def study_states(folder: Path) -> list[str]:
@@ -260,14 +260,14 @@ def study_states(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_stopped_and_gone_on_with_it_finds_what_it_would_have_found(sampler: str, tmp_path: Path) -> None:
+def test_a_resumed_search_proposes_the_same(sampler: str, tmp_path: Path) -> None:
     text = SPEC.replace("trials: 8", f"trials: 8\n  sampler: {sampler}")
-    main(command(tmp_path / "whole", text=text))
-    Trainer.trained, Trainer.stop_at = 0, 5
-    assert main(command(tmp_path / "parts", text=text)) == 130
+    search(command(tmp_path / "whole", text=text))
+    FormulaSession.trained, FormulaSession.stop_at = 0, 5
+    assert search(command(tmp_path / "parts", text=text)) == 130
     assert len(trials(tmp_path / "parts")) == 3  # after the spec's own two
-    Trainer.stop_at = -1
-    assert main(command(tmp_path / "parts")) in (0, 1)
+    FormulaSession.stop_at = -1
+    assert search(command(tmp_path / "parts")) in (0, 1)
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole") and len(trials(tmp_path / "whole")) == 8
 
 
@@ -284,28 +284,30 @@ def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
     with journal.open("ab") as file:
         file.write(b'{"op_code": 4, "worker')
     journal.with_name(f"{journal.name}.lock").symlink_to(journal)
-    assert main(words) in (0, 1)
+    assert search(words) in (0, 1)
     after = study_states(tmp_path)
     assert len(trials(tmp_path)) == 8 and "RUNNING" not in after
     assert after[: len(before) - 1] == before[:-1]
     whole = tmp_path / "whole"
-    assert main(command(whole)) in (0, 1) and rows(whole) == rows(tmp_path)
+    assert search(command(whole)) in (0, 1) and rows(whole) == rows(tmp_path)
 
 
-def test_a_grid_ends_and_tells_repeats_and_broken_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(command(tmp_path, text=GRID)) == 0
+def test_a_grid_ends_and_lists_repeats_and_invalid_proposals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(command(tmp_path, text=GRID)) == 0
     kinds = [row["kind"] for row in rows(tmp_path)]
     assert [kinds.count(kind) for kind in ("reference", "trial", "repeat", "invalid")] == [1, 4, 4, 4]
     output = capsys.readouterr().out
-    assert "ends after 4 of 99 trials: all 12 combinations" in output and "question.yaml:11" in output
+    assert "ends after 4 of 99 trials: all 12 combinations were proposed" in output and "question.yaml:11" in output
     assert "5 does not divide" in next(row["message"] for row in rows(tmp_path) if row["kind"] == "invalid")
-    assert "a formula; one noisy measurement a run, on paper with 1 threads" in output.replace("\n", " ")
-    assert Trainer.trained == 5
+    assert "a formula; one noisy measurement per run, on paper with 1 threads" in output.replace("\n", " ")
+    assert FormulaSession.trained == 5
 
 
 def test_several_at_once(tmp_path: Path) -> None:
-    assert main(command(tmp_path, "--jobs", "3")) in (0, 1)
-    assert len(trials(tmp_path)) == 8 and Trainer.trained == 10
+    assert search(command(tmp_path, "--jobs", "3")) in (0, 1)
+    assert len(trials(tmp_path)) == 8 and FormulaSession.trained == 10
 
 
 def test_what_another_sweep_trained_is_not_trained_again(found: Path, tmp_path: Path) -> None:
@@ -313,16 +315,16 @@ def test_what_another_sweep_trained_is_not_trained_again(found: Path, tmp_path: 
     text = SPEC.replace("trials: 8", "trials: 12\n  sampler: tpe")
     other = tmp_path / "other.yaml"
     other.write_text(text)
-    assert main([str(other), "--results", str(tmp_path / "results"), "--no-report"]) in (0, 1)
-    assert Trainer.trained == 0
+    assert search([str(other), "--results", str(tmp_path / "results"), "--no-report"]) in (0, 1)
+    assert FormulaSession.trained == 0
 
 
 def test_a_changed_question_is_a_new_search(tmp_path: Path) -> None:
-    main(command(tmp_path))
+    search(command(tmp_path))
     path = tmp_path / "question.yaml"
     path.write_text(SPEC.replace("model.encoder.width: 48", "model.encoder.width: 96"))
     before = {row["id"] for row in rows(tmp_path)}
-    assert main(command(tmp_path)) in (0, 1)
+    assert search(command(tmp_path)) in (0, 1)
     assert len(trials(tmp_path)) == 8 and not before & {row["id"] for row in rows(tmp_path)}
 
 
@@ -332,8 +334,8 @@ def test_dry_run_shows_and_writes_nothing(tmp_path: Path, capsys: pytest.Capture
     assert "0.001 … 0.01, logarithmic" in output and "10 combinations of the choices" in output
     assert "0 of 8 trials are done" in output and "Small" in output and not (tmp_path / "results").exists()
     assert main([*command(tmp_path, "--dry-run", "--json", text=GRID)]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["trials"] == 8 and [run["label"] for run in told["runs"]] == ["Small", "Large"]
+    content = json.loads(capsys.readouterr().out)
+    assert content["trials"] == 8 and [run["label"] for run in content["runs"]] == ["Small", "Large"]
 
 
 def test_dry_run_counts_what_breaks_a_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -349,7 +351,7 @@ def test_dry_run_counts_what_breaks_a_rule(tmp_path: Path, capsys: pytest.Captur
         (["stray"], "'stray' is neither"),
         (["--retry", "done"], "--retry done"),
         (["--jobs", "0"], "at least 1"),
-        (["--device", "tpu"], "it may be cpu"),
+        (["--device", "tpu"], "it may be auto, cpu"),
     ],
 )
 def test_bad_input_is_one_clear_error(words: list[str], text: str, tmp_path: Path) -> None:
@@ -366,11 +368,10 @@ def test_memory_of_a_gpu_is_no_objective_on_a_cpu(tmp_path: Path) -> None:
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     words = command(tmp_path)
-    with Lease(tmp_path / "results" / "question_tiny"), pytest.raises(UserError, match="works on this search"):
+    with Lease(tmp_path / "results" / "question_tiny"), pytest.raises(UserError, match="is locked by"):
         main(words)
 
 
 if __name__ == "__main__":
-    Trainer.kill_at = int(sys.argv[1])
-    stand_in(setattr)
-    main(sys.argv[2:])
+    FormulaSession.kill_at = int(sys.argv[1])
+    search(sys.argv[2:])

@@ -50,8 +50,10 @@ def checkout(folder: Path) -> Path:
 
 
 def python(where: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    told = os.environ | {"PYTHONPATH": str(where), "PYTHONSAFEPATH": "1"} | environment
-    return subprocess.run([sys.executable, "-m", *map(str, words)], cwd=where, env=told, capture_output=True, text=True)
+    variables = os.environ | {"PYTHONPATH": str(where), "PYTHONSAFEPATH": "1"} | environment
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, words)], cwd=where, env=variables, capture_output=True, text=True
+    )
 
 
 def test_a_queue_on_this_machine(tmp_path: Path) -> None:
@@ -60,9 +62,9 @@ def test_a_queue_on_this_machine(tmp_path: Path) -> None:
     for name, text in (("queue.yaml", SPEC), ("cluster.yaml", CLUSTER)):
         (tmp_path / name).write_text(text)
     submit = ("bench.run", tmp_path / "queue.yaml", "--slurm", tmp_path / "cluster.yaml", "--results", results)
-    said = python(source, *submit)
-    assert said.returncode == 0 and "code: no git commit" in said.stdout, said.stderr + said.stdout
-    (source / "bench" / "train.py").write_text("raise SystemExit('the checkout is edited')\n")
+    done = python(source, *submit)
+    assert done.returncode == 0 and "code: no git commit" in done.stdout, done.stderr + done.stdout
+    (source / "bench" / "training" / "train.py").write_text("raise SystemExit('the checkout is edited')\n")
     sweep = results / "queue_tiny"
     first, second = runs = [RunFolder(results / "runs" / line["id"]) for line in read_lines(sweep / "runs.jsonl")]
     (submission,) = sweep.glob("slurm/*/submission.json")
@@ -89,13 +91,10 @@ def test_a_queue_on_this_machine(tmp_path: Path) -> None:
         first.id: "done", second.id: "cancelled"
     }  # fmt: skip
     assert (sweep / "tables" / "table.md").is_file()
-    assert (
-        len(list((sweep / "logs").glob("*.txt"))) == 2
-        and "process"
-        in next(path for path in (sweep / "logs").glob("*.txt") if path.resolve().parent == first.path).read_text()
-    )
-    shown = python(ROOT, "bench.status", sweep)
-    assert shown.returncode == 1 and "1 × cancelled" in shown.stdout and "100/100" in shown.stdout, shown.stdout
+    logs = {path.resolve().parent: path.read_text() for path in (sweep / "logs").glob("*.txt")}
+    assert len(logs) == 2 and "process" in logs[first.path]
+    status = python(ROOT, "bench.status", sweep)
+    assert status.returncode == 1 and "1 × cancelled" in status.stdout and "100/100" in status.stdout, status.stdout
 
 
 def git(folder: Path, *words: str) -> None:

@@ -1,4 +1,4 @@
-"""What is said of runs: from files first, then from SLURM's clients, which are stood in for by scripts here."""
+"""States of runs: from their folders first, then from SLURM's clients, which are scripts on PATH here."""
 
 from __future__ import annotations
 
@@ -11,29 +11,26 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from threading import Timer
 
 import pytest
+from support import commands
 from support.paths import ROOT
 
 import bench.cancel
 import bench.status
 from bench.common.errors import UserError
+from bench.common.exit_codes import STOPPED
 from bench.common.json_files import write_json
 from bench.common.process import ProcessIdentity
+from bench.config import load
+from bench.execution.launcher import prepare_run_folder
+from bench.execution.session import task_of
 from bench.runs.attempts import begin_attempt, finish_attempt, read_attempts
 from bench.runs.folder import RunFolder, Status
 from bench.runs.lease import Lease, LeasedWriter, current_claim
 from bench.runs.states import State
-from bench.slurm import (
-    context,
-    job,
-    postmortem,
-    queue,
-    run_state,
-    status_table,
-)
+from bench.slurm import context, job, postmortem, queue, run_state
 from bench.slurm.collect import record_final_status
 
 RUN = "0123456789ab"
@@ -82,9 +79,9 @@ class Lab:
         write_json(path, DEAD)
         os.utime(path, (1, 1))
 
-    def look(self) -> run_state.RunState:
-        (found,) = run_state.query_sweep(self.sweep, self.results).runs
-        return found
+    def state(self) -> run_state.RunState:
+        (run,) = run_state.query_sweep(self.sweep, self.results).runs
+        return run
 
 
 @pytest.fixture
@@ -95,7 +92,7 @@ def lab(tmp_path: Path) -> Lab:
 def test_a_run_at_work_is_known_without_slurm(lab: Lab, scheduler: Scheduler) -> None:
     lab.run.set_status(Status("running", "train"))
     with Lease(lab.run.path):
-        found = lab.look()
+        found = lab.state()
     assert (found.state, found.step, found.steps, found.steps_per_s, found.remaining_s) == (
         "running",
         20,
@@ -109,7 +106,7 @@ def test_a_run_at_work_is_known_without_slurm(lab: Lab, scheduler: Scheduler) ->
 @pytest.mark.parametrize("state", ["done", "failed", "oom", "nan"])
 def test_an_end_on_file_is_the_end(lab: Lab, scheduler: Scheduler, state: State) -> None:
     lab.run.set_status(Status(state, "train", "so it went"))
-    assert lab.look().state == state and scheduler.called() == []
+    assert lab.state().state == state and scheduler.called() == []
 
 
 @pytest.mark.parametrize(("before", "squeue", "state", "message"), [
@@ -126,8 +123,8 @@ def test_an_end_on_file_is_the_end(lab: Lab, scheduler: Scheduler, state: State)
     ("running", "5_0|OUT_OF_MEMORY|OutOfMemory|gpu03", "oom", "SLURM: out_of_memory"),
     ("running", "5_0|FAILED|NonZeroExitCode|gpu03", "lost", "SLURM: failed"),
     ("running", "5_0|COMPLETED|None|gpu03", "lost", "SLURM: completed"),
-    ("running", "5_1|RUNNING|None|gpu03", "lost", "nobody works on it any more"),
-    ("planned", "5_1|RUNNING|None|gpu03", "planned", "job 5_0 is gone"),
+    ("running", "5_1|RUNNING|None|gpu03", "lost", "no process is running it"),
+    ("planned", "5_1|RUNNING|None|gpu03", "planned", "job 5_0 no longer exists"),
     ("timeout", "5_0|FAILED|NonZeroExitCode|gpu03", "timeout", "limit"),
     ("cancelled", "5_0|CANCELLED|None|gpu03", "cancelled", "limit"),
 ])  # fmt: skip
@@ -137,7 +134,7 @@ def test_files_and_queue_together(
     lab.run.set_status(Status(before, "train", "" if before in ("planned", "running") else "limit"))
     lab.abandoned()
     scheduler.answers("squeue", squeue)
-    found = lab.look()
+    found = lab.state()
     assert (found.state, message in found.message) == (state, True), found
 
 
@@ -146,7 +143,7 @@ def test_accounting_is_asked_for_what_the_queue_forgot(lab: Lab, scheduler: Sche
     lab.abandoned()
     scheduler.answers("squeue", "", 1, "slurm_load_jobs error: Invalid job id specified")
     scheduler.answers("sacct", "5_0|FAILED|gpu03\n5_0.batch|FAILED|gpu03\n5_0.0|OUT_OF_MEMORY|gpu03")
-    found = lab.look()
+    found = lab.state()
     assert (found.state, found.unrecorded) == ("oom", "oom")
     assert [line.split()[0] for line in scheduler.called()] == ["squeue", "sacct"]
 
@@ -154,24 +151,24 @@ def test_accounting_is_asked_for_what_the_queue_forgot(lab: Lab, scheduler: Sche
 def test_nobody_answers(lab: Lab, scheduler: Scheduler, capsys: pytest.CaptureFixture[str]) -> None:
     lab.run.set_status(Status("running", "train"))
     lab.abandoned()
-    found = lab.look()
+    found = lab.state()
     assert found.state == "lost" and found.unrecorded is None and "SLURM does not answer" in found.message
     assert bench.status.main([str(lab.sweep)]) == 1
     assert "SLURM does not answer" in capsys.readouterr().out
 
 
 def test_array_elements_of_accounting() -> None:
-    assert queue._elements("5_[0-2,7%3]") == ["5_0", "5_1", "5_2", "5_7"] and queue._elements("5") == ["5"]
+    assert queue.array_elements("5_[0-2,7%3]") == ["5_0", "5_1", "5_2", "5_7"] and queue.array_elements("5") == ["5"]
 
 
 def test_what_only_slurm_knows_is_written_down_once(lab: Lab, scheduler: Scheduler) -> None:
     lab.run.set_status(Status("running", "train"))
     lab.abandoned()
     scheduler.answers("squeue", "5_0|NODE_FAIL|NodeDown|gpu03")
-    record_final_status(lab.look(), lab.results)
+    record_final_status(lab.state(), lab.results)
     assert lab.run.status() == Status("node_fail", "train", "SLURM: node_fail (NodeDown)")
     again = current_claim(lab.run.path)
-    record_final_status(lab.look(), lab.results)
+    record_final_status(lab.state(), lab.results)
     assert current_claim(lab.run.path) == again
 
 
@@ -186,30 +183,49 @@ def test_failures_are_grouped_by_what_they_have_in_common(
         lines.append(json.dumps({"id": folder.id, "label": f"run {i}", "steps": 60}) + "\n")
     (lab.sweep / "runs.jsonl").write_text("".join(lines))
     assert bench.status.main([str(lab.sweep)]) == 1
-    shown = capsys.readouterr().out
-    assert "2 × oom in train: OutOfMemoryError: tried to allocate 2.50 GiB\n  run 0; run 1\n    Traceback" in shown
-    assert "1 × failed in train: ValueError: bad" in shown and "2 oom, 1 failed, 1 done" in shown
+    output = capsys.readouterr().out
+    assert "2 × oom in train: OutOfMemoryError: tried to allocate 2.50 GiB\n  run 0; run 1\n    Traceback" in output
+    assert "1 × failed in train: ValueError: bad" in output and "2 oom, 1 failed, 1 done" in output
 
 
-def test_following_ends_with_the_last_run(
-    lab: Lab, scheduler: Scheduler, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_following_ends_with_the_last_run(lab: Lab, scheduler: Scheduler, capsys: pytest.CaptureFixture[str]) -> None:
     lab.run.set_status(Status("running", "train"))
     lab.abandoned()
     scheduler.answers("squeue", "5_0|RUNNING|None|gpu03")
 
-    def sleep(_seconds: float) -> None:
-        lab.run.set_status(Status("done"))
-
-    monkeypatch.setattr(status_table, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
-    assert bench.status.main([str(lab.sweep), "--follow"]) == 0
-    assert "starting" in (shown := capsys.readouterr().out) and "1 done" in shown
+    Timer(0.5, lab.run.set_status, [Status("done")]).start()
+    assert bench.status.main([str(lab.sweep), "--follow", "--every", "0.1"]) == 0
+    assert "starting" in (output := capsys.readouterr().out) and "1 done" in output
 
 
 def test_no_sweep_is_bad_input(tmp_path: Path) -> None:
     for main in (bench.status.main, bench.cancel.main):
         with pytest.raises(UserError, match=r"no runs\.jsonl"):
             main([str(tmp_path)])
+
+
+def test_a_local_sweep_is_followed_from_its_first_second_to_its_end(tmp_path: Path) -> None:
+    """One run at a time: what has not started waits in the command; without a process nothing waits."""
+    (tmp_path / "local.yaml").write_text(commands.SPEC)
+    results, sweep = tmp_path / "results", tmp_path / "results" / "local_tiny"
+    options = ["--results", str(results), "--no-report", "--threads", "1", "--device", "cpu"]
+    run = subprocess.Popen([sys.executable, "-m", "bench.run", str(tmp_path / "local.yaml"), *options], cwd=ROOT)
+    deadline = time.monotonic() + 200
+    while not (sweep / "runs.jsonl").is_file():
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    states: list[tuple[State, ...]] = []
+    while run.poll() is None:
+        assert time.monotonic() < deadline
+        now = tuple(line.state for line in run_state.query_sweep(sweep, results).runs)
+        states += [now] if now not in states else []
+        time.sleep(0.05)
+    assert run.returncode == 0 and states[-1] == ("done", "done")
+    assert any("running" in now and "queued" in now for now in states), states
+    assert not any(all(state in ("planned", "done") for state in now) for now in states[:-1]), states
+
+    command = [sys.executable, "-m", "bench.status", str(sweep), "--follow"]
+    assert subprocess.run(command, cwd=ROOT, timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize("module", ["bench.status", "bench.cancel", "bench.slurm.postmortem"])
@@ -248,7 +264,7 @@ def on_a_workstation(lab: Lab, process: ProcessIdentity) -> None:
 
 def test_cancelling_reaches_a_workstations_process(lab: Lab, other_process: subprocess.Popen[bytes]) -> None:
     on_a_workstation(lab, ProcessIdentity.of(other_process.pid))
-    assert lab.look().state == "queued"
+    assert lab.state().state == "queued"
     assert bench.cancel.main([str(lab.sweep)]) == 0
     assert other_process.wait(5) == -signal.SIGTERM and lab.run.status().state == "cancelled"
 
@@ -258,16 +274,16 @@ def test_a_process_that_got_the_jobs_pid_is_left_alone(
 ) -> None:
     gone = replace(ProcessIdentity.of(other_process.pid), started="1")
     on_a_workstation(lab, gone)
-    assert (lab.look().state, lab.look().message) == ("planned", f"job {gone.pid} is gone")
-    assert bench.cancel.main([str(lab.sweep)]) == 0 and "nothing of it is in the queue" in capsys.readouterr().out
+    assert (lab.state().state, lab.state().message) == ("planned", f"job {gone.pid} no longer exists")
+    assert bench.cancel.main([str(lab.sweep)]) == 0 and "no run is in the queue" in capsys.readouterr().out
     assert other_process.poll() is None
-    with pytest.raises(FileNotFoundError, match=r"sweep\.json"):  # collecting begins at once: nothing to wait for
+    with pytest.raises(UserError, match=r"sweep\.json"):  # collecting begins at once: nothing to wait for
         job.CollectJob(str(lab.sweep), str(lab.results), False, (gone,))()
 
 
 def test_a_pid_of_another_host_is_left_alone(lab: Lab, other_process: subprocess.Popen[bytes]) -> None:
     on_a_workstation(lab, replace(ProcessIdentity.of(other_process.pid), host="node17", space="another boot"))
-    assert "cannot be seen from this host" in lab.look().message
+    assert "cannot be queried from this host" in lab.state().message
     lab.run.set_status(Status("running", "train"))
     with Lease(lab.run.path), pytest.raises(UserError, match=r"patch 8 \(process \d+ on node17\).* on the host"):
         bench.cancel.main([str(lab.sweep)])
@@ -328,7 +344,7 @@ class Aftermath(Lab):
         self.submission = folder / "submission"
         (self.submission / "jobs").mkdir(parents=True)
         write_json(self.submission / "plan.json",
-                   {"runs": str(self.results / "runs"), "groups": [[RUN]], "max_losses": 2})  # fmt: skip
+                   {"runs": str(self.results / "runs"), "groups": [[RUN]], "max_crash_requeues": 2})  # fmt: skip
         for name, value in {"SLURM_JOB_ID": "5", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "0"}.items():
             monkeypatch.setenv(name, value)
 
@@ -365,10 +381,8 @@ def test_a_killed_run_goes_back_into_the_queue_a_few_times(aftermath: Aftermath,
 def test_a_controller_that_is_down_is_asked_again(
     aftermath: Aftermath, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sleep(_seconds: float) -> None:
-        scheduler.answers("scontrol", "")
-
-    monkeypatch.setattr(postmortem, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    monkeypatch.setattr(postmortem, "RETRY_S", 0.5)
+    Timer(0.3, scheduler.answers, ["scontrol", ""]).start()
     aftermath.killed()
     aftermath.said("srun: error: gpu03: task 0: Killed")
     assert aftermath.after().state == "lost"
@@ -383,11 +397,11 @@ def test_memory_is_told_and_not_tried_again(aftermath: Aftermath, scheduler: Sch
 
 
 def test_the_rank_that_failed_first_is_heard(aftermath: Aftermath, scheduler: Scheduler) -> None:
-    aftermath.killed("lost", "another process of the run is gone: Connection closed by peer")
+    aftermath.killed("lost", "another rank exited: Connection closed by peer")
     aftermath.said("srun: error: gpu03: task 2: Exited with exit code 1")
-    told = Status("oom", "train", "rank 2 on gpu03: OutOfMemoryError: CUDA out of memory", "Traceback")
-    job.failure(aftermath.submission / "jobs", "5_0", 2).write_text(json.dumps(asdict(told)))
-    assert aftermath.after(1) == told and scheduler.called() == []
+    status = Status("oom", "train", "rank 2 on gpu03: OutOfMemoryError: CUDA out of memory", "Traceback")
+    job.failure_file(aftermath.submission / "jobs", "5_0", 2).write_text(json.dumps(asdict(status)))
+    assert aftermath.after(1) == status and scheduler.called() == []
 
 
 def test_a_job_that_never_began_is_a_failure_with_its_last_lines(aftermath: Aftermath) -> None:
@@ -422,23 +436,30 @@ def test_a_later_start_of_the_job_may_take_the_lease(tmp_path: Path, monkeypatch
                 cut_off.check()
 
 
+PATIENT = """
+import sys
+from bench.execution import worker
+from bench.execution.endings import ExecutionContext
+
+class Patient(ExecutionContext):
+    patient = True
+
+sys.exit(worker.main(sys.argv[1:], Patient()))
+"""
+
+
 def test_signals_that_arrive_together_are_one_request(tmp_path: Path) -> None:
-    """Preemption sends SIGTERM and the user's signal at once: the step still ends with its checkpoint."""
-    from bench.execution.endings import ExecutionContext
-    from bench.execution.worker import Worker
-
-    class Patient(ExecutionContext):
-        patient = True
-
-    def work(surroundings: ExecutionContext) -> Worker:
-        made: Any = object()
-        return Worker(RunFolder(tmp_path), made, "cpu", 1, None, surroundings, phase="train")
-
-    one = work(Patient())
-    one._on_signal(signal.SIGTERM, None)
-    one._on_signal(signal.SIGUSR2, None)
-    assert one.asked == "SIGTERM, SIGUSR2"
-    other = work(ExecutionContext())
-    other._on_signal(signal.SIGTERM, None)
-    with pytest.raises(KeyboardInterrupt):
-        other._on_signal(signal.SIGTERM, None)
+    """Preemption sends SIGTERM and the user's signal at once: the step at hand still ends with its checkpoint."""
+    (tmp_path / "spec.yaml").write_text(commands.SPEC.replace("steps: 60", "steps: 100000"))
+    task = task_of(load(tmp_path / "spec.yaml").runs[0], tmp_path)
+    prepare_run_folder(task)
+    worker = subprocess.Popen([sys.executable, "-c", PATIENT, str(task.folder.path), "--threads", "1"], cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while len(task.folder.metrics()) < 3:
+        assert worker.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    worker.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGUSR2)
+    assert worker.wait(60) == STOPPED
+    message = task.folder.status().message
+    assert "SIGTERM" in message and "SIGUSR2" in message and "stopped after step" in message

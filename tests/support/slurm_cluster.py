@@ -1,4 +1,4 @@
-"""A real SLURM of several nodes on this one machine: `python tests/slurm_cluster.py up DIR`, later `down DIR`.
+"""A real SLURM of several nodes on this one machine: `python tests/support/slurm_cluster.py up DIR`, later `down DIR`.
 
 Needs root, and Debian's packages slurmctld, slurmd, slurm-client and munge, which it does not install. No systemd, no
 cgroups; everything listens on the loopback alone. Every node poses as one with 64 cores and 4 A100, so that many small

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from support.training import batch_of, run, spec
+from support.balls import Balls
+from support.training import CPU, SIZE, batch_of, run, spec
 
-from bench.data.sampler import Sampler
+from bench.common.json_files import write_json
+from bench.config.schema import FromRun, InitSpec, RunSpec
+from bench.data.scene import SceneData
 from bench.runs.folder import RunFolder
-from bench.training import diagnostics, initialization
+from bench.runs.writer import PlainWriter
+from bench.training import diagnostics
+from bench.training.train import train
+from models import weights
 from models.ead import EAD
 from models.tensors import Cameras, Gaussians
 
@@ -31,7 +38,7 @@ def gaussians(seed: int = 0, **changes: Any) -> Gaussians:
 
 
 def look(g: Gaussians, seed: int = 0) -> dict[str, float]:
-    found = diagnostics.gaussian_statistics(g, batch_of(spec(), seed), scale_max=0.08)
+    found = diagnostics.output_statistics(g, batch_of(spec(), seed), spec().model.output)
     return {key.removeprefix("health/"): float(value) / 4 for key, value in found.items()}
 
 
@@ -64,7 +71,8 @@ def test_where_means_lie() -> None:
         one = points[:, None, None, None].expand_as(batch.input_points)
         camera = batch.target_cameras
         first = Cameras(camera.world_to_camera[:, :1], camera.intrinsics[:, :1], camera.height, camera.width)
-        found = diagnostics.gaussian_statistics(gaussians(means=one), replace(batch, target_cameras=first), 0.08)
+        aimed = replace(batch, target_cameras=first)
+        found = diagnostics.output_statistics(gaussians(means=one), aimed, spec().model.output)
         return {key.removeprefix("health/"): float(value) / 4 for key, value in found.items()}
 
     assert at(center - axis)["behind"] == 1 and at(center - axis)["out_of_frame"] == 0
@@ -77,7 +85,7 @@ def test_values_that_are_not_finite_are_seen_without_a_loss() -> None:
     harmonics = gaussians().harmonics.clone()
     harmonics[0, 0, 0, 0, 0, 0] = torch.inf
     assert look(gaussians(harmonics=harmonics))["non_finite"] > 0
-    assert diagnostics.first_nonfinite_value({"loss/mse": 1.0, "health/non_finite": 1e-6}) == "the Gaussians"
+    assert diagnostics.first_nonfinite_value({"loss/mse": 1.0, "health/non_finite": 1e-6}) == "the model's output"
 
 
 def test_the_first_to_go_bad_is_named() -> None:
@@ -91,16 +99,15 @@ def test_the_first_to_go_bad_is_named() -> None:
     assert diagnostics.first_nonfinite_value({"loss": 1.0, "health/non_finite": 0.0}) is None
 
 
-def sick(monkeypatch: pytest.MonkeyPatch, plant: Callable[[EAD], object]) -> None:
-    build = initialization.build
-
-    def planted(of: Any, runs: Path | None) -> EAD:
-        model = build(of, runs)
-        with torch.no_grad():
-            plant(model)
-        return model
-
-    monkeypatch.setattr(initialization, "build", planted)
+def starting_from(folder: Path, of: RunSpec, plant: Callable[[EAD], object]) -> RunSpec:
+    """The spec, initialized from a finished run whose weights have been tampered with."""
+    model = of.model.build(of.seed)
+    with torch.no_grad():
+        plant(model)
+    writer = PlainWriter(folder / "parent")
+    writer.commit(weights.WEIGHTS_FILE, lambda path: weights.save_weights(model, path))
+    writer.commit("train.json", lambda path: write_json(path, {"steps": 1}))
+    return replace(of, init=InitSpec(model=FromRun("parent", "parent")))
 
 
 def channel(model: EAD, name: str, value: float) -> None:
@@ -114,14 +121,14 @@ def channel(model: EAD, name: str, value: float) -> None:
     bias[:, start : start + channels[name]] = value
 
 
-class Turned(Sampler):
-    """Cameras look away from what they should see."""
+class Turned(Balls):
+    """Target cameras look away from the object: turned by 180° about their y axis."""
 
-    def training(self, step: int, indices: Any) -> Any:
-        batch = super().training(step, indices)
-        flip = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0]))
-        batch.target_cameras.world_to_camera.copy_(flip @ batch.target_cameras.world_to_camera)
-        return batch
+    def read(self, scene: str, views: Sequence[int]) -> SceneData:
+        data = super().read(scene, views)
+        poses = data.camera_to_world.copy()
+        poses[spec().views.inputs :] = poses[spec().views.inputs :] @ np.diag([-1.0, 1.0, -1.0, 1.0])
+        return replace(data, camera_to_world=poses)
 
 
 @pytest.mark.parametrize(
@@ -133,24 +140,19 @@ class Turned(Sampler):
     ],
     ids=["opacity", "scale", "gradient"],
 )
-def test_illness_is_warned_about(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, plant: Any, warning: str
-) -> None:
-    sick(monkeypatch, plant)
-    frozen = spec(steps=50, learning_rate=1e-9, final_learning_rate=1e-9, geometry_first=0.0, weight_decay=0.0)
-    if "gradient" in warning:
-        monkeypatch.setattr("bench.training.optimizer.AdamW.update", lambda *_: None)
+def test_illness_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture, plant: Any, warning: str) -> None:
+    frozen = spec(steps=50, learning_rate=1e-20, final_learning_rate=1e-20, geometry_first=0.0, weight_decay=0.0)
     with caplog.at_level(logging.WARNING):
-        summary = run(tmp_path, frozen).training()
+        summary = run(tmp_path / "child", starting_from(tmp_path, frozen, plant)).training()
     assert summary is not None
     found = [text for text in summary["warnings"] if warning in text]
     assert len(found) == 1 and caplog.text.count(warning) == 1
     assert int(found[0].split()[1].rstrip(":")) <= 50
 
 
-def test_cameras_that_look_away_are_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.training.train.Sampler", Turned)
-    summary = run(tmp_path, spec(steps=40)).training()
+def test_cameras_that_look_away_are_warned_about(tmp_path: Path) -> None:
+    train(spec(steps=40), PlainWriter(tmp_path), device=CPU, source=Turned(SIZE))
+    summary = RunFolder(tmp_path).training()
     assert summary is not None and any("behind the target cameras" in text for text in summary["warnings"])
 
 
@@ -165,4 +167,12 @@ def test_culprit_is_rendering_when_all_else_is_finite() -> None:
     model = spec().model.build(0)
     assert diagnostics.first_nonfinite_module(model, batch_of(spec(), 0)).startswith("rendering")
     model.aggregator.register_forward_hook(lambda _m, _i, out: [replace(t, grid=t.grid * torch.inf) for t in out])
-    assert diagnostics.first_nonfinite_module(model, batch_of(spec(), 0)) == "what the aggregator gives"
+    assert diagnostics.first_nonfinite_module(model, batch_of(spec(), 0)) == "the output of the aggregator"
+
+
+@pytest.mark.parametrize("part", ["encoder", "aggregator", "head"])
+def test_the_part_with_bad_weights_is_named(part: str) -> None:
+    model = spec().model.build(0)
+    with torch.no_grad():
+        next(model.parts()[part].parameters()).view(-1)[0] = torch.inf
+    assert diagnostics.first_nonfinite_module(model, batch_of(spec(), 0)) == f"the {part}'s weights"

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.balls import Balls
 from support.paths import ROOT, TESTS
 from support.training import CPU, SIZE, TRAIN, batch_of, run, spec, stop_after
@@ -35,12 +37,9 @@ from bench.config.schema import (
 )
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
+from bench.data.scene import SceneData, Split
 from bench.data.view_selection import rig
-from bench.losses import (
-    Prediction,
-    Term,
-    points,
-)
+from bench.losses import Prediction, Term, mse, points
 from bench.profiling import breakdown
 from bench.profiling.benchmarks import step as step_benchmark
 from bench.rendering import render
@@ -50,7 +49,8 @@ from bench.runtime.distributed import DistributedContext
 from bench.training import checkpoint, initialization, optimizer
 from bench.training.best_checkpoint import validation_psnr
 from bench.training.diagnostics import NonFinite
-from bench.training.train import Stopped, Trainer, train
+from bench.training.train import Stopped, train
+from bench.training.trainer import Trainer
 from models import weights
 from models.aggregators import self_attention
 from models.encoders import conv, croco
@@ -169,12 +169,13 @@ def losses(record: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in record.items() if not key.endswith("_ms")}
 
 
-def test_moments_matter_to_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moments_matter_to_resuming(tmp_path: Path) -> None:
     """So that the test above can fail."""
     whole = run(tmp_path / "whole", spec())
     with pytest.raises(Stopped):
         run(tmp_path / "parts", spec(), stop=stop_after(10))
-    monkeypatch.setattr(checkpoint, "_fill_optimizer", lambda *_: None)
+    (newest,) = RunFolder(tmp_path / "parts").checkpoints()
+    save_file({}, newest / checkpoint.OPTIMIZER)
     assert digest(run(tmp_path / "parts", spec())) != digest(whole)
 
 
@@ -212,23 +213,32 @@ def test_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         run(tmp_path, spec(), stop=stop_after(2))
     other = replace(spec(), model=replace(spec().model, encoder=conv.Spec(patch=8, width=32)))
-    with pytest.raises(UserError, match=r"encoder\.patchify.*remove it"):
+    with pytest.raises(UserError, match=r"encoder\.patchify.*delete it"):
         run(tmp_path, other)
     (RunFolder(tmp_path).checkpoints()[0] / checkpoint.MODEL).write_bytes(b"torn")
     with pytest.raises(UserError, match="cannot be read"):
         run(tmp_path, spec())
 
 
-def test_geometry_comes_first_without_rendering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
+@dataclass(frozen=True)
+class WatchRenderings(points.Spec):
+    """L_3D, which records whether anything was rendered."""
 
-    def counted(*args: Any) -> Any:
-        calls.append(1)
-        return render(*args)
+    rendered: ClassVar[list[bool]] = []
 
-    monkeypatch.setattr("bench.training.train.render", counted)
-    steps = run(tmp_path, spec()).metrics()
-    assert len(calls) == 14
+    def build(self, device: torch.device) -> Term:
+        term = super().build(device)
+
+        def watched(prediction: Prediction, batch: Batch) -> Tensor:
+            self.rendered.append(prediction.rendering is not None)
+            return term(prediction, batch)
+
+        return watched
+
+
+def test_geometry_comes_first_without_rendering(tmp_path: Path) -> None:
+    steps = run(tmp_path, replace(spec(), losses={"mse": mse.Spec(), "points": WatchRenderings()})).metrics()
+    assert WatchRenderings.rendered == [False] * 6 + [True] * 14
     assert ["loss/mse" in record for record in steps] == [False] * 6 + [True] * 14
     assert all("loss/points" in record for record in steps)
     assert steps[0]["loss"] == pytest.approx(10 * steps[0]["loss/points"], rel=1e-5)
@@ -283,36 +293,28 @@ def test_a_gradient_that_is_not_finite_is_never_applied() -> None:
     assert not torch.equal(before["head.linear.weight"], trainer.model.state_dict()["head.linear.weight"])
 
 
-class Poisoned(Sampler):
-    """One point of step 12 is not a number."""
+@dataclass
+class Poisoned(Balls):
+    """Many scenes, of which one has cameras that are not numbers."""
 
-    def training(self, step: int, indices: Any) -> Any:
-        batch = super().training(step, indices)
-        if step == 12:
-            batch.input_points[1, 0] = torch.nan
-        return batch
+    poisoned: str = ""
+
+    def scenes(self, split: Split) -> Sequence[str]:
+        return [f"{split}/{i:04}" for i in range(1000)]
+
+    def read(self, scene: str, views: Sequence[int]) -> SceneData:
+        data = super().read(scene, views)
+        return replace(data, camera_to_world=data.camera_to_world * np.nan) if scene == self.poisoned else data
 
 
-def test_not_finite_names_step_and_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.training.train.Sampler", Poisoned)
-    with pytest.raises(NonFinite, match=r"step 13: loss/points is not finite; first to go bad: the data \(scenes tr"):
-        run(tmp_path, spec())
+def test_not_finite_names_step_and_cause(tmp_path: Path) -> None:
+    of, source = spec(), Poisoned(SIZE)
+    source.poisoned = Sampler(source, of.views, of.seed).training(12, [1]).scenes[0]
+    with pytest.raises(NonFinite, match=r"step 13: loss/points is not finite; first non-finite: the data \(scenes tr"):
+        train(of, PlainWriter(tmp_path), device=CPU, source=source)
     folder = RunFolder(tmp_path)
     assert [record["step"] for record in folder.metrics()] == list(range(1, 13))
     assert [path.name for path in folder.checkpoints()] == ["step_00000010"]
-
-
-@pytest.mark.parametrize("part", ["encoder", "aggregator", "head"])
-def test_not_finite_names_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
-    def broken(of: RunSpec, runs: Path | None) -> Any:
-        model = of.model.build(of.seed)
-        with torch.no_grad():
-            next(model.parts()[part].parameters()).view(-1)[0] = torch.inf
-        return model
-
-    monkeypatch.setattr(initialization, "build", broken)
-    with pytest.raises(NonFinite, match=f"step 1: .* first to go bad: the {part}'s weights"):
-        run(tmp_path, spec())
 
 
 def test_parts_of_another_run(tmp_path: Path) -> None:

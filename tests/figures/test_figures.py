@@ -1,0 +1,82 @@
+"""Figures of a sweep: drawn from what its runs hold, reproducibly, whatever their labels."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from bench import figures
+from bench.common.json_files import read_json, read_lines
+from bench.figures import comparison, loss_curves, style
+from bench.runs.folder import write_sweep
+
+PLAIN = [kind for kind in figures.KINDS if kind != "model"]
+
+
+def test_figures_are_drawn_from_the_records_and_reproducibly(finished_sweep: Path, sweep_copy: Path) -> None:
+    names = {path.name for path in (finished_sweep / "figures").iterdir()}
+    diagrams = {f"model_{name}.svg" for name in ("FreeSplatter", "Ours1", "Ours2")}
+    assert names == {"loss_curves.png", "loss_curves.svg", "qualitative.png", "comparison.png"} | diagrams
+    written = figures.write(sweep_copy, sweep_copy.parent, PLAIN)
+    assert all(path.read_bytes()[:4] in (b"\x89PNG", b"<?xm") for path in written)
+    assert all(path.read_bytes() == (finished_sweep / "figures" / path.name).read_bytes() for path in written)
+
+
+def test_labels_of_any_script_are_drawn_and_missing_glyphs_are_logged_once(
+    sweep_copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = {"FreeSplatter": "$x$ L1|L2 100 %", "Ours1": "\U00013000 提案手法", "Ours2": r"\alpha$"}
+    lines = read_lines(sweep_copy / "runs.jsonl")
+    for line in lines:
+        label, _, seed = line["label"].partition(", seed ")
+        line["label"] = f"{names[label]}, seed {seed}"
+    write_sweep(sweep_copy, read_json(sweep_copy / "sweep.json"), lines, {})
+    with caplog.at_level(logging.WARNING, logger="bench.figures"):
+        figures.write(sweep_copy, sweep_copy.parent, PLAIN)
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("bench.figures")]
+    assert len(messages) == 1 and "\U00013000" in messages[0] and "no installed font" in messages[0]
+
+
+def test_two_labels_never_share_a_diagram() -> None:
+    assert figures.diagram_name("patch 4, 2 blocks") == "model_patch_4__2_blocks.svg"
+    labels = ["a/b", "a_b", "a b", "提案手法", "従来手法", "x" * 300, "x" * 301]
+    assert len({figures.diagram_name(label) for label in labels}) == len(labels)
+
+
+def test_loss_curves_shade_the_steps_before_rendering() -> None:
+    records = [{"step": s, "loss/points": 1.0} | ({"loss/mse": 0.5} if s > 4 else {}) for s in range(1, 12)]
+    assert loss_curves.points_only_steps(records) == 4
+    with style.style():
+        figure = loss_curves.draw({"a": [records, records], "b": [records]})
+        assert [axes.get_title().split("  ")[1] for axes in figure.axes] == ["mean squared error", "point error"]
+        assert all(axes.get_yscale() == "log" for axes in figure.axes)
+        assert {text.get_text() for text in figure.legends[0].get_texts()} == {"a", "b"}
+
+
+def test_a_comparison_has_a_panel_a_quantity_and_labels_as_text() -> None:
+    panel = comparison.Panel("PSNR", "higher", {"$a$": [1.0, 2.0]}, [("white", 0.5, False)])
+    with style.style():
+        figure = comparison.draw([panel, panel], ["$a$"])
+        assert len(figure.axes) == 2 and figure.axes[0].get_title() == "PSNR ↑"
+        assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [r"\$a\$"]
+
+
+def test_model_diagram_draws_a_stripe_a_block_and_every_tap() -> None:
+    from bench.figures import model_diagram
+    from models.aggregators import self_attention
+    from models.ead import EADSpec
+    from models.encoders import croco
+    from models.heads import dpt
+    from models.outputs import gaussians
+
+    spec = EADSpec(croco.Spec(), self_attention.Spec(blocks=12), dpt.Spec(), gaussians.Spec())
+    with style.style():
+        figure = model_diagram.draw(spec, 4, {"encoder": 303_098_880, "aggregator": 152_071_168, "head": 20_548_183})
+        texts = " ".join(text.get_text() for text in figure.axes[0].texts)
+    stripes = [patch for patch in figure.axes[0].patches if patch.get_facecolor() == (1.0, 1.0, 1.0, 1.0)]
+    assert len(stripes) == 12
+    for part in ("croco", "self attention", "dpt", "16 × 16 × 1024", "1,024 tokens a scene", "256 × 256 × 23", "303.1M",
+                 " 0 6 9 12 "):  # fmt: skip
+        assert part in texts, part
