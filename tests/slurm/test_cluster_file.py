@@ -148,9 +148,9 @@ def test_what_cannot_be_submitted(
 
 
 def test_zero_memory_is_all_of_the_node_and_numbers_are_texts(tmp_path: Path) -> None:
-    cluster = load(cluster_file(tmp_path, "memory: 0\naccount: 12345\ncollect: {memory: 0, qos: 7}\n"), "tiny")
+    cluster = load(cluster_file(tmp_path, "memory: 0\naccount: 01234\ncollect: {memory: 0, qos: 7}\n"), "tiny")
     parameters = script(cluster).runs(0, None)
-    assert (parameters["mem"], parameters["account"], cluster.collect.qos) == ("0", "12345", "7")
+    assert (parameters["mem"], parameters["account"], cluster.collect.qos) == ("0", "01234", "7")
     assert "#SBATCH --mem=0\n" in script(cluster).text(parameters, 1)
 
 
