@@ -5,8 +5,7 @@ origin at the object's center; no rescaling). No axis is vertical in it; `up_axi
 cameras, and transforms.json holds it as "up".
 
 gaussians.ply     the layout of INRIA's 3D Gaussian Splatting (graphdeco-inria/gaussian-splatting: `save_ply` of
-                  scene/gaussian_model.py): opacity as a logit, scales as logarithms, rotation wxyz, harmonics channel by
-                  channel
+                  scene/gaussian_model.py): opacity as logit, scales as logarithms, rotation wxyz, harmonics by channel
 sparse/0/*.txt    COLMAP's text model: PINHOLE cameras, world to camera, OpenCV axes, pixel centers at +0.5
 transforms.json   nerfstudio's: camera to world with OpenGL axes (x right, y up, z backward), per-frame intrinsics
 images/*.png      input and target views, to which the cameras belong
