@@ -168,7 +168,13 @@ class Worker:
     def _train(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.training.train import train
 
-        train(spec, self.writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
+        if not spec.train.tensorboard:
+            train(spec, self.writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
+            return
+        from bench.training.tensorboard import TensorBoardWriter
+
+        with contextlib.closing(TensorBoardWriter(self.writer)) as writer:
+            train(spec, writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
 
     def _evaluate(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.evaluation.evaluate import evaluate_missing
