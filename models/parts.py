@@ -59,6 +59,8 @@ class PartSpec:
 class EncoderSpec(PartSpec, ABC):
     """E: `build()` gives a module Views → Tokens that encodes each view alone (eq. 3)."""
 
+    reads_mask: ClassVar[bool] = False  # whether it leaves out the patches that `Views.mask` hides
+
     @abstractmethod
     def tokens(self) -> TokenSpec:
         """What its tokens will be."""

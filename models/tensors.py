@@ -60,6 +60,16 @@ class Cameras(TensorDataclass):
         """Camera centers in the scene's frame."""
         return self.camera_to_world[..., :3, 3]
 
+    def rays(self) -> tuple[Float[Tensor, "*shape 3"], Float[Tensor, "*shape height width 3"]]:
+        """Camera centers and the unit directions through all pixel centers, in the scene's frame."""
+        x = torch.arange(self.width, device=self.intrinsics.device, dtype=self.intrinsics.dtype) + 0.5
+        y = torch.arange(self.height, device=self.intrinsics.device, dtype=self.intrinsics.dtype) + 0.5
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+        to_scene = self.camera_to_world[..., :3, :3] @ torch.linalg.inv(self.intrinsics)
+        directions = torch.einsum("...ij,hwj->...hwi", to_scene, pixels)
+        return self.centers, directions / directions.norm(dim=-1, keepdim=True)
+
 
 @dataclass(frozen=True)
 class Views(TensorDataclass):
@@ -174,4 +184,4 @@ class Triplane(TensorDataclass):
     extent: float = 1.0
 
 
-Output = Gaussians | PointMap | Pixels | Triplane
+Output = TensorDataclass  # Gaussians, PointMap, Pixels, Triplane, or a type of a file of one's own

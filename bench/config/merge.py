@@ -5,12 +5,15 @@ part defaults < base < part's sizes at the scale < base's and spec's `scales` < 
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
 from bench.common.errors import ConfigError
+from bench.common.paths import SOURCE
 from bench.config import spec_fields
 from bench.config.convert import TypeMismatch, convert, field_types
 from bench.config.read import Node, Problems, did_you_mean, flatten, to_node
@@ -167,7 +170,7 @@ def _sizes(cls: type, prefix: str, scale: str) -> Layer:
     sizes: Mapping[str, Mapping[str, object]] = getattr(cls, "sizes", {})
     if not sizes.get(scale):
         return Layer()
-    where, problems = f"{cls.__module__.replace('.', '/')}.py: {cls.__qualname__}.sizes", Problems()
+    where, problems = f"{os.path.relpath(inspect.getfile(cls), SOURCE)}: {cls.__qualname__}.sizes", Problems()
     settings = layer({prefix: to_node(sizes[scale], where)}, problems)
     if problems:
         raise ConfigError(problems)

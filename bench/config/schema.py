@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
+from bench.data.view_selection import ViewsSpec
 from models.ead import EADSpec
 from models.parts import PartSpec
 from models.weights import WEIGHTS_FILE
@@ -22,19 +23,20 @@ NOT_IDENTITY: Mapping[str, Any] = {"identity": False}
 
 
 @dataclass(frozen=True)
-class ViewsSpec:
-    """Which views of a scene are inputs and targets, and in which frame (see bench/data/frames.py)."""
+class PartTraining:
+    """Of one part: whether its weights stay as `init` gives them, and its learning rate relative to the others'."""
 
-    choice: PartSpec  # bench/data/view_selection/: lara, exclude_inputs, rig
-    inputs: int = 4
-    targets: int = 4
-    frame: Literal["lara", "freesplatter"] = "lara"
-    background: Literal["white", "random_gray"] = field(  # of training targets; random_gray is LaRa's 0, 0.5 or 1
-        default="white", metadata={"former_values": {"random_grey": "random_gray"}}
-    )
-    overfit: int = 0  # > 0: train and evaluate on this many scenes with fixed views (the test of a new part)
+    freeze: bool = field(default=False, metadata={"legacy": False})
+    rate: float = field(default=1.0, metadata={"legacy": 1.0})
 
-    sizes: ClassVar[Sizes] = {"tiny": {"choice": "rig"}}
+
+@dataclass(frozen=True)
+class PartsSpec:
+    """How each part is trained; parts at their defaults are no part of a run's id."""
+
+    encoder: PartTraining = field(default=PartTraining(), metadata={"legacy": PartTraining()})
+    aggregator: PartTraining = field(default=PartTraining(), metadata={"legacy": PartTraining()})
+    head: PartTraining = field(default=PartTraining(), metadata={"legacy": PartTraining()})
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class TrainSpec:
     checkpoint_every: int = field(default=2000, metadata=NOT_IDENTITY)  # steps
     keep: Literal["last", "best"] = field(default="last", metadata={"legacy": "last"})  # best: in validation PSNR
     validations: int = field(default=10, metadata={"legacy": 10})  # for `keep: best`, evenly spaced over the steps
+    parts: PartsSpec = field(default=PartsSpec(), metadata={"legacy": PartsSpec()})
 
     sizes: ClassVar[Sizes] = {
         "tiny": {

@@ -1,4 +1,4 @@
-"""`python -m bench.data VERB`: data sets made, looked at and verified."""
+"""`python -m bench.data VERB`: generate, render, pack, check and view data sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main() -> int:
     if options.verb == "render":
         from bench.data.meshes.render import render
 
-        return render(options.meshes, options.out, options.size, console)
+        return render(options.meshes, options.out, options.size, console, options.up)
     if options.verb == "furniture":
         from bench.data.meshes.furniture import furniture
 
@@ -31,8 +31,9 @@ def main() -> int:
         from bench.data.storage.pack import pack
         from bench.data.storage.store import open_store
 
-        store, path = open_store(options.root, True, options.views, options.data), options.scene_list
-        listed = read_list(path, store, options.root) if path else None
+        path, listed = options.scene_list, None
+        if path:
+            listed = read_list(path, open_store(options.root, True, options.views, options.data), options.root)
         pack(options.root, options.out, options.size, console, views=options.views, only=listed, form=options.data)
         return 0
     if options.verb == "check":
@@ -59,7 +60,7 @@ def parse() -> argparse.Namespace:
         sub.add_argument("--scenes", type=int, default=16, help="scenes a split (default 16)")
         sub.add_argument("--seed", type=int, default=0)
         if verb == "sheet":
-            _root(sub, nargs="?")
+            _root_options(sub, nargs="?")
             sub.add_argument("--split", choices=SPLITS, default="training")
             sub.add_argument("--zoom", type=int, default=1, help="screen pixels a pixel")
             sub.add_argument("--out", type=Path, default=Path("results/scenes.png"))
@@ -67,32 +68,37 @@ def parse() -> argparse.Namespace:
     sub.add_argument(
         "meshes", type=Path, nargs="+", metavar="MESH", help="OBJ, GLB, PLY, ZIP … files, or folders of them"
     )
-    _made(sub)
+    sub.add_argument(
+        "--up", choices=("auto", "y", "z"), default="auto", help="axis that points up (auto: y; PLY, STL, OFF: z)"
+    )
+    _output_options(sub)
     sub = verbs.add_parser("furniture", help="a training set from Debian's sweethome3d-furniture (CC0, CC BY)")
-    _made(sub)
+    _output_options(sub)
     sub.add_argument(
         "--package", type=Path, default=Path("/usr/share/sweethome3d/furniture"), help=".sh3f files, or the .deb"
     )
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N models")
     sub = verbs.add_parser("check", help="verify files, cameras and pictures; exit code 1 for defects")
-    _root(sub)
+    _root_options(sub)
     sub = verbs.add_parser("pack", help="scenes → the packed form, for training at full speed")
-    _root(sub)
-    _made(sub)
+    _root_options(sub)
+    _output_options(sub)
     sub.add_argument(
         "--scene-list", type=Path, metavar="FILE", help='only these: a JSON list of "<dictionary>/<instance>"'
     )
     return parser.parse_args()
 
 
-def _root(sub: argparse.ArgumentParser, nargs: Literal["?"] | None = None) -> None:
-    text = "a data set, packed or as it came" + (" (default: procedural scenes)" if nargs else "")
+def _root_options(sub: argparse.ArgumentParser, nargs: Literal["?"] | None = None) -> None:
+    text = "a data set, packed or in its own format" + (" (default: procedural scenes)" if nargs else "")
     sub.add_argument("root", type=Path, nargs=nargs, metavar="DIR", help=text)
-    sub.add_argument("--data", choices=FORMS, default=FORMS[0], help=f"whose files these are (default {FORMS[0]})")
-    sub.add_argument("--views", type=int, default=VIEWS, help=f"of a whole scene of G-Objaverse (default {VIEWS})")
+    sub.add_argument("--data", choices=FORMS, default=FORMS[0], help=f"the format of its files (default {FORMS[0]})")
+    sub.add_argument(
+        "--views", type=int, default=VIEWS, help=f"views of a complete scene of G-Objaverse (default {VIEWS})"
+    )
 
 
-def _made(sub: argparse.ArgumentParser) -> None:
+def _output_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
     sub.add_argument("--size", type=int, default=256, help="image side in pixels (default 256)")
 

@@ -1,4 +1,4 @@
-"""What was read of some scenes → one batch in the models' frame. Arithmetic over all scenes of the batch at once."""
+"""Samples → one batch in the models' frame. Arithmetic over all scenes of the batch at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Sample:
-    """A scene as drawn: `data` holds its inputs, then its targets; `background` is the gray behind the targets."""
+    """A scene and its views: `data` holds the inputs, then the targets; `background` is the gray behind the targets."""
 
     scene: str
     inputs: tuple[int, ...]
@@ -29,24 +29,24 @@ class Sample:
     data: SceneData
 
 
-def assemble(draws: Sequence[Sample], frame: Frame, known_poses: bool) -> Batch:
-    """One batch. Draws agree in their numbers of inputs and targets and in image size."""
-    n = len(draws[0].inputs)
-    images = np.stack([draw.data.images for draw in draws])
+def assemble(samples: Sequence[Sample], frame: Frame, known_poses: bool) -> Batch:
+    """One batch. Samples agree in their numbers of inputs and targets and in image size."""
+    n = len(samples[0].inputs)
+    images = np.stack([sample.data.images for sample in samples])
     alpha = images[..., 3].astype(np.float32) / np.float32(255)
-    world_to_camera, scales = _cameras(draws, frame)
-    depth = np.stack([draw.data.depth for draw in draws]) * scales.astype(np.float32)[:, None, None, None]
-    intrinsics = np.stack([draw.data.intrinsics for draw in draws])
-    gray = np.array([draw.background for draw in draws], np.float32)
+    world_to_camera, scales = _cameras(samples, frame)
+    depth = np.stack([sample.data.depth for sample in samples]) * scales.astype(np.float32)[:, None, None, None]
+    intrinsics = np.stack([sample.data.intrinsics for sample in samples])
+    gray = np.array([sample.background for sample in samples], np.float32)
     mask = (alpha[:, :n] > 0.5) & (depth[:, :n] > 0)
     points = _unproject(depth[:, :n], world_to_camera[:, :n], intrinsics[:, :n]) * mask[..., None]
     height, width = alpha.shape[2:]
     matrices, pixels = _tensor(world_to_camera.astype(np.float32)), _tensor(intrinsics.astype(np.float32))
     input_cameras = Cameras(matrices[:, :n], pixels[:, :n], height, width)
     return Batch(
-        scenes=tuple(draw.scene for draw in draws),
-        input_views=_tensor(np.array([draw.inputs for draw in draws])),
-        target_views=_tensor(np.array([draw.targets for draw in draws])),
+        scenes=tuple(sample.scene for sample in samples),
+        input_views=_tensor(np.array([sample.inputs for sample in samples])),
+        target_views=_tensor(np.array([sample.targets for sample in samples])),
         inputs=Views(
             _tensor(_composite(images[:, :n], alpha[:, :n], np.ones_like(gray))), input_cameras if known_poses else None
         ),
@@ -58,7 +58,7 @@ def assemble(draws: Sequence[Sample], frame: Frame, known_poses: bool) -> Batch:
         target_alpha=_tensor(alpha)[:, n:],
         target_depth=_tensor(np.ascontiguousarray(depth[:, n:])),
         target_cameras=Cameras(matrices[:, n:], pixels[:, n:], height, width),
-        background=_tensor(np.repeat(gray, 3 * len(draws[0].targets)).reshape(len(draws), -1, 3)),
+        background=_tensor(np.repeat(gray, 3 * len(samples[0].targets)).reshape(len(samples), -1, 3)),
     )
 
 
@@ -66,10 +66,10 @@ def _tensor(array: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(array)
 
 
-def _cameras(draws: Sequence[Sample], frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _cameras(samples: Sequence[Sample], frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """World-to-camera (batch, view, 4, 4) from the frames of the first inputs, and the frames' scales (batch,)."""
-    frames = [world_to_frame(draw.data.camera_to_world[0], frame) for draw in draws]
-    poses = [in_frame(draw.data.camera_to_world, to) for draw, to in zip(draws, frames, strict=True)]
+    frames = [world_to_frame(sample.data.camera_to_world[0], frame) for sample in samples]
+    poses = [in_frame(sample.data.camera_to_world, to) for sample, to in zip(samples, frames, strict=True)]
     return np.stack(poses), np.array([to.scale for to in frames])
 
 

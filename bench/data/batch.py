@@ -1,4 +1,4 @@
-"""What training and evaluation see of some scenes."""
+"""A batch of scenes: the input of training and evaluation."""
 
 from __future__ import annotations
 

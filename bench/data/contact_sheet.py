@@ -12,13 +12,13 @@ from bench.common.errors import UserError
 from bench.data.scene import VIEWS, DataSource, Split
 from bench.data.storage.store import FORMS, Broken, open_store
 
-PICTURES = (".png", ".jpg")
-SHOWN = (0, 3, 6, 9, 12, 15, 18, 21, 25, 27, 33)
+PICTURE_SUFFIXES = (".png", ".jpg")
+SHEET_VIEWS = (0, 3, 6, 9, 12, 15, 18, 21, 25, 27, 33)
 
 
 def contact_sheet(source: DataSource, split: Split, scenes: int, zoom: int = 1) -> NDArray[np.uint8]:
-    """(height, width, 3): views SHOWN of the first scenes on white, each pixel `zoom` × `zoom`."""
-    rows = [_on_white(source.read(scene, SHOWN).images) for scene in source.scenes(split)[:scenes]]
+    """(height, width, 3): views SHEET_VIEWS of the first scenes on white, each pixel `zoom` × `zoom`."""
+    rows = [_on_white(source.read(scene, SHEET_VIEWS).images) for scene in source.scenes(split)[:scenes]]
     return np.concatenate(rows).repeat(zoom, 0).repeat(zoom, 1)
 
 
@@ -28,15 +28,19 @@ def contact_sheet_of_root(
     """A PNG of the first scenes of a data set that can be read; prints which, and which cannot. Raises UserError."""
     if min(scenes, size, zoom) < 1:
         raise UserError("--scenes, --size and --zoom are at least 1")
-    if out.suffix.lower() not in PICTURES:
-        raise UserError(f"--out {out}: a contact sheet is a picture, {' or '.join(PICTURES)}")
+    if out.suffix.lower() not in PICTURE_SUFFIXES:
+        raise UserError(f"--out {out}: a contact sheet is a picture, {' or '.join(PICTURE_SUFFIXES)}")
     store = open_store(root, True, views, form)
     rows: list[NDArray[np.uint8]] = []
     for scene in store.scenes():
         try:
             count = len(store.cameras(scene)[0])
-            shown = SHOWN if count == VIEWS else np.unique(np.linspace(0, count - 1, len(SHOWN)).astype(int)).tolist()
-            rows.append(_on_white(store.read(scene, shown, size).images))
+            chosen = (
+                SHEET_VIEWS
+                if count == VIEWS
+                else np.unique(np.linspace(0, count - 1, len(SHEET_VIEWS)).astype(int)).tolist()
+            )
+            rows.append(_on_white(store.read(scene, chosen, size).images))
         except Broken as broken:
             console.print(f"{scene}: {broken}", markup=False, soft_wrap=True)
         else:

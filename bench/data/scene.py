@@ -1,4 +1,4 @@
-"""What every source of data gives: the views of one scene, as G-Objaverse has them. No torch here."""
+"""The interface of data sources: the views of one scene, as G-Objaverse has them. No torch here."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class DataSource(Protocol):
         ...
 
     def camera_centers(self, scene: str) -> NDArray[np.float64]:
-        """(view, 3) in the world, of all views of the scene: what view choices look at. Raises Broken."""
+        """(view, 3) in the world, of all views of the scene, for view selection. Raises Broken."""
         ...
 
     def usable_views(self, scene: str) -> NDArray[np.int64]:

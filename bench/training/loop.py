@@ -49,7 +49,7 @@ def run_steps(
     if ranks.is_first:
         scene_record.record_or_verify_scenes(spec, source, writer)
     trainer = Trainer(spec, device, ranks, runs=writer.folder.parent)
-    session = provenance.of_stage(spec, device)
+    session = provenance.of_stage(spec.model.precision, device)
     first_step, warnings = checkpoint.restore(writer.folder, trainer.model, trainer.optimizer)
     _require_same_step(first_step, writer, ranks)
     samples = ranks.samples(spec.train.batch)

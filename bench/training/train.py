@@ -61,7 +61,12 @@ def use_given_weights(spec: RunSpec, writer: Writer, source: DataSource, device:
         raise UserError(
             f"data: the given weights were trained on {len(common)} of these scenes, {min(common)} among them"
         )
-    content = {"steps": 0, "warnings": [], "code": source_hashes(spec), "provenance": provenance.of_stage(spec, device)}
+    content = {
+        "steps": 0,
+        "warnings": [],
+        "code": source_hashes(spec),
+        "provenance": provenance.of_stage(spec.model.precision, device),
+    }
     _commit(writer, initialization.build(spec, writer.folder.parent), content)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -39,7 +40,7 @@ class Spec(HeadSpec):
     def tap_levels(self, blocks: int) -> tuple[int, ...]:
         return self.taps
 
-    def build(self, taps: Sequence[TokenSpec], channels: Mapping[str, int]) -> DPTHead:
+    def build(self, taps: Sequence[TokenSpec], channels: Mapping[str, int]) -> nn.Module:
         return DPTHead(self, taps, channels)
 
 
@@ -74,10 +75,11 @@ class Fusion(nn.Module):
         return out
 
 
-class DPTHead(nn.Module):
-    def __init__(self, spec: Spec, taps: Sequence[TokenSpec], channels: Mapping[str, int]) -> None:
+class DPTTrunk(nn.Module):
+    """Four levels of tokens → one map of `features` channels at eight times the tokens' resolution."""
+
+    def __init__(self, spec: Spec, taps: Sequence[TokenSpec]) -> None:
         super().__init__()
-        self.channels = dict(channels)
         d1, d2, _, d4 = spec.layer_dims
         resample = (
             nn.ConvTranspose2d(d1, d1, 4, stride=4),
@@ -91,19 +93,32 @@ class DPTHead(nn.Module):
         )
         self.project = nn.ModuleList(nn.Conv2d(dim, spec.features, 3, padding=1, bias=False) for dim in spec.layer_dims)
         self.fuse = nn.ModuleList(Fusion(spec.features) for _ in spec.layer_dims)
-        self.conv1 = nn.Conv2d(spec.features, spec.features // 2, 3, padding=1)
-        self.conv2 = nn.Conv2d(spec.features // 2, spec.last_dim, 3, padding=1)
-        self.out = nn.Conv2d(spec.last_dim, sum(channels.values()), 1)
 
-    def forward(self, taps: Sequence[Tokens], views: Views) -> Dense:
-        batch = views.images.shape[0]
-        height, width = views.images.shape[-2:]
+    def fused(self, taps: Sequence[Tokens]) -> Float[Tensor, "n features rows cols"]:
         levels = [rearrange(tap.grid, "b v r c d -> (b v) d r c") for tap in taps]
         levels = [project(layer(x)) for project, layer, x in zip(self.project, self.reassemble, levels, strict=True)]
         path: Tensor | None = None
         for fuse, level in zip(reversed(self.fuse), reversed(levels), strict=True):
             path = fuse(path, level)
-        x = F.interpolate(self.conv1(path), size=(height, width), mode="bilinear", align_corners=True)
-        x = self.out(F.relu(self.conv2(x)))
-        pixels = rearrange(x, "(b v) k h w -> b v h w k", b=batch)
-        return Dense(dict(zip(self.channels, pixels.split(list(self.channels.values()), dim=-1), strict=True)))
+        assert path is not None
+        return path
+
+
+class DPTHead(DPTTrunk):
+    def __init__(self, spec: Spec, taps: Sequence[TokenSpec], channels: Mapping[str, int]) -> None:
+        super().__init__(spec, taps)
+        self.channels = dict(channels)
+        self.conv1 = nn.Conv2d(spec.features, spec.features // 2, 3, padding=1)
+        self.conv2 = nn.Conv2d(spec.features // 2, spec.last_dim, 3, padding=1)
+        self.out = nn.Conv2d(spec.last_dim, sum(channels.values()), 1)
+
+    def forward(self, taps: Sequence[Tokens], views: Views) -> Dense:
+        size = views.images.shape[-2:]
+        x = F.interpolate(self.conv1(self.fused(taps)), size=size, mode="bilinear", align_corners=True)
+        return split_channels(self.out(F.relu(self.conv2(x))), self.channels, views)
+
+
+def split_channels(x: Float[Tensor, "n k height width"], channels: Mapping[str, int], views: Views) -> Dense:
+    """Images of all channels, view by view → named groups with the channels last."""
+    pixels = rearrange(x, "(b v) k h w -> b v h w k", b=views.images.shape[0])
+    return Dense(dict(zip(channels, torch.split(pixels, list(channels.values()), dim=-1), strict=True)))

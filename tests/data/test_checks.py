@@ -128,13 +128,13 @@ def move(folder: Path) -> None:
     change_camera(folder, 4, origin=(axes["origin"] + 0.06 * axes["x"]).tolist())
 
 
-def zoom(factor: float) -> Damage:
-    """All fields of view."""
+def zoom(factor: float, *views: int) -> Damage:
+    """These fields of view, or all."""
 
     def damage(folder: Path) -> None:
-        for view in range(40):
+        for view in views or range(40):
             angle = json.loads(view_file(folder, view, ".json").read_text())["x_fov"]
-            change_camera(folder, view, x_fov=factor * angle)
+            change_camera(folder, view, x_fov=factor * angle, y_fov=factor * angle)
 
     return damage
 
@@ -190,7 +190,8 @@ DAMAGE: dict[str, tuple[Damage, list[str]]] = {  # what is planted, and how the 
     ),
     "transposed rotation": (transpose, [f"reprojection: {HARMED} view 4: "]),
     "moved camera": (move, [f"reprojection: {HARMED} view 4: "]),
-    "wider field of view": (lambda f: change_camera(f, 4, x_fov=0.9), [f"reprojection: {HARMED} view 4: "]),
+    "wider field of view": (zoom(1.3, 4), [f"reprojection: {HARMED} view 4: "]),
+    "fields of view of no square": (lambda f: change_camera(f, 4, x_fov=0.9), [f"bad camera: {HARMED} view 4: "]),
     "depth too near": (exr(scale_depth(0.97)), [f"reprojection: {HARMED} view 4: "]),
     "depth too far": (exr(scale_depth(1.03)), [f"reprojection: {HARMED} view 4: "]),
     "depth not premultiplied": (exr(not_multiplied), [f"edge depth: {HARMED} view 4: "]),
@@ -337,4 +338,4 @@ def test_the_command(copy: Path) -> None:
     done = run(str(copy))
     assert done.returncode == 1 and f"reprojection: {HARMED} view 4: " in done.stdout
     assert "2 scenes checked, 1 with defects: 1 reprojection" in done.stdout
-    assert (done := run(str(copy / "absent"))).returncode == 2 and "no folder" in done.stderr
+    assert (done := run(str(copy / "absent"))).returncode == 2 and "is not a folder" in done.stderr

@@ -140,10 +140,11 @@ def test_points_lie_on_the_surface(roots: tuple[Path, Path]) -> None:
         assert torch.allclose(batch.input_cameras.centers[:, 0, :2], torch.zeros(4, 2), atol=1e-5)
 
 
-def test_resized_views_are_decoded_once(roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    found = source(roots[0], SIZE // 2)
+def test_resized_views_are_decoded_once(copy: Path) -> None:
+    found = source(copy, SIZE // 2)
     first = found.read(TRAINING[0], (0, 5))
-    monkeypatch.setattr("bench.data.storage.raw.decode_png", lambda *_: pytest.fail("decoded again"))
+    for view in (0, 5):
+        view_file(copy / TRAINING[0], view, ".png").unlink()
     again = found.read(TRAINING[0], (5, 0))
     assert np.array_equal(again.images[::-1], first.images) and np.array_equal(again.normals[::-1], first.normals)
 

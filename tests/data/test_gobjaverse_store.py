@@ -15,7 +15,6 @@ from support.gobjaverse_files import LAYOUTS, LEVEL, SIZE, XML, as_tars, change_
 
 from bench.common.errors import UserError
 from bench.data.scene import VIEWS, SceneData
-from bench.data.storage import index
 from bench.data.storage.pixels import surface
 from bench.data.storage.store import Broken, Store, open_store
 from bench.data.storage.write import normal_depth, write_exr, write_scene
@@ -95,24 +94,21 @@ def test_a_folder_without_scenes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "some" / "folder").mkdir(parents=True)
     with pytest.raises(UserError, match="holds no scene"):
         opened(tmp_path)
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         opened(tmp_path / "absent")
 
 
-def test_the_index_is_made_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_indexed_once_and_again_when_they_change(root: Path, tmp_path: Path) -> None:
     copy = damaged(root, tmp_path)
     shutil.rmtree(copy / "12/34567" / LEVEL / "00007")
     assert list(opened(copy).broken()) == ["12/34567"]
-    looked: list[str] = []
-    look = index._look_at
-    monkeypatch.setattr(index, "_look_at", lambda r, name, views: looked.append(name) or look(r, name, views))
-    assert opened(copy).scenes() == list(NAMES) and looked == ["12/34567"]  # what was broken may have been mended
+    shutil.rmtree(copy / "0/10005" / LEVEL / "00007")  # the dictionary's own time of change stays
     shutil.copytree(root / "12/34567" / LEVEL / "00007", copy / "12/34567" / LEVEL / "00007")
-    assert not opened(copy).broken()
-    looked.clear()
+    assert not opened(copy).broken()  # what was broken is probed again, what was whole is not
     shutil.copytree(root / "0/10005", copy / "12/99999")
-    assert opened(copy).scenes() == [*NAMES, "12/99999"]
-    assert looked == ["12/34567", "12/99999"]  # the other dictionary is not looked through again
+    assert opened(copy).scenes() == [*NAMES, "12/99999"] and not opened(copy).broken()
+    shutil.copytree(root / "0/10005", copy / "0/99999")
+    assert list(opened(copy).broken()) == ["0/10005"]  # its dictionary changed
 
 
 def flat(rgba: tuple[int, ...], depth: float) -> tuple[np.ndarray, np.ndarray]:

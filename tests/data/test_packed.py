@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import multiprocessing
@@ -23,13 +24,13 @@ from bench.common.errors import UserError
 from bench.data import contact_sheet
 from bench.data.scene import VIEWS, SceneData
 from bench.data.sources import gobjaverse
-from bench.data.storage import pack as packing
-from bench.data.storage.pack import pack
+from bench.data.storage.pack import LOCK, UNFINISHED, pack
 from bench.data.storage.packed import DATA, decode_view, encode_view
 from bench.data.storage.store import PACKED, Broken, open_store
 from bench.profiling.benchmarks import data as data_benchmark
 
 NAMES = ("0/10005", "0/10006", "12/34567")
+FILE_LIMIT = 110_000  # bytes: more than one packed scene, fewer than three
 
 
 @pytest.fixture(scope="module")
@@ -130,39 +131,37 @@ def test_nothing_whole_is_refused(root: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_stopped_pack_goes_on(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_pack_is_resumed(root: Path, tmp_path: Path) -> None:
+    """Stopped by a limit on the size of files, as by a full disk."""
     copy = Path(shutil.copytree(root, tmp_path / "copy"))
-    put, out = packing._put, tmp_path / "out"
-
-    def stop(environment: lmdb.Environment, made: packing.Encoded) -> None:
-        if any(key.startswith(b"12/") for key in made):
-            raise KeyboardInterrupt
-        put(environment, made)
-
-    monkeypatch.setattr(packing, "_put", stop)
-    with pytest.raises(KeyboardInterrupt):
-        pack(copy, out, SIZE, quiet(), workers=1)
+    out = tmp_path / "out"
+    code = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({FILE_LIMIT}, {FILE_LIMIT}))\n"
+        "from bench.common.errors import run_command; from bench.data.__main__ import main; run_command(main)"
+    )
+    command = [sys.executable, "-c", code, "pack", str(copy), "--out", str(out), "--size", str(SIZE)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "free space and re-run" in done.stderr and "Traceback" not in done.stderr
     assert not out.exists()
-    monkeypatch.setattr(packing, "_put", put)
     with pytest.raises(UserError, match="beginning of another pack"):
         pack(copy, out, SIZE // 2, quiet(), workers=1)
     console = quiet()
     pack(copy, out, SIZE, console, workers=1)
-    assert "1 of 3 scenes" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "of 3 scenes" in (printed := console.file.getvalue())  # type: ignore[attr-defined]
+    assert printed.split()[0] in ("1", "2")
     assert_equal(open_store(out).read("0/10005", (5,)), open_store(root, progress=False).read("0/10005", (5,)))
     assert sorted(path.name for path in tmp_path.iterdir() if path.name not in ("cache", "copy")) == ["out"]
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="already exists"):
         pack(copy, out, SIZE, quiet(), workers=1)
 
 
 def test_only_one_packs(root: Path, tmp_path: Path) -> None:
-    job = {"root": "a", "size": 1, "views": 1}
-    with (
-        packing._claimed(tmp_path / "unfinished", job),
-        pytest.raises(UserError, match="another process"),
-        packing._claimed(tmp_path / "unfinished", job),
-    ):
-        pass
+    unfinished = tmp_path / f"{UNFINISHED}out"
+    unfinished.mkdir()
+    with (unfinished / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process"):
+            pack(root, tmp_path / "out", SIZE, quiet(), workers=1)
 
 
 def _sum(store: object, view: int) -> int:
@@ -227,7 +226,7 @@ def test_a_sheet_of_any_data(root: Path, packed: Path, tmp_path: Path) -> None:
         printed = console.file.getvalue()  # type: ignore[attr-defined]
         assert ("failed download" in printed) == (name == "raw") and "row 2: " in printed
         pictures[name] = np.array(Image.open(tmp_path / f"{name}.png"))[..., :3]
-        assert pictures[name].shape == (2 * 2 * 8, len(contact_sheet.SHOWN) * 2 * 8, 3)
+        assert pictures[name].shape == (2 * 2 * 8, len(contact_sheet.SHEET_VIEWS) * 2 * 8, 3)
     assert np.array_equal(pictures["raw"][:16], pictures["packed"][16:])  # 0/10006
     with pytest.raises(UserError, match="fewer than"):
         contact_sheet.contact_sheet_of_root(packed, tmp_path / "large.png", 2, 2 * SIZE, 1, VIEWS, quiet())
@@ -251,4 +250,4 @@ def test_the_command(root: Path, tmp_path: Path) -> None:
     assert "2 scenes" in done.stdout and "bad camera" in done.stdout
     assert open_store(tmp_path / "out").read("12/34567", (0,)).images.shape == (1, 8, 8, 4)
     again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert again.returncode == 2 and "there already" in again.stderr
+    assert again.returncode == 2 and "already exists" in again.stderr

@@ -158,7 +158,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "no first picture": ("missing file", lambda f: (f / "r_000.png").unlink()),
     "xml as picture": ("failed download", lambda f: (f / "r_005.png").write_bytes(XML)),
     "xml as json": ("failed download", lambda f: (f / "transforms.json").write_bytes(XML)),
-    "half a json": ("damaged", lambda f: (f / "transforms.json").write_text('{"frames": [')),
+    "half a json": ("truncated", lambda f: (f / "transforms.json").write_text('{"frames": [')),
     "no frames": ("missing view", lambda f: (f / "transforms.json").write_text('{"frames": []}')),
     "half a depth": ("truncated", lambda f: (f / "depth/r_005.pfm").write_bytes(b"Pf\n24 24\n-1.0\n1234")),
     "xml as depth": ("failed download", lambda f: (f / "depth/r_005.pfm").write_bytes(XML)),

@@ -48,7 +48,7 @@ class TransposedTargets:
 def verdict(folder: Path, model: str, transposed: bool = False) -> overfit.OverfitVerdict:
     """Of a base spec under the settings of `bench.evaluation.overfit`."""
     (run,) = config.load(BASES / f"{model}.yaml", [*overfit.overrides(1), *SCENES], "tiny").runs
-    source: Any = open_source(run.spec, progress=False)
+    source: Any = open_source(run.spec.data, run.spec.model.image_size, progress=False)
     source = TransposedTargets(source, run.spec.views.inputs) if transposed else source
     started = time.process_time()
     train(run.spec, PlainWriter(folder), device=CPU, source=source)

@@ -12,11 +12,11 @@ from support.paths import ROOT
 PROGRAM = """
 import json, sys
 import torch
-from bench import spec
+from bench.config import load
 from bench.config.spec_files import BASES
 from models.tensors import Views
 
-(run,) = spec.load(BASES / (sys.argv[1] + ".yaml")).runs
+(run,) = load(BASES / (sys.argv[1] + ".yaml")).runs
 model = run.spec.model.build(seed=0)
 images = torch.rand(2, 4, 3, 32, 32)
 compiled = torch.compile(model, fullgraph=True)

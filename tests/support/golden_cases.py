@@ -16,10 +16,11 @@ from support.paths import GOLDEN
 
 
 class Case:
-    """An npz: random weights of a public class under its own keys, inputs, and what the class made of them."""
+    """An npz: random weights of a public class under its own keys, inputs, and the outputs of the class."""
 
-    def __init__(self, name: str) -> None:
-        self.arrays = np.load(GOLDEN / f"{name}.npz")
+    def __init__(self, name: str, folder: Path = GOLDEN) -> None:
+        self.name, self.folder = name, folder
+        self.arrays = np.load(folder / f"{name}.npz")
         self.config: dict[str, Any] = json.loads(str(self.arrays["config"]))
 
     def __getitem__(self, key: str) -> torch.Tensor:
@@ -27,6 +28,20 @@ class Case:
 
     def state(self) -> dict[str, torch.Tensor]:
         return {key[3:]: self[key] for key in self.arrays.files if key.startswith("sd/")}
+
+    @property
+    def tolerance(self) -> float:
+        """What manifest.json beside the file suggests, or 1e-5."""
+        manifest = self.folder / "manifest.json"
+        cases = json.loads(manifest.read_text()) if manifest.is_file() else {}
+        return float(cases.get(self.name, {}).get("suggested_tolerance", "1e-5").split()[0])
+
+    def check(self, ours: torch.Tensor, key: str) -> None:
+        """`ours` against the output of that name, within the case's tolerance."""
+        theirs = self[f"out/{key}"]
+        assert ours.shape == theirs.shape, f"{key}: {tuple(ours.shape)} is not {tuple(theirs.shape)}"
+        difference = float((ours.detach() - theirs).abs().max() / max(1.0, float(theirs.abs().max())))
+        assert difference <= self.tolerance, f"{key}: {difference:.1e} is more than {self.tolerance:.0e}"
 
 
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:

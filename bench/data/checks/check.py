@@ -12,38 +12,23 @@ from typing import Any
 from rich.console import Console
 
 from bench.common.environment import cores
-from bench.data.checks.single_view import (
-    EMPTY,
-    View,
-    check_view,
-    premultiplied,
-)
+from bench.data.checks.single_view import EMPTY, View, check_view, premultiplied
 from bench.data.checks.view_pairs import check_pairs
 from bench.data.scene import VIEWS
 from bench.data.storage.index import VIEW
 from bench.data.storage.packed import Packed
 from bench.data.storage.parallel import each_scene
-from bench.data.storage.pixels import decode_exr, decode_png, surface
-from bench.data.storage.raw import (
-    Files,
-    FolderFiles,
-    Raw,
-    decode_camera,
-)
-from bench.data.storage.store import (
-    FORMS,
-    Broken,
-    Store,
-    open_store,
-)
+from bench.data.storage.pixels import decode_exr, decode_picture, surface
+from bench.data.storage.raw import Files, FolderFiles, Raw, decode_camera
+from bench.data.storage.store import FORMS, Broken, Store, open_store
 
 DECODERS: Mapping[str, Callable[[bytes, str], Any]] = {
     ".json": decode_camera,
-    ".png": decode_png,
+    ".png": decode_picture,
     "_nd.exr": decode_exr,
 }
 
-BARE = "no depth"  # of some data sets, and no defect
+NO_DEPTH = "no depth"  # of some data sets, and no defect
 
 
 @dataclass(frozen=True)
@@ -68,26 +53,23 @@ def check(root: Path, console: Console, workers: int | None = None, views: int =
     left_out = store.broken() if isinstance(store, Packed) else {}
     scenes = [scene for scene in store.scenes() if scene not in left_out]
     kinds: Counter[str] = Counter()
-    damaged = bare = 0
+    damaged = without_depth = 0
     opener = partial(open_store, root, False, views, form)
     processes = min(workers or cores(), len(scenes) or 1)
-    for _, found in each_scene(find_defects, opener, scenes, processes, console, "checking"):
-        defects = [defect for defect in found if defect.kind != BARE]
-        bare += len(found) - len(defects)
+    for _, findings in each_scene(find_defects, opener, scenes, processes, console, "checking"):
+        defects = [defect for defect in findings if defect.kind != NO_DEPTH]
+        without_depth += len(findings) - len(defects)
         for defect in defects:
             console.print(str(defect), markup=False, soft_wrap=True)
         kinds.update(defect.kind for defect in defects)
         damaged += bool(defects)
     if left_out:
         console.print(f"{len(left_out)} scenes were broken and left out when {root} was packed", soft_wrap=True)
-    if bare:
-        console.print(f"{bare} scenes came without depth: their views were not compared", soft_wrap=True)
-    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    console.print(
-        f"{root}: {len(scenes)} scenes checked, {damaged} with defects" + (f": {told}" if told else ""),
-        markup=False,
-        soft_wrap=True,
-    )
+    if without_depth:
+        console.print(f"{without_depth} scenes came without depth: their views were not compared", soft_wrap=True)
+    by_kind = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    summary = f"{root}: {len(scenes)} scenes checked, {damaged} with defects" + (f": {by_kind}" if by_kind else "")
+    console.print(summary, markup=False, soft_wrap=True)
     return 1 if kinds else 0
 
 
@@ -101,33 +83,34 @@ def find_defects(store: Store, scene: str) -> list[Defect]:
             defects.append(Defect("wrong size", scene, view.number, f"{shape[1]} × {shape[0]} px, others differ"))
     if views and not isinstance(store, Raw) and not any(view.depth.any() for view in views):
         empty = [Defect("empty picture", scene, v.number, EMPTY) for v in views if not v.rgba[..., 3].any()]
-        return [*defects, *empty, Defect(BARE, scene, None, "its views cannot be compared")]
-    alone = {view.number: dict(check_view(view)) for view in views}
-    odd = list(check_pairs([view for view in views if not {"mask", "empty picture"} & set(alone[view.number])]))
-    misplaced = {number for number, kind, _ in odd if kind == "reprojection"}
-    for number, found in alone.items():
-        if number in misplaced or None in misplaced:  # from a wrong place normals look wrong, too
-            found.pop("normals", None)
-    defects += _together(scene, alone)
+        return [*defects, *empty, Defect(NO_DEPTH, scene, None, "its views cannot be compared")]
+    single = {view.number: dict(check_view(view)) for view in views}
+    pairwise = list(check_pairs([view for view in views if not {"mask", "empty picture"} & set(single[view.number])]))
+    misplaced = {number for number, kind, _ in pairwise if kind == "reprojection"}
+    for number, findings in single.items():
+        if number in misplaced or None in misplaced:  # normals are wrong there, too
+            findings.pop("normals", None)
+    defects += _merge_common(scene, single)
     defects += [Defect(kind, scene, None, detail) for kind, detail in premultiplied(views)]
-    return defects + [Defect(kind, scene, number, detail) for number, kind, detail in odd]
+    return defects + [Defect(kind, scene, number, detail) for number, kind, detail in pairwise]
 
 
-def _together(scene: str, found: Mapping[int, Mapping[str, str]]) -> Iterator[Defect]:
-    """By view, kind → detail: a line each, or one for a kind that most views of the scene have."""
-    counts = Counter(kind for kinds in found.values() for kind in kinds)
-    common = {kind for kind, count in counts.items() if count > max(2, len(found) / 2)}
-    for number, kinds in found.items():
+def _merge_common(scene: str, findings: Mapping[int, Mapping[str, str]]) -> Iterator[Defect]:
+    """Of view → kind → detail: a defect each, or a single one for a kind that most views of the scene have."""
+    counts = Counter(kind for kinds in findings.values() for kind in kinds)
+    common = {kind for kind, count in counts.items() if count > max(2, len(findings) / 2)}
+    for number, kinds in findings.items():
         for kind, detail in kinds.items():
             if kind not in common:
                 yield Defect(kind, scene, number, detail)
     for kind in sorted(common):
-        number = next(number for number, kinds in found.items() if kind in kinds)
-        yield Defect(kind, scene, None, f"{counts[kind]} of {len(found)} views, as in {number}: {found[number][kind]}")
+        number = next(number for number, kinds in findings.items() if kind in kinds)
+        detail = f"{counts[kind]} of {len(findings)} views, as in {number}: {findings[number][kind]}"
+        yield Defect(kind, scene, None, detail)
 
 
 def _stored(store: Store, scene: str, defects: list[Defect]) -> list[View]:
-    """The views that can be read; what cannot joins `defects`."""
+    """The views that can be read; what cannot be read is added to `defects`."""
     try:
         poses, angles = store.cameras(scene)
     except Broken as broken:
@@ -145,13 +128,13 @@ def _stored(store: Store, scene: str, defects: list[Defect]) -> list[View]:
 
 
 def _raw(store: Raw, scene: str, defects: list[Defect]) -> list[View]:
-    """The same for files. Where views are absent the others are looked at."""
+    """The same for files. Where views are absent the others are checked."""
     numbers: Sequence[int] = range(store.views)
     try:
         files = store.files(scene)
     except Broken as broken:
         defects.append(Defect(broken.kind, scene, None, broken.detail, broken.path))
-        folder = store.root / store.places[scene].path
+        folder = store.root / store.locations[scene].path
         if broken.kind != "missing view" or not folder.is_dir():
             return []
         files = FolderFiles(folder)
@@ -160,16 +143,16 @@ def _raw(store: Raw, scene: str, defects: list[Defect]) -> list[View]:
 
 
 def _files_view(files: Files, scene: str, number: int, defects: list[Defect]) -> View | None:
-    """One view, if its three files can be read; each that cannot joins `defects`."""
-    read: dict[str, Any] = {}
+    """One view, if its three files can be read; each that cannot is added to `defects`."""
+    decoded: dict[str, Any] = {}
     for suffix, decode in DECODERS.items():
         try:
-            read[suffix] = decode(files.read(number, suffix), files.name(number, suffix))
+            decoded[suffix] = decode(files.read(number, suffix), files.name(number, suffix))
         except Broken as broken:
             defects.append(Defect(broken.kind, scene, number, broken.detail, broken.path))
-    if len(read) < len(DECODERS):
+    if len(decoded) < len(DECODERS):
         return None
-    (pose, angle), rgba, normal_depth = read.values()
+    (pose, angle), rgba, normal_depth = decoded.values()
     try:
         same = rgba.shape[:2] == normal_depth.shape[1:]
         stray = int(((rgba[..., 3] == 0) & (normal_depth[3] > 0)).sum()) if same else 0

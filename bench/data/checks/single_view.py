@@ -1,6 +1,6 @@
 """One view: do its color, depth, normals and mask fit together? For `python -m bench.data check`.
 
-What is asked for cannot fail in whole data whatever the object: shares and medians of many pixels, so that edges, thin
+No test can fail in whole data, whatever the object: shares and medians of many pixels, so that edges, thin
 parts and half floats do not matter.
 """
 
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 STRAY = 0.01  # share of a silhouette's pixels: picture and depth disagree on what is there
-FEW = 12  # pixels, of which nothing is said
-ENOUGH = 60  # pixels, from which on something is said of normals, edges and neighbors
+FEW = 12  # pixels, too few to decide anything
+ENOUGH = 60  # pixels that decide on normals, edges and neighbors
 EDGE = 0.5  # exponent of alpha in depth and color of edges: 0 when right, 1 after a division or product too many
-DARK = 0.03  # colors that tell nothing
+DARK = 0.03  # colors too dark to compare
 NORMAL = 0.5  # cosine, in the mean, to the normal that depth shows: few views of real models at 64² have under 0.7
 LENGTH = 0.1  # of a normal, off 1
 AWAY = 0.7  # share of the normals that point away from the camera, on however few pixels
@@ -40,6 +40,7 @@ class View:
     camera_to_world: Floats  # (4, 4)
     field_of_view: float  # radians
     stray: int = 0
+    aspect: float = 1.0  # vertical over horizontal focal length in pixels: 1 in data, another in a hypothesis
 
     @cached_property
     def focal(self) -> float:
@@ -49,17 +50,19 @@ class View:
     def solid(self) -> NDArray[np.bool_]:
         """(height, width): opaque, with depth, like all eight neighbors."""
         opaque = (self.rgba[..., 3] == 255) & (self.depth > 0)
-        return _lowest(opaque.astype(np.float32)) > 0
+        return _minimum_of_neighbors(opaque.astype(np.float32)) > 0
 
     @cached_property
     def nearest(self) -> NDArray[np.float32]:
         """(height, width): the least depth of a pixel and its neighbors, infinite where nothing is."""
-        return _lowest(np.where((self.rgba[..., 3] > 0) & (self.depth > 0), self.depth, np.float32(np.inf)))
+        return _minimum_of_neighbors(
+            np.where((self.rgba[..., 3] > 0) & (self.depth > 0), self.depth, np.float32(np.inf))
+        )
 
     @cached_property
     def smooth(self) -> NDArray[np.bool_]:
         """(height, width): no step of depth among a pixel and its neighbors; a mean over a step is on no surface."""
-        return -_lowest(-self.depth) - self.nearest < STEEP * self.depth / self.focal
+        return -_minimum_of_neighbors(-self.depth) - self.nearest < STEEP * self.depth / self.focal
 
     @cached_property
     def size(self) -> int:
@@ -87,14 +90,18 @@ class View:
         local = (points - self.camera_to_world[:3, 3]) @ self.camera_to_world[:3, :3]
         z = np.maximum(local[:, 2], 1e-6)
         column = np.floor(local[:, 0] / z * self.focal + width / 2).astype(np.int64)
-        row = np.floor(local[:, 1] / z * self.focal + height / 2).astype(np.int64)
+        row = np.floor(local[:, 1] / z * self.focal * self.aspect + height / 2).astype(np.int64)
         inside = (local[:, 2] > 0) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
         return row, column, z, inside
 
     def local(self, row: NDArray[np.int64], column: NDArray[np.int64]) -> Floats:
         """(n, 3): the points behind pixels' centers, in the camera's axes."""
         height, width = self.depth.shape
-        rays = [(column + 0.5 - width / 2) / self.focal, (row + 0.5 - height / 2) / self.focal, np.ones(len(row))]
+        rays = [
+            (column + 0.5 - width / 2) / self.focal,
+            (row + 0.5 - height / 2) / (self.focal * self.aspect),
+            np.ones(len(row)),
+        ]
         points: Floats = np.stack(rays, -1) * self.depth[row, column, None]
         return points
 
@@ -156,13 +163,13 @@ def edge_exponent(values: NDArray[np.floating[Any]], alpha: Floats) -> float:
     partly = (alpha > 0.1) & (alpha < 0.9) & (values > 0)
     partly[[0, -1]] = partly[:, [0, -1]] = False
     row, column = np.nonzero(partly)
-    found = []
+    exponents_by_side = []
     for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0)):
         solid = (alpha[row + down, column + right] == 1) & (values[row + down, column + right] > 0)
-        here = row[solid], column[solid]
-        ratio = values[here] / values[here[0] + down, here[1] + right]
-        found.append(np.log(ratio) / np.log(alpha[here]))
-    exponents = np.concatenate(found)
+        at = row[solid], column[solid]
+        ratio = values[at] / values[at[0] + down, at[1] + right]
+        exponents_by_side.append(np.log(ratio) / np.log(alpha[at]))
+    exponents = np.concatenate(exponents_by_side)
     if len(exponents) < ENOUGH:
         return 0.0
     low, high = np.quantile(exponents, (0.25, 0.75))
@@ -205,7 +212,7 @@ def points_away(view: View) -> float:
     return float(((view.normals[row, column] * rays).sum(-1) > 0).mean())
 
 
-def _lowest(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _minimum_of_neighbors(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """(height, width): the least of each pixel and its eight neighbors."""
     padded = np.pad(values, 1, mode="edge")
     rows = np.minimum(np.minimum(padded[:-2], padded[1:-1]), padded[2:])

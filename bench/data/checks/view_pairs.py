@@ -14,7 +14,7 @@ from itertools import permutations
 
 import numpy as np
 
-from bench.data.checks.field_of_view import better_angle
+from bench.data.checks.field_of_view import better_camera
 from bench.data.checks.single_view import ENOUGH, Floats, View
 
 NEIGHBORS = 4
@@ -28,7 +28,7 @@ TIMES = 4.0  # over the scene's usual conflict or difference: thin things at few
 SAME_SIDE = 0.7  # cosine of normals: a thin thing's other side has other colors
 GRAZING = 0.2  # cosine at which a thin sheet may fall between the samples of a picture
 SWAPPED = 0.5  # what exchanging channels leaves of the difference
-TINTED = 0.015  # difference below which channels are not asked for
+TINTED = 0.015  # difference below which channels are not compared
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,13 @@ def check_pairs(views: Sequence[View]) -> Iterator[tuple[int | None, str, str]]:
             f"{np.median(around):.0%} of the points are contradicted by neighbors' depth: camera or picture is wrong"
         )
         yield number, "reprojection", detail
-    if other := better_angle(by_number, list(pairs)):
-        wrong, right = (np.degrees(angle) for angle in (by_number[min(by_number)].field_of_view, other))
-        yield None, "field of view", f"neighbors' depths agree better with {right:.1f}° than with {wrong:.1f}°"
+    if better := better_camera(by_number, list(pairs)):
+        wrong, right = (np.degrees(view.field_of_view) for view in (by_number[min(by_number)], better))
+        if better.aspect == 1:
+            yield None, "field of view", f"neighbors' depths agree better with {right:.1f}° than with {wrong:.1f}°"
+        else:
+            detail = f"neighbors' depths agree better if vertical focal lengths are {better.aspect:g} times as long"
+            yield None, "aspect", f"{detail}: squashed pictures, or pixels that are not square"
     yield from _colors({edge: pair for edge, pair in pairs.items() if not set(edge) & set(odd)}, by_number)
 
 
@@ -115,16 +119,16 @@ def suspect_views(bad: Mapping[tuple[int, int], bool]) -> list[int]:
 
     One bad pair among good ones speaks against nobody.
     """
-    left, found = dict(bad), set[int]()
+    remaining, suspects = dict(bad), set[int]()
     while True:
-        views = {number for edge in left for number in edge}
-        counts = {v: [is_bad for edge, is_bad in left.items() if v in edge] for v in views}
-        guilty = {v: sum(c) / len(c) for v, c in counts.items() if sum(c) >= min(2, len(c)) and 2 * sum(c) > len(c)}
-        if not guilty:
-            return sorted(found)
-        worst = max(guilty, key=lambda v: (guilty[v], sum(counts[v]), -v))
-        found.add(worst)
-        left = {edge: is_bad for edge, is_bad in left.items() if worst not in edge}
+        views = {number for edge in remaining for number in edge}
+        pairs = {v: [is_bad for edge, is_bad in remaining.items() if v in edge] for v in views}
+        shares = {v: sum(p) / len(p) for v, p in pairs.items() if sum(p) >= min(2, len(p)) and 2 * sum(p) > len(p)}
+        if not shares:
+            return sorted(suspects)
+        worst = max(shares, key=lambda v: (shares[v], sum(pairs[v]), -v))
+        suspects.add(worst)
+        remaining = {edge: is_bad for edge, is_bad in remaining.items() if worst not in edge}
 
 
 def compare(a: View, b: View) -> Pair:
@@ -158,9 +162,9 @@ def _seen_by(a: View, b: View) -> tuple[float, Floats, Floats]:
     row, column, z, inside = b.project(points)
     row, column, z, colors, normals = row[inside], column[inside], z[inside], colors[inside], normals[inside]
     slack = DEPTH + z / b.focal / 2
-    there = b.nearest[row, column]
-    behind = (there > z + slack) & b.solid[row, column] & b.smooth[row, column]  # no mean over what is thin
-    wrong = int((np.isinf(there) | behind).sum())
+    nearest = b.nearest[row, column]
+    behind = (nearest > z + slack) & b.solid[row, column] & b.smooth[row, column]  # no mean over what is thin
+    wrong = int((np.isinf(nearest) | behind).sum())
     outside = len(points) - len(z) if b.framed else 0
     share = (wrong + outside) / max(ENOUGH, len(z) + outside)
     common = b.solid[row, column] & (np.abs(b.depth[row, column] - z) < slack)

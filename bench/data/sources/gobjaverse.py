@@ -86,13 +86,13 @@ def split(scenes: Sequence[str], every: int, validation: int, all_for_training: 
     """The splits of a list that is sorted first; broken scenes count, so that a repaired file moves no other scene."""
     ordered = sorted(scenes)
     evaluation = [] if all_for_training else ordered[::every]
-    held = set(evaluation)
-    training = [scene for scene in ordered if scene not in held]
+    reserved = set(evaluation)
+    training = [scene for scene in ordered if scene not in reserved]
     if validation >= max(1, len(training)):
         raise UserError(f"data.validation_scenes: {validation} of {len(training)} scenes leave none to train on")
-    taken = [training[i * len(training) // validation] for i in range(validation)]
-    held = set(taken)
-    return {"training": [s for s in training if s not in held], "validation": taken, "evaluation": evaluation}
+    chosen = [training[i * len(training) // validation] for i in range(validation)]
+    reserved = set(chosen)
+    return {"training": [s for s in training if s not in reserved], "validation": chosen, "evaluation": evaluation}
 
 
 def keep_apart(training: Sequence[str], evaluation: Sequence[str], root: Path, other: str) -> None:
@@ -108,7 +108,7 @@ def read_list(path: Path, store: Store, root: Path) -> list[str]:
     """A JSON list of "<dictionary>/<instance>", all of which the store holds. Raises UserError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"data.scene_list: {path} cannot be read as JSON: {error}") from error
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
         raise UserError(f'data.scene_list: {path} is not a JSON list of scenes such as "0/10005"')
@@ -118,10 +118,10 @@ def read_list(path: Path, store: Store, root: Path) -> list[str]:
     return names
 
 
-def _report(root: Path, views: int, found: Mapping[str, Broken]) -> None:
-    """Tell which scenes the index leaves out, as a table, with all of them in a file of the cache."""
-    if not found:
+def _report(root: Path, views: int, defects: Mapping[str, Broken]) -> None:
+    """Warn of the scenes that the index leaves out: a table, and all of them in a file of the cache."""
+    if not defects:
         return
     path = cache_folder(root.resolve(), views) / "broken.csv"
-    broken.write_csv(path, found)
-    log.warning("%s: scenes broken and skipped: %d (%s)\n%s", root, len(found), path, broken.table(found))
+    broken.write_csv(path, defects)
+    log.warning("%s: scenes broken and skipped: %d (%s)\n%s", root, len(defects), path, broken.table(defects))

@@ -8,7 +8,6 @@ publish; such renderings are read when they are written in this form.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.data.storage.transforms import Layout, TransformsSpec
@@ -18,5 +17,5 @@ from bench.data.storage.transforms import Layout, TransformsSpec
 class Spec(TransformsSpec):
     """`transform_matrix` is camera-to-world with OpenGL's axes, `intrinsic_matrix` in pixels."""
 
-    def layouts(self) -> Sequence[Layout]:
-        return (Layout("r_{index:03d}.png", "depth/r_{index:03d}.pfm"), Layout("{name}.png", "depth/{name}.pfm"))
+    def layout(self) -> Layout:
+        return Layout(("{path}", "r_{index:03d}", "{name}"), "depth/{name}.pfm")

@@ -9,7 +9,6 @@ Objects fill [−1, 1]³ there, the longest side is 0.9 here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.data.storage.transforms import Layout, TransformsSpec
@@ -21,8 +20,5 @@ UNIT = 0.45
 class Spec(TransformsSpec):
     """`transform_matrix` is camera-to-world with OpenGL's axes, `camera_angle_x` in radians."""
 
-    def layouts(self) -> Sequence[Layout]:
-        return (
-            Layout("images/{name}.png", "depths/{name}_depth.exr", UNIT),
-            Layout("{name}.png", "depths/{name}_depth.exr", UNIT),
-        )
+    def layout(self) -> Layout:
+        return Layout(("{path}", "images/{name}", "{name}"), "depths/{name}_depth.exr", UNIT)

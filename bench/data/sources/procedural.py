@@ -40,6 +40,7 @@ class Spec(PartSpec):
     evaluation_scenes: int = 200
     seed: int = 0
 
+    at_least = {"training_scenes": 0, "validation_scenes": 0, "evaluation_scenes": 1, "seed": 0}
     sizes = {
         "tiny": {"training_scenes": 400, "validation_scenes": 16, "evaluation_scenes": 32},
         "small": {"training_scenes": 4000, "validation_scenes": 50, "evaluation_scenes": 100},
@@ -50,7 +51,7 @@ class Spec(PartSpec):
         return DISTINCT_VIEWS
 
     def open(self, image_size: int, progress: bool = True) -> Procedural:
-        """Open at an image size, generating what the cache lacks. Nothing already there is made again."""
+        """Open at an image size, generating what the cache lacks. Chunks that exist are not generated again."""
         source = Procedural(self, image_size)
         source.prepare(progress)
         return source
@@ -102,9 +103,9 @@ class Procedural:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("forkserver")) as pool:
-            made = pool.map(_make_chunk, missing)
+            chunks = pool.map(_generate_chunk, missing)
             title = f"generating procedural scenes at {self.image_size} px, {CHUNK} at a time"
-            for _ in track(made, title, len(missing), visible=progress):
+            for _ in track(chunks, title, len(missing), visible=progress):
                 pass
 
     def _counts(self) -> Mapping[Split, int]:
@@ -126,8 +127,8 @@ class Procedural:
         return {n: np.load(self._path(split, chunk) / f"{n}.npy", mmap_mode="r").view(np.ndarray) for n in ARRAYS}
 
 
-def _make_chunk(job: tuple[int, Split, int, int, str]) -> None:
-    """Generate one chunk beside its place and rename it there; a chunk that another process made first stays."""
+def _generate_chunk(job: tuple[int, Split, int, int, str]) -> None:
+    """Generate one chunk under a temporary name and rename it; a chunk that another process finished first stays."""
     seed, split, chunk, image_size, path = job
     scenes = [generate(seed, split, chunk * CHUNK + i, image_size) for i in range(CHUNK)]
     target = Path(path)
@@ -139,7 +140,7 @@ def _make_chunk(job: tuple[int, Split, int, int, str]) -> None:
         np.save(temporary / f"{name}.npy", array.astype(kinds.get(name, np.float64)))
     try:
         temporary.rename(target)
-    except OSError:  # already there
+    except OSError:  # it exists already
         for file in temporary.iterdir():
             file.unlink()
         temporary.rmdir()

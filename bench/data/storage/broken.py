@@ -1,4 +1,4 @@
-"""What was skipped as broken: counted by kind, listed with paths."""
+"""Broken scenes: counted by kind, listed with paths."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def rows(broken: Mapping[str, Broken]) -> list[dict[str, str]]:
 def write_csv(path: Path, broken: Mapping[str, Broken]) -> None:
     """scene, kind, path, detail."""
 
-    def write(made: Path) -> None:
-        with made.open("w", newline="", encoding="utf-8") as file:
+    def write(target: Path) -> None:
+        with target.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows(broken))

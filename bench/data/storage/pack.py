@@ -1,6 +1,6 @@
 """`python -m bench.data pack DIR --out OUT`: the scenes of a root → the packed form (bench/data/storage/packed.py).
 
-Written beside OUT and renamed when it is whole; a command that was stopped goes on where it was.
+Written beside OUT and renamed when complete; re-running a command that was stopped resumes it.
 """
 
 from __future__ import annotations
@@ -21,30 +21,17 @@ from bench.common.errors import UserError
 from bench.common.json_files import read_json, write_json
 from bench.data.scene import VIEWS
 from bench.data.storage import broken
-from bench.data.storage.packed import (
-    DATA,
-    FORMAT,
-    camera_key,
-    encode_cameras,
-    encode_view,
-    view_key,
-)
+from bench.data.storage.files import readable
+from bench.data.storage.index import Defect
+from bench.data.storage.packed import DATA, FORMAT, camera_key, encode_cameras, encode_view, view_key
 from bench.data.storage.parallel import each_scene
-from bench.data.storage.store import (
-    FORMS,
-    PACKED,
-    Broken,
-    Kind,
-    Store,
-    open_store,
-)
+from bench.data.storage.store import FORMS, PACKED, Broken, Store, open_store
 
 UNFINISHED, JOB, LOCK = ".unfinished-", "packing.json", "packing.lock"
-KEY = 511  # bytes that LMDB allows
-SPACE = 2**30  # bytes of addresses to begin with
+KEY_BYTES = 511  # that LMDB allows
+FIRST_MAP_SIZE = 2**30  # bytes of addresses; doubled when they are used up
 
 Encoded = dict[bytes, bytes]
-Defect = tuple[Kind, str, str]  # Broken's arguments
 
 
 def pack(
@@ -57,36 +44,46 @@ def pack(
     only: Sequence[str] | None = None,
     form: str = FORMS[0],
 ) -> dict[str, Broken]:
-    """The broken scenes, which are left out. `views`, `form`: open_store's. `only`: these scenes. Raises UserError."""
+    """Pack a data set.
+
+    Args:
+        root, views, form: `open_store`'s.
+        out: an empty or new folder.
+        size: image side in pixels.
+        workers: processes; all cores by default.
+        only: these scenes.
+
+    Returns the broken scenes, which are left out. Raises UserError.
+    """
     if size < 1:
         raise UserError(f"--size {size}: at least 1 pixel")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already: remove it, or name another --out")
+        raise UserError(f"{out} already exists: remove it, or name another --out")
     started = time.monotonic()
     store = open_store(root, True, views, form)
     opener = partial(open_store, root, False, views, form)
     names = sorted(only or store.scenes())
-    if long := [name for name in names if len(view_key(name, 0)) > KEY]:
-        raise UserError(f"a scene's path has at most {KEY - 6} bytes, unlike {long[0]}")
-    of = {"root": str(root.resolve()), "views": views, "form": form}
+    of = {"root": readable(root.resolve()), "views": views, "form": form}
     job = of | {"size": size, "only": sorted(only) if only else None}
     target = out.resolve()
     with _claimed(target.with_name(f"{UNFINISHED}{target.name}"), job) as unfinished:
-        environment = lmdb.open(str(unfinished), map_size=SPACE, lock=False)
+        environment = lmdb.open(str(unfinished), map_size=FIRST_MAP_SIZE, lock=False)
         try:
-            there, found = _fill(environment, store, names, opener, size, workers or cores(), console)
+            packed, defects = _fill(environment, store, names, opener, size, workers or cores(), console)
             environment.sync(True)
+        except lmdb.Error as error:
+            raise UserError(f"{unfinished}: {error}: free space and re-run; existing outputs are intact") from error
         finally:
             environment.close()
-        if not there:
-            raise UserError(f"{root}: all {len(names)} scenes are broken\n{broken.table(found)}")
-        content = {"format": FORMAT, "size": size, "count": len(there), "source": root.resolve().name}
-        write_json(unfinished / PACKED, content | {"scenes": there, "broken": broken.rows(found)})
+        if not packed:
+            raise UserError(f"{readable(root)}: all {len(names)} scenes are broken\n{broken.table(defects)}")
+        content = {"format": FORMAT, "size": size, "count": len(packed), "source": readable(root.resolve().name)}
+        write_json(unfinished / PACKED, content | {"scenes": packed, "broken": broken.rows(defects)})
         for name in (JOB, LOCK):
             (unfinished / name).unlink()
         unfinished.rename(target)
-    _tell(out, there, found, time.monotonic() - started, console)
-    return found
+    _print_summary(out, packed, defects, time.monotonic() - started, console)
+    return defects
 
 
 def _fill(
@@ -98,33 +95,36 @@ def _fill(
     workers: int,
     console: Console,
 ) -> tuple[list[str], dict[str, Broken]]:
-    """Pack what is missing: the scenes that are there now, and the broken ones."""
+    """Pack the scenes that are missing: all that are packed now, and the broken ones."""
     known = store.broken()
-    found = {name: known[name] for name in names if name in known}
-    there = {name for name in names if _holds(environment, name)}
-    missing = [name for name in names if name not in found and name not in there]
+    defects = {name: known[name] for name in names if name in known}
+    for name in names:
+        if len(view_key(name, 0)) > KEY_BYTES:
+            defects[name] = Broken("bad name", name, f"longer than the {KEY_BYTES - 6} bytes that can be packed")
+    packed = {name for name in names if name not in defects and _is_packed(environment, name)}
+    missing = [name for name in names if name not in defects and name not in packed]
     console.print(f"{len(missing)} of {len(names)} scenes to pack at {size} px", soft_wrap=True)
     work = partial(encode, size)
-    for name, made in each_scene(work, opener, missing, min(workers, len(missing) or 1), console, "packing"):
-        if isinstance(made, tuple):
-            found[name] = Broken(*made)
+    for name, result in each_scene(work, opener, missing, min(workers, len(missing) or 1), console, "packing"):
+        if isinstance(result, tuple):
+            defects[name] = Broken(*result)
         else:
-            _put(environment, made)
-            there.add(name)
-    return sorted(there), dict(sorted(found.items()))
+            _put(environment, result)
+            packed.add(name)
+    return sorted(packed), dict(sorted(defects.items()))
 
 
 def encode(size: int, store: Store, scene: str) -> Encoded | Defect:
-    """Keys and values of one scene at a size, or what is wrong with it."""
+    """Keys and values of one scene at a size, or its defect."""
     try:
         data = store.read(scene, range(len(store.cameras(scene)[0])), size)
     except Broken as defect:
         return defect.kind, defect.path, defect.detail
     except UserError as error:  # its pictures are smaller
         return "wrong size", scene, str(error)
-    made = {camera_key(scene): encode_cameras(data.camera_to_world, data.field_of_view)}
+    cameras = {camera_key(scene): encode_cameras(data.camera_to_world, data.field_of_view)}
     views = zip(data.images, data.depth, data.normals, strict=True)
-    return made | {view_key(scene, i): encode_view(*view) for i, view in enumerate(views)}
+    return cameras | {view_key(scene, i): encode_view(*view) for i, view in enumerate(views)}
 
 
 @contextmanager
@@ -144,26 +144,27 @@ def _claimed(folder: Path, job: Mapping[str, object]) -> Iterator[Path]:
         yield folder
 
 
-def _holds(environment: lmdb.Environment, scene: str) -> bool:
+def _is_packed(environment: lmdb.Environment, scene: str) -> bool:
     with environment.begin() as transaction:
         return transaction.get(camera_key(scene)) is not None
 
 
-def _put(environment: lmdb.Environment, made: Encoded) -> None:
-    """A scene, whole or not at all."""
+def _put(environment: lmdb.Environment, values: Encoded) -> None:
+    """A scene, completely or not at all."""
     try:
         with environment.begin(write=True) as transaction:
-            for key, value in made.items():
+            for key, value in values.items():
                 transaction.put(key, value)
     except lmdb.MapFullError:
         environment.set_mapsize(2 * environment.info()["map_size"])
-        _put(environment, made)
+        _put(environment, values)
 
 
-def _tell(out: Path, there: Sequence[str], found: Mapping[str, Broken], seconds: float, console: Console) -> None:
+def _print_summary(
+    out: Path, packed: Sequence[str], defects: Mapping[str, Broken], seconds: float, console: Console
+) -> None:
     size = decimal((out / DATA).stat().st_size)
-    console.print(
-        f"{out}: {len(there)} scenes, {size}, {seconds:.0f} s; {len(found)} broken and left out", soft_wrap=True
-    )
-    if found:
-        console.print(broken.table(found), markup=False, soft_wrap=True)
+    text = f"{out}: {len(packed)} scenes, {size}, {seconds:.0f} s; {len(defects)} broken and left out"
+    console.print(text, markup=False, soft_wrap=True)
+    if defects:
+        console.print(broken.table(defects), markup=False, soft_wrap=True)

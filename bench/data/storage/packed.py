@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import UserError
-from bench.common.json_files import read_json
 from bench.data.scene import SceneData
+from bench.data.storage.files import read_file, read_json_object, readable, reported
 from bench.data.storage.pixels import Surface, refuse_larger, resized
 from bench.data.storage.store import PACKED, Broken
 from bench.data.storage.views import join_views
@@ -38,14 +38,14 @@ NORMAL = np.float32(127)
 def open_packed(root: Path) -> Packed:
     """Raises UserError for a root that is damaged or of a newer format."""
     path = root / PACKED
-    content = read_json(path)
+    content = read_json_object(read_file(path), readable(path))
     if content.get("format") != FORMAT:
-        raise UserError(
-            f"{path} has format {content.get('format')}, this EAD-Bench reads {FORMAT}: pack the scenes anew"
-        )
+        found = str(content.get("format"))[:20]
+        raise UserError(f"{readable(path)} has format {found}, this EAD-Bench reads {FORMAT}: pack the scenes anew")
     if not (root / DATA).is_file():
-        raise UserError(f"{root} has no {DATA}: pack the scenes anew")
-    packed = Packed(root.resolve(), content)
+        raise UserError(f"{readable(root)} has no {DATA}: pack the scenes anew")
+    with reported(readable(path)):
+        packed = Packed(root.resolve(), content)
     packed.verify()
     return packed
 
@@ -56,7 +56,7 @@ class Packed:
     def __init__(self, root: Path, content: Mapping[str, Any]) -> None:
         self.root = root
         self.file = root, (root / DATA).stat().st_ino
-        self.size: int = content["size"]
+        self.size = int(content["size"])
         self.skipped = {row["scene"]: Broken(row["kind"], row["path"], row["detail"]) for row in content["broken"]}
         self.names = sorted([*content["scenes"], *self.skipped])
 
@@ -73,8 +73,8 @@ class Packed:
     def read(self, scene: str, views: Sequence[int], size: int | None = None) -> SceneData:
         """Raises Broken, and UserError for a size above the packed one."""
         poses, field_of_view = self.cameras(scene)
-        read = [self._view(scene, view, size) for view in views]
-        return join_views(read, poses[list(views)], field_of_view[list(views)], f"{self.root}:{scene}")
+        surfaces = [self._view(scene, view, size) for view in views]
+        return join_views(surfaces, poses[list(views)], field_of_view[list(views)], f"{self.root}:{scene}")
 
     def cameras(self, scene: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Camera-to-world (view, 4, 4) and fields of view (view,) of all views. Raises Broken."""
@@ -95,8 +95,8 @@ class Packed:
             raise UserError(
                 f"{self.root / DATA} is damaged ({error}): copy it again, or pack the scenes anew"
             ) from error
-        if (found := (self.root / DATA).stat().st_size) < needed:
-            raise UserError(f"{self.root / DATA} is truncated: {found} of {needed} bytes; copy it again")
+        if (size := (self.root / DATA).stat().st_size) < needed:
+            raise UserError(f"{self.root / DATA} is truncated: {size} of {needed} bytes; copy it again")
 
     def _view(self, scene: str, view: int, size: int | None) -> Surface:
         path = f"{self.root}:{scene} view {view}"
@@ -112,11 +112,11 @@ class Packed:
 
     def _value(self, key: bytes) -> bytes:
         with self._environment().begin() as transaction:
-            found: bytes | None = transaction.get(key)
-        if found is None:
+            value: bytes | None = transaction.get(key)
+        if value is None:
             scene, _, view = key.decode().partition("\0")
             raise Broken("missing view", f"{self.root}:{scene}", f"view {view or 'cameras'} is not packed")
-        return found
+        return value
 
     def _environment(self) -> lmdb.Environment:
         with _opening:
@@ -131,7 +131,7 @@ _environments: dict[tuple[Path, int], lmdb.Environment] = {}  # LMDB wants a fil
 _opening = Lock()
 
 
-def _forget() -> None:
+def _close_after_fork() -> None:
     """In a forked child, where an environment must not be used: readers hold no locks, so closing touches nobody."""
     global _opening
     _opening = Lock()
@@ -140,7 +140,7 @@ def _forget() -> None:
     _environments.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_close_after_fork)
 
 
 def camera_key(scene: str) -> bytes:
@@ -176,8 +176,11 @@ def encode_view(rgba: NDArray[np.uint8], depth: NDArray[np.float32], normals: ND
 
 def decode_view(content: bytes, size: int) -> Surface:
     """RGBA, depth and normals of a square picture. Raises zlib.error and ValueError for what is damaged."""
-    plain = zlib.decompress(content)
     bits = -(-(size**2) // 8)
+    decompressor, limit = zlib.decompressobj(), bits + 9 * size**2
+    plain = decompressor.decompress(content, limit + 1)
+    if not decompressor.eof:
+        raise ValueError(f"a view that is cut short, or of more than {limit} bytes")
     where = np.flatnonzero(np.unpackbits(np.frombuffer(plain, np.uint8, bits), count=size**2))
     n = len(where)
     rgba = np.zeros(size**2, np.uint32)  # a pixel's four bytes at once

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.cache import ByteCache, new_owner
 from bench.data.scene import SceneData, Split
 from bench.data.storage.store import Store
 
-MEMORY = 2**29  # bytes of resized views, so that small ones are decoded once
-PIXEL = 20  # bytes: RGBA, depth, normal
+VIEWS: ByteCache[SceneData] = ByteCache(share=1 / 2)  # resized, so that small ones are decoded once
 
 
 class StoreSource:
@@ -29,21 +29,16 @@ class StoreSource:
         self.name, self.version, self.stores, self.image_size = name, version, stores, image_size
         broken = {scene for store in set(stores.values()) for scene in store.broken()}
         self.splits = {split: [s for s in scenes if s not in broken] for split, scenes in splits.items()}
-        self._view = lru_cache(max(1, MEMORY // (PIXEL * image_size**2)))(self._read_view)
+        self._owner = new_owner()
 
     def scenes(self, split: Split) -> Sequence[str]:
         return self.splits[split]
 
     def read(self, scene: str, views: Sequence[int]) -> SceneData:
         """Raises Broken."""
-        read = [self._view(scene, view) for view in views]
-        return SceneData(
-            images=np.concatenate([data.images for data in read]),
-            depth=np.concatenate([data.depth for data in read]),
-            normals=np.concatenate([data.normals for data in read]),
-            camera_to_world=np.concatenate([data.camera_to_world for data in read]),
-            field_of_view=np.concatenate([data.field_of_view for data in read]),
-        )
+        single = [self._view(scene, view) for view in views]
+        names = [each.name for each in fields(SceneData)]
+        return SceneData(**{name: np.concatenate([getattr(data, name) for data in single]) for name in names})
 
     def camera_centers(self, scene: str) -> NDArray[np.float64]:
         """Raises Broken."""
@@ -54,5 +49,5 @@ class StoreSource:
         """All of them. Raises Broken."""
         return np.arange(len(self.camera_centers(scene)))
 
-    def _read_view(self, scene: str, view: int) -> SceneData:
-        return self.stores[scene].read(scene, [view], self.image_size)
+    def _view(self, scene: str, view: int) -> SceneData:
+        return VIEWS.get((self._owner, scene, view), lambda: self.stores[scene].read(scene, [view], self.image_size))

@@ -9,20 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import UserError
+from bench.data.cache import ByteCache
 from bench.data.scene import VIEWS, SceneData
 
-FORMS = ("gobjaverse", "gso", "omniobject3d")  # data sets whose files can be told to a store
-PACKED = "packed.json"  # its presence marks a packed root; bench/data/storage/packed.py says what it holds
+FORMS = ("gobjaverse", "gso", "omniobject3d")  # file formats of data sets
+PACKED = "packed.json"  # its presence marks a packed root; see bench/data/storage/packed.py
+CAMERAS: ByteCache[Any] = ByteCache(share=1 / 4)  # cameras of scenes and where their files are
 
 Kind = Literal[
     "missing view",  # a numbered view is absent
     "missing file",  # of a view that is there
+    "unreadable",  # the file system refuses or fails to read it
+    "bad name",  # not UTF-8, or too long
     "failed download",  # an XML or HTML body under a picture's or a tar's name
     "wrong magic",  # not the file that its name says
     "truncated",  # ends before its headers say
@@ -72,13 +76,13 @@ def open_store(root: Path, progress: bool = True, views: int = VIEWS, form: str 
     Raises UserError where there are none.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is no folder: name the one that holds the scenes")
+        raise UserError(f"{root} is not a folder: name the one that holds the scenes")
     if (root / PACKED).is_file():
         packed: Store = import_module("bench.data.storage.packed").open_packed(root)
         return packed
     if form != "gobjaverse":
-        layouts = import_module(f"bench.data.sources.{form}").Spec().layouts()
-        renderings: Store = import_module("bench.data.storage.transforms").Transforms(root, layouts)
+        layout = import_module(f"bench.data.sources.{form}").Spec().layout()
+        renderings: Store = import_module("bench.data.storage.transforms").Transforms(root, layout)
         return renderings
     raw: Store = import_module("bench.data.storage.raw").open_raw(root, progress, views)
     return raw

@@ -1,15 +1,19 @@
-"""Renderings described by a transforms.json, as Blender's NeRF scripts write them: a store, and a data set's spec."""
+"""Renderings described by a transforms.json, as Blender's NeRF scripts, instant-ngp and nerfstudio write them.
+
+Per frame: `file_path` and `transform_matrix` (camera-to-world, OpenGL axes); intrinsics are `intrinsic_matrix`, or
+`fl_x`, `fl_y`, `cx`, `cy`, `w`, `h`, or `camera_angle_x`, `camera_angle_y`, of the frame or of the file. What the
+models do not have (a principal point off the center, lens distortion, pixels that are not square) is refused. Pictures
+that are not square are padded to squares.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import logging
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +22,49 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.common.errors import UserError
+from bench.data.cache import new_owner
 from bench.data.scene import SceneData, Split
+from bench.data.storage.files import is_utf8, read_file, read_json_object, readable, reported
 from bench.data.storage.pixels import (
     Surface,
-    check_magic,
-    decode_png,
+    decode_pfm,
+    decode_picture,
     exr_channels,
+    padded_to_square,
     refuse_larger,
     resized,
 )
 from bench.data.storage.source import StoreSource
-from bench.data.storage.store import Broken
+from bench.data.storage.store import CAMERAS, Broken
 from bench.data.storage.views import check_camera, join_views
 from models.parts import PartSpec
 
+log = logging.getLogger(__name__)
+
 FILE = "transforms.json"
 DEPTH = 3  # folders between the root and that file, at most
+PICTURES = ("", ".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")  # suffixes; "": as the path has it
 NOTHING = 1e4  # depths from here on mean background
 CENTERED = 1.0  # pixels that a principal point may lie off the center
+SQUARE = 0.005  # relative difference of focal lengths, of what still are square pixels
 OPENGL_TO_OPENCV = np.array([1.0, -1.0, -1.0])
 EXR_CHANNELS = ("Z", "V", "Y", "R")  # where a depth may stand
+CAMERA_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "PERSPECTIVE")  # with DISTORTION 0
+DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a view's files lie beside transforms.json; {name} is its `file_path` without folder, {index} its place.
+    """Where a view's files lie beside transforms.json, and the data set's unit.
 
-    `unit` times lengths there are lengths in G-Objaverse's world.
+    Attributes:
+        pictures: patterns, of which a scene has the first that fits, with one of the suffixes PICTURES; {path} is a
+            frame's `file_path`, {name} the same without folder and suffix, {index} the frame's place.
+        depth: the pattern of depths; {name} is the picture's, without folder and suffix.
+        unit: times lengths there, lengths in G-Objaverse's world.
     """
 
-    picture: str
+    pictures: tuple[str, ...]
     depth: str
     unit: float = 1.0
 
@@ -63,8 +80,8 @@ class TransformsSpec(PartSpec, ABC):
     at_least = {"split_every": 1}
 
     @abstractmethod
-    def layouts(self) -> Sequence[Layout]:
-        """Those that the data set comes in; a scene has the first whose picture it holds."""
+    def layout(self) -> Layout:
+        """The data set's."""
 
     def missing(self) -> list[str]:
         """What keeps the data from being read, one sentence each."""
@@ -76,7 +93,7 @@ class TransformsSpec(PartSpec, ABC):
         """Raises UserError."""
         if missing := self.missing():
             raise UserError("\n".join(missing))
-        store = Transforms(Path(self.root or ""), self.layouts())
+        store = Transforms(Path(self.root or ""), self.layout())
         names = store.scenes()
         splits: dict[Split, list[str]] = {"evaluation": list(names[:: self.split_every]), "validation": []}
         splits["training"] = sorted(set(names) - set(splits["evaluation"]))
@@ -85,146 +102,202 @@ class TransformsSpec(PartSpec, ABC):
 
 @dataclass(frozen=True)
 class Frames:
-    """A scene's views: files, camera-to-world (view, 4, 4), fields of view (view,)."""
+    """A scene's views: files, camera-to-world (view, 4, 4), fields of view (view,) of the padded pictures."""
 
-    pictures: tuple[Path, ...]
-    depths: tuple[Path, ...]
+    pictures: tuple[str, ...]
+    depths: tuple[str, ...]
     poses: NDArray[np.float64]
     field_of_view: NDArray[np.float64]
-    unit: float
+    size: tuple[int, int]  # width and height of the pictures
 
 
 class Transforms:
     """A store (bench/data/storage/store.py). A scene is named by its folder under the root."""
 
-    def __init__(self, root: Path, layouts: Sequence[Layout]) -> None:
-        """Raises UserError where there is no scene."""
-        self.root, self.layouts = root, layouts
-        self.files = dict(sorted(_find(root, root, DEPTH)))
+    def __init__(self, root: Path, layout: Layout) -> None:
+        """Names the folders that cannot be read. Raises UserError where there is no scene."""
+        self.root, self.layout, self._owner = root, layout, new_owner()
+        found = dict(sorted(_find(root, root, DEPTH)))
+        self.files = {readable(name): path for name, path in found.items()}
+        self._broken = {
+            readable(name): Broken("bad name", readable(path), "the name is not UTF-8: rename it")
+            for name, path in found.items()
+            if not is_utf8(name)
+        }
+        self._opaque = False  # whether a picture without transparency was read
         if not self.files:
-            raise UserError(f"{root} holds no {FILE}, neither in it nor up to {DEPTH} folders below")
-        self.frames = lru_cache(None)(self._frames)
+            raise UserError(f"{readable(root)} holds no {FILE}, neither in it nor up to {DEPTH} folders below")
 
     def scenes(self) -> Sequence[str]:
         return list(self.files)
 
     def broken(self) -> Mapping[str, Broken]:
-        return {}
+        return self._broken
 
     def read(self, scene: str, views: Sequence[int], size: int | None = None) -> SceneData:
         """Raises Broken, UserError. Normals are 0; so is depth where there is no file of it."""
         frames = self.frames(scene)
-        read = [self._view(frames, view, size) for view in views]
+        surfaces = [self._view(frames, view, size) for view in views]
         chosen = list(views)
-        return join_views(read, frames.poses[chosen], frames.field_of_view[chosen], str(self.files[scene]))
+        return join_views(surfaces, frames.poses[chosen], frames.field_of_view[chosen], readable(self.files[scene]))
 
     def cameras(self, scene: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Camera-to-world (view, 4, 4) and fields of view (view,) of all views. Raises Broken."""
         frames = self.frames(scene)
         return frames.poses, frames.field_of_view
 
+    def frames(self, scene: str) -> Frames:
+        """Raises Broken."""
+        if defect := self._broken.get(scene):
+            raise defect
+        frames: Frames = CAMERAS.get((self._owner, scene), lambda: read_frames(self.files[scene], self.layout))
+        return frames
+
     def _view(self, frames: Frames, view: int, size: int | None) -> Surface:
-        picture, path = frames.pictures[view], frames.depths[view]
-        rgba = decode_png(_content(picture), str(picture))
-        refuse_larger(rgba, size, str(picture))
-        depth = decode_depth(path) * np.float32(frames.unit) if path.is_file() else np.zeros(rgba.shape[:2], np.float32)
+        picture, path = Path(frames.pictures[view]), Path(frames.depths[view])
+        rgba = decode_picture(read_file(picture), readable(picture), opaque=True)
+        if rgba.shape[1::-1] != frames.size:
+            detail = (
+                f"views of 2 sizes: {rgba.shape[1]} × {rgba.shape[0]} px, others {frames.size[0]} × {frames.size[1]}"
+            )
+            raise Broken("wrong size", readable(picture), detail)
+        if not self._opaque and rgba[..., 3].min() == 255:
+            self._opaque = True
+            log.warning("%s: opaque: all of such a picture counts as the object", readable(picture))
+        depth = np.zeros(rgba.shape[:2], np.float32)
+        if os.path.isfile(path):  # noqa: PTH113 (Path raises an error for a name that is too long)
+            depth = decode_depth(path) * np.float32(self.layout.unit)
         if depth.shape != rgba.shape[:2]:
-            raise Broken("wrong size", path, f"{depth.shape}, but its picture {rgba.shape[:2]}")
+            raise Broken("wrong size", readable(path), f"{depth.shape}, but its picture {rgba.shape[:2]}")
+        rgba, depth = padded_to_square(rgba, depth)
+        refuse_larger(rgba, size, readable(picture))
         weight = rgba[..., 3] * np.float32(1 / 255) * (depth > 0)
         return resized(rgba, depth * weight, weight, np.zeros((3, *depth.shape), np.float32), size)
 
-    def _frames(self, scene: str) -> Frames:
-        path = self.files[scene]
-        content = _json(path)
-        names = [Path(str(frame.get("file_path", ""))).stem for frame in content["frames"]]
-        layout = self._layout(path.parent, names)
-        pictures = [path.parent / layout.picture.format(name=n, index=i) for i, n in enumerate(names)]
-        depths = [path.parent / layout.depth.format(name=n, index=i) for i, n in enumerate(names)]
-        width = _width(pictures)
-        cameras = [_camera(frame, content, width, layout.unit, f"{path}: frame {i}")
-                   for i, frame in enumerate(content["frames"])]  # fmt: skip
-        poses, angles = np.stack([pose for pose, _ in cameras]), np.array([angle for _, angle in cameras])
-        return Frames(tuple(pictures), tuple(depths), poses, angles, layout.unit)
 
-    def _layout(self, folder: Path, names: Sequence[str]) -> Layout:
-        for layout in self.layouts:
-            if any((folder / layout.picture.format(name=name, index=i)).is_file() for i, name in enumerate(names)):
-                return layout
-        wanted = " or ".join(layout.picture.format(name=names[0], index=0) for layout in self.layouts)
-        raise Broken("missing file", folder, f"no picture of any frame, such as {wanted}")
+def read_frames(path: Path, layout: Layout) -> Frames:
+    """A scene's cameras, and where its pictures and depths are. Raises Broken."""
+    name = readable(path)
+    content = read_json_object(read_file(path), name)
+    frames = content.get("frames")
+    if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
+        raise Broken("damaged", name, "`frames` is not a list of objects")
+    if not frames:
+        raise Broken("missing view", name, "it lists no frames")
+    pictures = _pictures(path.parent, [str(frame.get("file_path", "")) for frame in frames], layout)
+    depths = [str(path.parent / layout.depth.format(name=Path(picture).stem)) for picture in pictures]
+    size = _first_size(pictures, path)
+    cameras = [_camera(frame, content, size, layout.unit, f"{name}: frame {i}") for i, frame in enumerate(frames)]
+    poses, angles = np.stack([pose for pose, _ in cameras]), np.array([angle for _, angle in cameras])
+    return Frames(tuple(pictures), tuple(depths), poses, angles, size)
 
 
 def decode_depth(path: Path) -> NDArray[np.float32]:
     """(height, width) of a PFM or EXR, along the optical axis, 0 where nothing is. Raises Broken."""
-    content = _content(path)
+    content, name = read_file(path), readable(path)
     if path.suffix == ".pfm":
-        check_magic(content, b"Pf", str(path))
-        try:
-            depth = np.array(Image.open(BytesIO(content)), np.float32)
-        except (OSError, ValueError) as error:
-            raise Broken("truncated", path, str(error)) from error
+        depth = decode_pfm(content, name)
     else:
-        channels = exr_channels(content, str(path))
-        found = [name for name in EXR_CHANNELS if name in channels]
-        if not found:
-            raise Broken("damaged", path, f"no depth among the channels {', '.join(channels)}")
-        depth = channels[found[0]]
+        channels = exr_channels(content, name)
+        stored = [channel for channel in EXR_CHANNELS if channel in channels]
+        if not stored:
+            raise Broken("damaged", name, f"no depth among the channels {', '.join(channels)}")
+        depth = channels[stored[0]]
     return np.where(np.isfinite(depth) & (depth > 0) & (depth < NOTHING), depth, np.float32(0))
 
 
+def _pictures(folder: Path, paths: Sequence[str], layout: Layout) -> list[str]:
+    """Of the frames with these `file_path`s, by the first pattern and suffix with which one is there. Raises Broken."""
+    for pattern in layout.pictures:
+        for suffix in PICTURES:
+            names = [pattern.format(path=path, name=Path(path).stem, index=i) for i, path in enumerate(paths)]
+            pictures = [str(folder / (name + suffix)) for name in names]
+            if any(map(os.path.isfile, pictures)):
+                return pictures
+    expected = " or ".join(p.format(path=paths[0], name=Path(paths[0]).stem, index=0) for p in layout.pictures)
+    raise Broken("missing file", readable(folder), f"no picture of any frame, such as {expected[:500]} (.png, .jpg)")
+
+
 def _camera(
-    frame: Mapping[str, Any], scene: Mapping[str, Any], width: int, unit: float, path: str
+    frame: Mapping[str, Any], scene: Mapping[str, Any], size: tuple[int, int], unit: float, path: str
 ) -> tuple[NDArray[np.float64], float]:
-    """Camera-to-world and the horizontal field of view; OpenGL axes (y up, z back) there, OpenCV here."""
-    try:
-        matrix = np.array(frame["transform_matrix"], np.float64)
-        if "intrinsic_matrix" in frame:
-            intrinsics = np.array(frame["intrinsic_matrix"], np.float64)
-            if np.abs(intrinsics[:2, 2] - width / 2).max() > CENTERED:
-                raise Broken("bad camera", path, f"its principal point {intrinsics[:2, 2]} is not the center")
-            angle = 2 * math.atan(width / 2 / intrinsics[0, 0])
-        else:
-            angle = float(scene["camera_angle_x"])
+    """Camera-to-world, and the field of view of the padded picture; OpenGL axes (y up, z back) there, OpenCV here.
+
+    `size`: width and height of the scene's pictures.
+    """
+    values = {**scene, **frame}
+    with reported(path):
+        matrix = np.array(values.get("transform_matrix"), np.float64)
+        if matrix.shape not in ((4, 4), (3, 4)):
+            raise Broken("damaged", path, f"no camera: transform_matrix has shape {matrix.shape}, not (4, 4)")
+        tangents = _half_sizes(values, size, path)
+        angle = 2 * math.atan(max(tangents))
         axes = np.concatenate([matrix[:3, :3] * OPENGL_TO_OPENCV, unit * matrix[:3, 3:4]], 1)
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise Broken("damaged", path, f"no camera: {type(error).__name__} {error}") from error
     return check_camera(axes, angle, path), angle
 
 
-def _width(pictures: Sequence[Path]) -> int:
-    """In pixels, of the first that can be opened. Raises Broken."""
+def _half_sizes(values: Mapping[str, Any], size: tuple[int, int], path: str) -> tuple[float, float]:
+    """Half the picture's width and height at distance 1. Raises Broken for a camera that the models do not have."""
+    if (model := str(values.get("camera_model") or "PINHOLE")) not in CAMERA_MODELS or values.get("is_fisheye"):
+        raise Broken("bad camera", path, f"camera model {model[:50]} is not a pinhole: undistort the pictures")
+    if distorted := [name for name in DISTORTION if float(values.get(name) or 0) != 0]:
+        raise Broken("bad camera", path, f"lens distortion ({', '.join(distorted)}): undistort the pictures")
+    width, height = float(values.get("w") or size[0]), float(values.get("h") or size[1])
+    if "intrinsic_matrix" in values:
+        width, height = size
+        matrix = np.array(values["intrinsic_matrix"], np.float64)
+        focal, center = (matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2])
+    elif "fl_x" in values:
+        focal = float(values["fl_x"]), float(values.get("fl_y", values["fl_x"]))
+        center = float(values.get("cx", width / 2)), float(values.get("cy", height / 2))
+    elif "camera_angle_x" in values:
+        focal_x = width / 2 / math.tan(float(values["camera_angle_x"]) / 2)
+        angle_y = values.get("camera_angle_y")
+        focal = focal_x, focal_x if angle_y is None else height / 2 / math.tan(float(angle_y) / 2)
+        center = width / 2, height / 2
+    else:
+        raise Broken("damaged", path, "no camera: neither intrinsic_matrix nor fl_x nor camera_angle_x")
+    if not np.isfinite([*focal, *center, width, height]).all():
+        raise Broken("not finite", path, "a number of the camera")
+    if min(*focal, width, height) <= 0:
+        raise Broken("bad camera", path, f"focal lengths {focal[0]:g}, {focal[1]:g} of {width:g} × {height:g} px")
+    if max(abs(center[0] - width / 2), abs(center[1] - height / 2)) > CENTERED:
+        raise Broken("bad camera", path, f"its principal point {center[0]:g}, {center[1]:g} is not the center")
+    if abs(focal[1] / focal[0] - 1) > SQUARE:
+        raise Broken("bad camera", path, f"focal lengths {focal[0]:g} and {focal[1]:g} px: pixels are not square")
+    if abs(width / height * size[1] / size[0] - 1) > 1 / min(size):
+        raise Broken(
+            "wrong size",
+            path,
+            f"a camera of {width:g} × {height:g} px, but pictures of {size[0]} × {size[1]}: they are squashed",
+        )
+    return width / 2 / focal[0], height / 2 / focal[1]
+
+
+def _first_size(pictures: Sequence[str], scene: Path) -> tuple[int, int]:
+    """Width and height in pixels, of the first that can be opened. Raises Broken."""
     for path in pictures:
-        with contextlib.suppress(OSError), Image.open(path) as image:
-            return int(image.width)
-    raise Broken("damaged", pictures[0].parent, "no picture can be opened")
+        try:
+            with reported(path), Image.open(path, formats=["PNG", "JPEG"]) as image:
+                return image.width, image.height
+        except Broken:  # named when that view is read
+            continue
+    raise Broken("damaged", readable(scene.parent), "no picture can be opened")
 
 
 def _find(folder: Path, root: Path, depth: int) -> Iterator[tuple[str, Path]]:
-    """(scene, its transforms.json); a folder `render` belongs to the one above."""
-    if (folder / FILE).is_file():
-        named = folder.parent if folder.name == "render" else folder
-        yield str(named.relative_to(root)), folder / FILE
-    elif depth:
-        for child in folder.iterdir():
-            if child.is_dir():
-                yield from _find(child, root, depth - 1)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    content = _content(path)
-    if content.lstrip()[:1] == b"<":
-        check_magic(content, b"{", str(path))
+    """(scene, its transforms.json); a folder `render` belongs to the one above. Names folders that cannot be read."""
     try:
-        found: dict[str, Any] = json.loads(content)
-    except ValueError as error:
-        raise Broken("damaged", path, str(error)) from error
-    if not found.get("frames"):
-        raise Broken("missing view", path, "it lists no frames")
-    return found
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise Broken("missing file", path, "it is not there") from error
+        if (folder / FILE).is_file():
+            named = folder.parent if folder.name == "render" else folder
+            yield str(named.relative_to(root)), folder / FILE
+            return
+        children = [child for child in folder.iterdir() if not child.name.startswith(".") and child.is_dir()]
+    except OSError as error:
+        if folder == root:
+            raise
+        log.warning("%s: the folder cannot be read and is skipped (%s)", readable(folder), error.strerror)
+        return
+    if depth:
+        for child in children:
+            yield from _find(child, root, depth - 1)

@@ -16,12 +16,12 @@ TOLERANCE = 1e-3  # of a camera's axes
 
 
 def join_views(
-    read: Sequence[Surface], poses: NDArray[np.float64], field_of_view: NDArray[np.float64], path: str
+    surfaces: Sequence[Surface], poses: NDArray[np.float64], field_of_view: NDArray[np.float64], path: str
 ) -> SceneData:
     """Views, their camera-to-world (view, 4, 4) and fields of view (view,). Raises Broken for pictures that differ."""
-    if len(shapes := {rgba.shape for rgba, _, _ in read}) > 1:
+    if len(shapes := {rgba.shape for rgba, _, _ in surfaces}) > 1:
         raise Broken("wrong size", path, f"views of {len(shapes)} sizes")
-    images, depth, normals = (np.stack(arrays) for arrays in zip(*read, strict=True))
+    images, depth, normals = (np.stack(arrays) for arrays in zip(*surfaces, strict=True))
     return SceneData(images, depth, normals, poses, field_of_view)
 
 

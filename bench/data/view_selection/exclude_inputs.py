@@ -8,19 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import UserError
-from bench.data.view_selection import (
-    Selection,
-    Stage,
-    ViewSelection,
-    clusters,
-)
+from bench.data.view_selection import Selection, Stage, ViewSelection, clusters
 
 SAME = 1e-6  # cameras closer than this are one: view 24 repeats view 0
 
 
 @dataclass(frozen=True)
 class Spec(ViewSelection):
-    """A cluster of which inputs took every camera gives the free view that is nearest to it."""
+    """For a cluster whose cameras are all inputs the free view that is nearest to it is taken."""
 
     def select(
         self, centers: NDArray[np.float64], usable: NDArray[np.int64], *, inputs: int, targets: int, stage: Stage,
@@ -28,29 +23,29 @@ class Spec(ViewSelection):
     ) -> Selection:  # fmt: skip
         training = stage == "training"
         chosen = tuple(int(random.choice(v) if training else v[0]) for v in clusters(centers, usable, inputs))
-        seen = [centers[view] for view in chosen]
+        input_centers = [centers[view] for view in chosen]
         groups = clusters(centers, usable, targets)
         novel: list[int | None] = []
         for views in groups:
-            free = _free(views, centers, seen)
+            free = _free(views, centers, input_centers)
             novel.append(int(random.choice(free) if training else free[-1]) if free else None)
         for i, views in enumerate(groups):
             if novel[i] is None:
                 novel[i] = _nearest(
-                    views, centers, usable, [*seen, *(centers[view] for view in novel if view is not None)]
+                    views, centers, usable, [*input_centers, *(centers[view] for view in novel if view is not None)]
                 )
         return chosen, tuple(view for view in novel if view is not None)
 
 
 def _free(views: NDArray[np.int64], centers: NDArray[np.float64], taken: list[NDArray[np.float64]]) -> list[int]:
-    """Those whose camera is none of the taken ones."""
+    """The views whose camera is none of the taken ones."""
     return [int(v) for v in views if np.linalg.norm(np.stack(taken) - centers[v], axis=1).min() > SAME]
 
 
 def _nearest(
     views: NDArray[np.int64], centers: NDArray[np.float64], usable: NDArray[np.int64], taken: list[NDArray[np.float64]]
 ) -> int:
-    """The free view nearest to the middle of a cluster. Raises UserError where none is left."""
+    """The free view nearest to the middle of a cluster. Raises UserError if there is none."""
     free = _free(usable, centers, taken)
     if not free:
         raise UserError(

@@ -10,12 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.view_selection import (
-    Selection,
-    Stage,
-    ViewSelection,
-    clusters,
-)
+from bench.data.view_selection import Selection, Stage, ViewSelection, clusters
 
 
 @dataclass(frozen=True)

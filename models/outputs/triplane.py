@@ -1,0 +1,74 @@
+"""The head's planes and an MLP as a radiance field θ (LRM, PF-LRM).
+
+Source: 3DTopia/OpenLRM openlrm/models/rendering/synthesizer.py (`OSGDecoder`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.parts import OutputSpec, Problem, at_least_one
+from models.tensors import Dense, Triplane, Views
+
+
+@dataclass(frozen=True)
+class Spec(OutputSpec):
+    """`features`: channels of a plane. `extent`: half the side of the cube that the planes span, in scene units."""
+
+    features: int = 80
+    hidden: int = 64
+    layers: int = 4
+    extent: float = 1.0
+
+    kind = "triplane"
+    layouts = ("planes",)
+    sizes = {"tiny": {"features": 16, "hidden": 32, "layers": 2}, "small": {"features": 32}}
+
+    def problems(self) -> Iterator[Problem]:
+        yield from at_least_one(self, "features", "hidden", "layers")
+        if self.extent <= 0:
+            yield Problem("extent", f"{self.extent} must be positive")
+
+    def channels(self) -> dict[str, int]:
+        return {"planes": self.features}
+
+    def build(self) -> TriplaneOutput:
+        return TriplaneOutput(self)
+
+
+class TriplaneOutput(nn.Module):
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.extent = spec.extent
+        self.decoder = PlaneDecoder(spec)
+
+    def forward(self, dense: Dense, views: Views) -> Triplane:
+        planes = rearrange(dense.channels["planes"].float(), "b plane r c d -> b plane d r c")
+        return Triplane(planes, self.decoder, self.extent)
+
+
+class PlaneDecoder(nn.Module):
+    """Features of the three planes → RGB and density before its activation.
+
+    RGB is sigmoid(x) · 1.002 − 0.001, as in MipNeRF; density comes from the first channel.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        widths = [3 * spec.features, *[spec.hidden] * (spec.layers - 1)]
+        layers: list[nn.Module] = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 4))
+
+    def forward(
+        self, features: Float[Tensor, "*shape dim"]
+    ) -> tuple[Float[Tensor, "*shape 3"], Float[Tensor, "*shape 1"]]:
+        x = self.net(features)
+        return torch.sigmoid(x[..., 1:]) * (1 + 2 * 0.001) - 0.001, x[..., :1]
