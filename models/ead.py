@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import record_function
 
 from models import parts
 from models.parts import AggregatorSpec, EncoderSpec, HeadSpec, OutputSpec, Problem
 from models.tensors import Cameras, Dense, Layout, Output, Tokens, TokenSpec, Views
+from models.view_weights import HeadByView
 
 Dtype = Literal["fp32", "bf16"]
 Known = Literal["unknown", "known"]
@@ -207,15 +208,21 @@ class EAD(nn.Module):
         return output
 
     def _readable(self, views: Views) -> Views:
-        """What the parts may read: no cameras where poses are unknown, no intrinsics where those are unknown too."""
+        """What the parts may read: no cameras where poses are unknown, no intrinsics where those are unknown too, and
+        mid-gray for hidden patches."""
+        images = views.images
+        if views.mask is not None:
+            patch = images.shape[-1] // views.mask.shape[-1]
+            shown = views.mask.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
+            images = torch.where(shown[:, :, None], images, 0.5)
         if self.spec.poses == "unknown" and self.spec.intrinsics == "unknown":
-            return Views(views.images, mask=views.mask)
+            return Views(images, mask=views.mask)
         if views.cameras is None and (self.spec.poses == "known" or views.intrinsics is None):
             known = "cameras" if self.spec.poses == "known" else "intrinsics"
             raise ValueError(f"this model reads {known}: pass Views(images, cameras)")
         intrinsics = views.intrinsics if views.cameras is None else views.cameras.intrinsics
         cameras = views.cameras if self.spec.poses == "known" else None
-        return Views(views.images, cameras, intrinsics, views.mask)
+        return Views(images, cameras, intrinsics, views.mask)
 
     def _check_images(self, views: object) -> None:
         """Raises TypeError, ValueError."""
@@ -227,6 +234,8 @@ class EAD(nn.Module):
                 f"images are floats in [0, 1] of shape (scene, view, 3, height, width); "
                 f"these are {images.dtype} of shape {tuple(images.shape)}"
             )
+        if self.spec.inputs not in (None, images.shape[1]):
+            raise ValueError(f"this model takes {self.spec.inputs} input views (model.inputs), not {images.shape[1]}")
         if views.mask is not None and not self.spec.encoder.reads_mask:
             raise ValueError(f"encoder {self.spec.encoder.name} does not read masks of visible patches")
         if images.shape[3] % patch or images.shape[4] % patch:
@@ -259,36 +268,6 @@ class EAD(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """What each part keeps in a module list `blocks`, for checkpointing, sharding and compiling from outside."""
         return [block for part in self.parts().values() for block in getattr(part, "blocks", ())]
-
-
-class HeadByView(nn.Module):
-    """One head for the first view, another for all others (DUSt3R's `downstream_head1` and `downstream_head2`)."""
-
-    def __init__(self, reference: nn.Module, source: nn.Module) -> None:
-        super().__init__()
-        self.reference, self.source = reference, source
-
-    def forward(self, taps: list[Tokens], views: Views) -> Dense:
-        first: Dense = self.reference([_views_of(tap, slice(0, 1)) for tap in taps], _views_of(views, slice(0, 1)))
-        if views.images.shape[1] == 1:
-            return first
-        rest: Dense = self.source([_views_of(tap, slice(1, None)) for tap in taps], _views_of(views, slice(1, None)))
-        return Dense({name: torch.cat([value, rest.channels[name]], dim=1) for name, value in first.channels.items()})
-
-
-ByView = TypeVar("ByView", Tokens, Views, Cameras)
-
-
-def _views_of(value: ByView, chosen: slice) -> ByView:
-    """A part of the views: all tensors sliced along their second axis."""
-    changes: dict[str, Any] = {}
-    for f in fields(value):
-        item = getattr(value, f.name)
-        if isinstance(item, Cameras):
-            changes[f.name] = _views_of(item, chosen)
-        elif isinstance(item, Tensor):
-            changes[f.name] = item[:, chosen]
-    return replace(value, **changes)
 
 
 def count_parameters(model: EAD) -> dict[str, int]:

@@ -184,4 +184,4 @@ class Triplane(TensorDataclass):
     extent: float = 1.0
 
 
-Output = Gaussians | PointMap | Pixels | Triplane
+Output = TensorDataclass  # Gaussians, PointMap, Pixels, Triplane, or a type of a file of one's own

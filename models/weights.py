@@ -103,6 +103,14 @@ def validate_state_dict(module: nn.Module, state: State, source: str) -> None:
             raise WeightsError(f"{source}: {key} has shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}")
     if extra := [key for key in state if key not in expected]:
         raise WeightsError(f"{source}: {extra[0]} belongs to no parameter of this model")
+    require_finite(state, source)
+
+
+def require_finite(state: State, source: str) -> None:
+    """Raises WeightsError naming the first tensor with a value that is NaN or infinite."""
+    for key, tensor in state.items():
+        if bad := int((~tensor.isfinite()).sum()):
+            raise WeightsError(f"{source}: {bad} of {tensor.numel()} values of {key} are NaN or infinite")
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number serves where a float is wanted
-SHAPED = ("models", "bench.rendering", "bench.data.batch", "bench.losses", "bench.evaluation")
+SHAPED = ("models", "bench.rendering", "bench.data.batch", "bench.outputs", "bench.losses", "bench.evaluation")
 install_import_hook(SHAPED, "conftest.check")
 
 

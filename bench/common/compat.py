@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import trimesh
-    from numpy.typing import NDArray
     from torch import Tensor
 
 SUBMITIT_JOB_MODULE = "submitit.core._submit"  # python -m …: runs the pickled function of a job
@@ -50,12 +48,6 @@ def sbatch_script(command: str, folder: Path, parameters: Mapping[str, Any]) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parameters that only some versions of SLURM know
         return str(_make_sbatch_string(command=command, folder=folder, **parameters))
-
-
-def file_vertex_normals(mesh: trimesh.Trimesh) -> NDArray[np.float64] | None:
-    """(vertex, 3) normals that a file stored with the mesh; None where trimesh would compute them (trimesh 4 and 5)."""
-    normals = mesh._cache.cache.get("vertex_normals")
-    return None if normals is None else np.asarray(normals, dtype=np.float64)
 
 
 def numpy_reconstruct() -> Callable[..., Any]:

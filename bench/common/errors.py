@@ -20,6 +20,10 @@ class UserError(Exception):
     """What is wrong, where, and what to do about it."""
 
 
+class NonFinite(Exception):
+    """A value of training or evaluation is NaN or infinite; the text names where it first occurs."""
+
+
 class ConfigError(UserError):
     """Every problem of a spec at once, each "file:line: what is wrong and what to do"."""
 

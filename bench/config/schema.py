@@ -23,6 +23,23 @@ NOT_IDENTITY: Mapping[str, Any] = {"identity": False}
 
 
 @dataclass(frozen=True)
+class PartTraining:
+    """Of one part: whether its weights stay as `init` gives them, and its learning rate relative to the others'."""
+
+    freeze: bool = field(default=False, metadata={"legacy": False})
+    rate: float = field(default=1.0, metadata={"legacy": 1.0})
+
+
+@dataclass(frozen=True)
+class PartsSpec:
+    """How each part is trained; parts at their defaults are no part of a run's id."""
+
+    encoder: PartTraining = field(default=PartTraining(), metadata={"legacy": PartTraining()})
+    aggregator: PartTraining = field(default=PartTraining(), metadata={"legacy": PartTraining()})
+    head: PartTraining = field(default=PartTraining(), metadata={"legacy": PartTraining()})
+
+
+@dataclass(frozen=True)
 class TrainSpec:
     steps: int = 200_000  # 0: nothing is trained, what `init` gives is evaluated
     batch: int = 32  # scenes a step, over all ranks and micro-batches
@@ -39,6 +56,7 @@ class TrainSpec:
     checkpoint_every: int = field(default=2000, metadata=NOT_IDENTITY)  # steps
     keep: Literal["last", "best"] = field(default="last", metadata={"legacy": "last"})  # best: in validation PSNR
     validations: int = field(default=10, metadata={"legacy": 10})  # for `keep: best`, evenly spaced over the steps
+    parts: PartsSpec = field(default=PartsSpec(), metadata={"legacy": PartsSpec()})
 
     sizes: ClassVar[Sizes] = {
         "tiny": {

@@ -9,7 +9,8 @@ from operator import attrgetter
 
 from bench import protocols
 from bench.config.read import did_you_mean
-from bench.config.schema import InitSpec, RunSpec, WeightsFile, is_run_path
+from bench.config.schema import InitSpec, PartsSpec, RunSpec, WeightsFile, is_run_path
+from bench.losses import LossSpec
 from models.parts import PartSpec, Problem
 from models.published import LAYOUTS
 
@@ -19,6 +20,7 @@ AT_LEAST = {  # whole numbers that count something
     "views.inputs": 1, "views.targets": 1, "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
 }  # fmt: skip
 LARGEST_SEED = 2**32 - 1  # what NumPy's and torch's generators take, with room for one stream a part
+TRAINED_PARTS = tuple(field.name for field in fields(PartsSpec))
 INIT_PARTS = tuple(field.name for field in fields(InitSpec) if field.name != "model")
 POSITIVE = ("train.learning_rate", "train.gradient_clip")
 NOT_NEGATIVE = ("train.final_learning_rate", "train.weight_decay")
@@ -51,6 +53,8 @@ def problems(spec: RunSpec) -> Iterator[Problem]:
     for name, weight in weights.items():
         if weight < 0:
             yield Problem(f"losses.{name}.weight", "must not be negative")
+    for name, loss in _active_losses(spec).items():
+        yield from (Problem(f"losses.{name}", f"{name} {problem.message}") for problem in loss.problems(spec.model))
     if not any(weight > 0 for weight in weights.values()):
         yield Problem("losses", "no term has a weight above 0: nothing would be learned")
     known = protocols.names()
@@ -66,8 +70,17 @@ def problems(spec: RunSpec) -> Iterator[Problem]:
     yield from (Problem(f"model.{p.field}", p.message) for p in spec.model.problems(spec.views.inputs))
 
 
+def _active_losses(spec: RunSpec) -> dict[str, LossSpec]:
+    return {name: loss for name, loss in spec.losses.items() if isinstance(loss, LossSpec) and loss.weight > 0}
+
+
 def _train(spec: RunSpec) -> Iterator[Problem]:
     train = spec.train
+    for part in TRAINED_PARTS:
+        if not getattr(train.parts, part).rate > 0:
+            yield Problem(f"train.parts.{part}.rate", "must be greater than 0; to train without this part, freeze it")
+    if train.steps > 0 and all(getattr(train.parts, part).freeze for part in TRAINED_PARTS):
+        yield Problem("train.parts", "all parts are frozen: nothing would be trained")
     if train.warmup_steps >= train.steps > 0:
         yield Problem(
             "train.warmup_steps",
@@ -79,7 +92,7 @@ def _train(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("train.micro_batch", f"{train.micro_batch} does not divide the batch of {train.batch}")
     if not 0 <= train.geometry_first < 1:
         yield Problem("train.geometry_first", "is a share of the steps, from 0 to below 1")
-    elif train.geometry_first > 0 and not getattr(spec.losses.get("points"), "weight", 0) > 0:
+    elif train.geometry_first > 0 and all("rendering" in loss.needs for loss in _active_losses(spec).values()):
         yield Problem(
             "train.geometry_first",
             "the first steps train on L_3D alone: give losses.points a weight above 0, or set this to 0",
@@ -103,11 +116,11 @@ def _data(spec: RunSpec) -> Iterator[Problem]:
 
 def _init(spec: RunSpec) -> Iterator[Problem]:
     """The whole model or its parts; with nothing to train all of it; which checkpoints are known, and what they fix."""
-    given = [part for part in INIT_PARTS if getattr(spec.init, part) != "scratch"]
+    initialized = [part for part in INIT_PARTS if getattr(spec.init, part) != "scratch"]
     if spec.init.model != "scratch":
-        for part in given:
+        for part in initialized:
             yield Problem(f"init.{part}", f"init.model gives the {part} as well: leave one out, init.{part}: scratch")
-    elif spec.train.steps == 0 and (random := [part for part in INIT_PARTS if part not in given]):
+    elif spec.train.steps == 0 and (random := [part for part in INIT_PARTS if part not in initialized]):
         yield Problem(
             "train.steps",
             f"nothing is trained and nothing gives the {' and the '.join(random)}: give init.model "
@@ -115,12 +128,12 @@ def _init(spec: RunSpec) -> Iterator[Problem]:
         )
     if spec.train.steps == 0 and spec.views.overfit:
         yield Problem("views.overfit", "nothing is trained (train.steps is 0), so nothing can be memorized")
-    for part in (*given, *(["model"] if spec.init.model != "scratch" else [])):
+    for part in (*initialized, *(["model"] if spec.init.model != "scratch" else [])):
         init = getattr(spec.init, part)
         if isinstance(init, WeightsFile) and init.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", init.sha256):
             text = f"{init.sha256!r} is no SHA-256: 64 hexadecimal digits, as `sha256sum FILE` prints them"
             yield Problem(f"init.{part}.sha256", text)
-    for part in given:
+    for part in initialized:
         yield from _checkpoint(part, getattr(spec.model, part), getattr(spec.init, part))
 
 

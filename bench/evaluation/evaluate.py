@@ -1,191 +1,240 @@
-"""The evaluation stage: a trained model under one protocol → `evals/<protocol>@<version>.json` and `samples/`."""
+"""The evaluation stage: a trained model under one protocol → `evals/<protocol>@<version>.json` and `samples/`.
+
+Scenes are cut into chunks of a fixed size, and the chunks are dealt to the ranks. A chunk is computed the same way
+whatever the number of ranks, and is recorded once it is scored: one process, several, and an evaluation that was killed
+and resumed give the same numbers to the last bit.
+"""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 import models
-from bench import protocols
-from bench.common.console import track
-from bench.common.errors import UserError
+from bench import outputs, protocols
+from bench.common.console import progress
+from bench.common.errors import NonFinite, UserError
 from bench.common.json_files import write_json
 from bench.config.schema import RunSpec
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.data.scene import DataSource
 from bench.data.storage import broken
-from bench.evaluation import baselines, metrics
+from bench.evaluation import baselines, metrics, partial_results, samples
+from bench.evaluation.partial_results import PartialResults
 from bench.evaluation.scene_record import resolve_splits, verify_unchanged
+from bench.evaluation.scores import Scores, defects
 from bench.protocols import Protocol
-from bench.rendering import Rendering, render
+from bench.rendering import Rendering
 from bench.runs.folder import RunFolder
 from bench.runs.writer import Writer
 from bench.runtime import numerics, provenance
+from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from models.ead import EAD, count_parameters
-from models.tensors import Gaussians
 
-SAMPLES = 4  # scenes kept for the figures
 PIXELS = 2**17  # target pixels a forward pass, so that 256² images do not fill the memory
+MAX_SCENES = 8  # a forward pass
+AHEAD = 2  # batches read while another is computed
+MAX_DEFECTS = 5  # named in an error
 
-Values = Mapping[str, Tensor]  # metric → (batch, view)
+Record = Mapping[str, Any]  # of a chunk, ready for JSON: see `score_batch`
 
 
-@dataclass
-class Scores:
-    """Values of every scene and view; nan where a metric is not defined."""
-
-    per_view: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-
-    def add(self, scenes: Sequence[str], values: Values) -> None:
-        for i, scene in enumerate(scenes):
-            entry = self.per_view.setdefault(scene, {})
-            entry.update({name: [float(v) for v in value[i]] for name, value in values.items()})
-
-    def to_dict(self) -> dict[str, Any]:
-        """means: views → scene → mean over scenes; ready for JSON, with null for what is not defined."""
-        per_scene = {s: {m: _mean(v) for m, v in values.items()} for s, values in self.per_view.items()}
-        names = list(dict.fromkeys(name for values in per_scene.values() for name in values))
-        means = {name: _mean([values.get(name, math.nan) for values in per_scene.values()]) for name in names}
-        result: dict[str, Any] = _null({"means": means, "per_scene": per_scene, "per_view": self.per_view})
-        return result
+def evaluate_missing(
+    spec: RunSpec,
+    writer: Writer,
+    *,
+    device: torch.device,
+    source: DataSource,
+    ranks: DistributedContext = SINGLE_PROCESS,
+) -> None:
+    """Evaluate under those of the spec's protocols that have no result yet; every rank calls this. See `evaluate`."""
+    finished = RunFolder(writer.folder).evaluations()
+    missing = [name for name in spec.evaluation.protocols if protocols.get(name).key not in finished]
+    for name in ranks.broadcast(missing):
+        evaluate(spec, writer, device=device, source=source, protocol=name, ranks=ranks)
 
 
 def evaluate(
-    spec: RunSpec, writer: Writer, *, device: torch.device, source: DataSource, protocol: str = "per_image_white"
+    spec: RunSpec,
+    writer: Writer,
+    *,
+    device: torch.device,
+    source: DataSource,
+    protocol: str = "per_image_white",
+    ranks: DistributedContext = SINGLE_PROCESS,
 ) -> None:
-    """Evaluate the model of `writer.folder`; commits samples, then the result. Raises UserError."""
+    """Evaluate the model of `writer.folder`; commits samples, then the result.
+
+    Raises UserError, and NonFinite for a model whose output or metrics are NaN or infinite: such a scene is a defect,
+    and is not left out of the means.
+    """
     chosen = protocols.get(protocol)
     started = time.perf_counter()
     numerics.configure(device, numerics.EVALUATION_PRECISION, spec.seed)
     this = provenance.of_stage(spec.model.precision, device)
     model = models.load(writer.folder, device)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
-    scenes = sampler.evaluation_scenes(spec.evaluation.scenes)
     verify_unchanged(resolve_splits(spec, source), RunFolder(writer.folder), source)
+    chunks = chunks_of(spec, sampler)
     measure = metrics.ImageMetrics(chosen, device)
-    size = max(1, PIXELS // (spec.views.targets * spec.model.image_size**2))
-    batches = (batch.to(device) for batch in sampler.evaluation_batches(scenes, size, chosen.background_gray))
-    shown = track(batches, f"evaluating {len(scenes)} scenes in batches of {size}", math.ceil(len(scenes) / size))
-    result, samples = evaluate_batches(model, shown, measure)
+    partial = None
+    if ranks.is_first:
+        partial = PartialResults(writer, chosen, partial_results.header(spec, writer.folder, this, chunks))
+
+    def read(number: int) -> Batch | None:
+        return next(sampler.evaluation_batches(chunks[number], len(chunks[number]), chosen.background_gray), None)
+
+    def score(number: int, batch: Batch | None) -> Record:
+        unusable = {scene: sampler.broken[scene] for scene in chunks[number] if scene in sampler.broken}
+        values = {} if batch is None else score_batch(model, batch.to(device), measure)
+        return {"chunk": number, "broken": broken.rows(unusable), **values}
+
+    resumed = len(partial.finished) if partial else 0
+    records = score_chunks(len(chunks), read, score, partial, ranks)
+    if not ranks.is_first or partial is None:
+        return
+    result = combine(model, records, chosen)
     if not result["scenes"]:
-        raise UserError(f"data: none of {len(scenes)} evaluation scenes can be used:\n{broken.table(sampler.broken)}")
-    writer.commit("samples", lambda folder: _save_samples(folder, samples))
+        total = sum(map(len, chunks))
+        raise UserError(f"data: none of {total} evaluation scenes can be used:\n{broken.table(sampler.broken)}")
+    if images := first_samples(model, (read(number) for number in range(len(chunks))), device):
+        writer.commit(samples.FOLDER, lambda folder: samples.save(folder, images))
     result |= {
         "missing": measure.missing,
-        "broken": broken.rows(sampler.broken),
         "data": spec.data.to_dict(),
         "frame": spec.views.frame,
         "image_size": spec.model.image_size,
         "provenance": this,
         "device": str(device),
+        "world": ranks.world_size,
+        "resumed_chunks": resumed,
         "seconds": round(time.perf_counter() - started, 3),
     }
     writer.commit(f"evals/{chosen.key}.json", lambda path: write_json(path, result))
+    partial.remove()
 
 
-def evaluate_batches(
-    model: EAD, batches: Iterator[Batch], measure: metrics.ImageMetrics
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The result, ready for JSON, and the first scenes' arrays for the figures."""
-    protocol, compared = measure.protocol, baselines.baselines_of(measure.protocol)
-    scores = {"model": Scores()} | {baseline.name: Scores() for baseline in compared}
-    views: dict[str, dict[str, list[int]]] = {}
-    samples: list[dict[str, Any]] = []
-    for batch in batches:
-        gaussians, rendering = predict(model, batch)
-        images = {"model": rendering.rgb}
-        images |= {baseline.name: baseline.predict(batch, protocol.foreground_alpha) for baseline in compared}
-        for name, values in measure(images, batch.targets, batch.target_alpha > protocol.foreground_alpha).items():
-            scores[name].add(batch.scenes, values)
-        scores["model"].add(batch.scenes, geometry_metrics(model, gaussians, rendering, batch, protocol))
-        for i, scene in enumerate(batch.scenes):
-            views[scene] = {"inputs": batch.input_views[i].tolist(), "targets": batch.target_views[i].tolist()}
-        samples += _samples(batch, gaussians, rendering, SAMPLES - len(samples))
-    result = {
+def chunks_of(spec: RunSpec, sampler: Sampler) -> list[list[str]]:
+    """The evaluation scenes in order, cut into forward passes: a matter of the spec alone."""
+    scenes = list(sampler.evaluation_scenes(spec.evaluation.scenes))
+    size = min(MAX_SCENES, max(1, PIXELS // (spec.views.targets * spec.model.image_size**2)))
+    return [scenes[start : start + size] for start in range(0, len(scenes), size)]
+
+
+def score_chunks(
+    count: int,
+    read: Callable[[int], Batch | None],
+    score: Callable[[int, Batch | None], Record],
+    partial: PartialResults | None,
+    ranks: DistributedContext,
+) -> list[Record]:
+    """Score the chunks that are not finished, one a rank at a time. Returns all records, in order, to the first rank.
+
+    After each round the ranks exchange their records, and the first writes them. Raises NonFinite, on every rank.
+    """
+    finished = set(map(int, ranks.broadcast([str(number) for number in partial.finished] if partial else [])))
+    remaining = [number for number in range(count) if number not in finished]
+    world = ranks.world_size
+    batches = prefetch(read, remaining[ranks.rank :: world])
+    title = f"evaluating {count} batches of scenes"
+    with progress(title, count, visible=ranks.is_first) as advance:
+        advance(len(finished))
+        for start in range(0, len(remaining), world):
+            number = remaining[start + ranks.rank] if start + ranks.rank < len(remaining) else None
+            own: Record = {} if number is None else score(number, next(batches))
+            records = [record for record in ranks.gather(own) if record]
+            require_finite(records)
+            if partial:
+                for record in records:
+                    partial.append(record)
+            advance(len(records))
+    return [partial.finished[number] for number in range(count)] if partial else []
+
+
+def prefetch(read: Callable[[int], Batch | None], numbers: Sequence[int]) -> Iterator[Batch | None]:
+    """The batches in order, read up to AHEAD early by a thread beside the computation."""
+    with ThreadPoolExecutor(1, thread_name_prefix="scenes") as pool:
+        queue = [pool.submit(read, number) for number in numbers[:AHEAD]]
+        for position in range(len(numbers)):
+            batch = queue.pop(0).result()
+            if position + AHEAD < len(numbers):
+                queue.append(pool.submit(read, numbers[position + AHEAD]))
+            yield batch
+
+
+@torch.no_grad()
+def predict(model: EAD, batch: Batch) -> tuple[Any, Rendering | None]:
+    """The model's output, and its renderings of the target views on the batch's background, if its type has any."""
+    output = model(batch.inputs)
+    return output, outputs.of(output).render(output, batch.target_cameras, batch.background)
+
+
+def score_batch(model: EAD, batch: Batch, measure: metrics.ImageMetrics) -> dict[str, Any]:
+    """{"views": of each scene, "values": {method: {scene: {metric: of each view}}}, "defects": [texts]}."""
+    protocol = measure.protocol
+    output, rendering = predict(model, batch)
+    foreground = batch.target_alpha > protocol.foreground_alpha
+    images = {"model": rendering.rgb} if rendering else {}
+    images |= {b.name: b.predict(batch, protocol.foreground_alpha) for b in baselines.baselines_of(protocol)}
+    values = measure(images, batch.targets, foreground)
+    geometry, defined = metrics.geometry(output, rendering, batch, foreground, model.spec.encoder.tokens().patch)
+    values["model"] = values.get("model", {}) | geometry
+    defined |= {"psnr_foreground": foreground.flatten(2).any(2)}
+    scores = {method: Scores() for method in values}
+    for method, scored in values.items():
+        scores[method].add(batch.scenes, scored)
+    shares = zip(batch.scenes, outputs.non_finite(output).tolist(), strict=True)
+    bad = [f"{scene}: {share:.2%} of the model's output" for scene, share in shares if share]
+    return {
+        "views": {
+            scene: {"inputs": batch.input_views[i].tolist(), "targets": batch.target_views[i].tolist()}
+            for i, scene in enumerate(batch.scenes)
+        },
+        "values": {method: score.per_view for method, score in scores.items()},
+        "defects": bad + defects(batch.scenes, values["model"], defined),
+    }
+
+
+def require_finite(records: Sequence[Record]) -> None:
+    """Raises NonFinite naming the scenes whose output or metrics are not finite."""
+    if texts := [text for record in records for text in record.get("defects", ())]:
+        more = f" and {len(texts) - MAX_DEFECTS} more" if len(texts) > MAX_DEFECTS else ""
+        raise NonFinite(f"evaluation: not finite: {'; '.join(texts[:MAX_DEFECTS])}{more}; the model is not scored")
+
+
+def combine(model: EAD, records: Sequence[Record], protocol: Protocol) -> dict[str, Any]:
+    """The result of all chunks, ready for JSON."""
+    compared = baselines.baselines_of(protocol)
+    scores = {name: Scores() for name in ("model", *(baseline.name for baseline in compared))}
+    for record in records:
+        for method, per_view in record.get("values", {}).items():
+            scores[method].per_view |= per_view
+    views = {scene: chosen for record in records for scene, chosen in record.get("views", {}).items()}
+    return {
         "protocol": protocol.to_dict(),
         "scenes": list(views),
         "views": views,
         "parameters": count_parameters(model),
         **scores["model"].to_dict(),
         "baselines": {b.name: {"label": b.label, "oracle": b.oracle, **scores[b.name].to_dict()} for b in compared},
-    }
-    return result, samples
-
-
-@torch.no_grad()
-def predict(model: EAD, batch: Batch) -> tuple[Gaussians, Rendering]:
-    """Gaussians of the inputs, and their target views on the batch's background."""
-    gaussians = model(batch.inputs)
-    return gaussians, render(gaussians, batch.target_cameras, batch.background)
-
-
-def geometry_metrics(
-    model: EAD, gaussians: Gaussians, rendering: Rendering, batch: Batch, protocol: Protocol
-) -> Values:
-    """depth_error a target view, point_error an input view, grid ratios of the first input view."""
-    mask, patch = batch.input_mask[:, 0], model.spec.encoder.tokens().patch
-    foreground = batch.target_alpha > protocol.foreground_alpha
-    return {
-        "depth_error": metrics.depth_error(rendering.depth, batch.target_depth, foreground),
-        "point_error": metrics.point_error(gaussians.means, batch.input_points, batch.input_mask),
-        "grid_ratio": metrics.grid_ratio(_first_depth(gaussians.means, batch), mask, patch)[:, None],
-        "grid_ratio_true": metrics.grid_ratio(_first_depth(batch.input_points, batch), mask, patch)[:, None],
+        "broken": [row for record in records for row in record["broken"]],
     }
 
 
-def _first_depth(points: Tensor, batch: Batch) -> Tensor:
-    """z of the first input view's points along its optical axis: (batch, height, width)."""
-    camera = batch.input_cameras.world_to_camera[:, 0]
-    return torch.einsum("bj,bhwj->bhw", camera[:, 2, :3], points[:, 0]) + camera[:, 2, 3, None, None]
-
-
-def _samples(batch: Batch, gaussians: Gaussians, rendering: Rendering, count: int) -> list[dict[str, Any]]:
-    depth, true_depth = _first_depth(gaussians.means, batch), _first_depth(batch.input_points, batch)
-    return [
-        {
-            "scene": batch.scenes[i],
-            "inputs": _pixels(batch.inputs.images[i]),
-            "truth": _pixels(batch.targets[i]),
-            "rendered": _pixels(rendering.rgb[i]),
-            "depth": depth[i].float().cpu().numpy(),
-            "true_depth": true_depth[i].float().cpu().numpy(),
-            "mask": batch.input_mask[i, 0].cpu().numpy(),
-        }
-        for i in range(min(count, len(batch.scenes)))
-    ]
-
-
-def _pixels(images: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(view, 3, height, width) in [0, 1] → (view, height, width, 3) in 0…255."""
-    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _save_samples(folder: Path, samples: Sequence[Mapping[str, Any]]) -> None:
-    """Inputs, truth, renderings, first view's depth and mask of the first evaluation scenes, in one npz."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stacked = {key: np.stack([np.asarray(sample[key]) for sample in samples]) for key in samples[0]}
-    np.savez_compressed(folder / "evaluation.npz", **stacked)  # type: ignore[arg-type]
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Of what is defined; nan if nothing is."""
-    defined = [value for value in values if math.isfinite(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan
-
-
-def _null(value: Any) -> Any:
-    """nan → None, which JSON can say."""
-    if isinstance(value, dict):
-        return {key: _null(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_null(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def first_samples(model: EAD, batches: Iterator[Batch | None], device: torch.device) -> list[dict[str, Any]]:
+    """Arrays of the first scenes, as they were scored; none of a model that renders nothing."""
+    images: list[dict[str, Any]] = []
+    for batch in batches:
+        if batch is not None:
+            output, rendering = predict(model, batch := batch.to(device))
+            if rendering is None:
+                return []
+            images += samples.samples_of(batch, output, rendering, samples.SCENES - len(images))
+        if len(images) == samples.SCENES:
+            break
+    return images

@@ -9,8 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from bench import outputs
 from bench.common.errors import UserError
+from bench.data.batch import Batch
 from bench.protocols import Protocol
+from bench.rendering import Rendering
 from bench.runtime import lpips_weights
 
 
@@ -142,9 +145,19 @@ def grid_ratio(
 ) -> Float[Tensor, "*shape"]:
     """Mean |Δz| of neighboring pixels across patch borders over that inside patches (both pixels in the mask).
 
-    1.75–6 for linear heads, 0.85–1.1 for a DPT, 0.7–1 in true depth (pilot); nan where either kind has no pair.
+    1.75–6 for linear heads, 0.85–1.1 for a DPT, 0.7–1 in true depth (pilot). nan where either kind has no pair, or z is
+    constant inside patches.
     """
-    sums = z.new_zeros(4, *z.shape[:-2])  # Σ|Δz| across, pairs across, Σ|Δz| inside, pairs inside
+    across, pairs_across, inside, pairs_inside = _grid_sums(z, mask, patch)
+    ratio = (across / pairs_across) / (inside / pairs_inside)
+    return torch.where(inside == 0, torch.nan, ratio)
+
+
+def _grid_sums(
+    z: Float[Tensor, "*shape height width"], mask: Bool[Tensor, "*shape height width"], patch: int
+) -> Float[Tensor, " 4 *shape"]:
+    """Σ|Δz| across patch borders, pairs across, Σ|Δz| inside patches, pairs inside."""
+    sums = z.new_zeros(4, *z.shape[:-2])
     for dim in (-1, -2):
         step = z.diff(dim=dim).abs()
         size = z.shape[dim]
@@ -153,4 +166,42 @@ def grid_ratio(
         for i, pairs in enumerate((both & across, both & ~across)):
             sums[2 * i] += torch.where(pairs, step, 0.0).sum((-2, -1))
             sums[2 * i + 1] += pairs.sum((-2, -1))
-    return (sums[0] / sums[1]) / (sums[2] / sums[3])
+    return sums
+
+
+def first_view_depth(
+    points: Float[Tensor, "batch view height width 3"], batch: Batch
+) -> Float[Tensor, "batch height width"]:
+    """z of the first input view's points along its optical axis, in the frame's unit."""
+    camera = batch.input_cameras.world_to_camera[:, 0]
+    return torch.einsum("bj,bhwj->bhw", camera[:, 2, :3], points[:, 0].float()) + camera[:, 2, 3, None, None]
+
+
+def geometry(
+    output: object,
+    rendering: Rendering | None,
+    batch: Batch,
+    foreground: Bool[Tensor, "batch target height width"],
+    patch: int,
+) -> tuple[dict[str, Float[Tensor, "batch _"]], dict[str, Bool[Tensor, "batch _"]]]:
+    """Geometry metrics of a model's output, and where the truth defines them; those of its type alone.
+
+    depth_error a target view; point_error an input view; grid ratios of the first input view.
+    """
+    values: dict[str, Tensor] = {}
+    defined: dict[str, Tensor] = {}
+    if rendering is not None:
+        valid = foreground & (batch.target_depth > 0) & batch.target_depth.isfinite()
+        values["depth_error"] = depth_error(rendering.depth, batch.target_depth, foreground)
+        defined["depth_error"] = valid.flatten(2).any(2)
+    points = outputs.of(output).surface_points(output)
+    if points is not None:
+        mask, depth = batch.input_mask[:, 0], first_view_depth(points, batch)
+        values["point_error"] = point_error(points, batch.input_points, batch.input_mask)
+        values["grid_ratio"] = grid_ratio(depth, mask, patch)[:, None]
+        values["grid_ratio_true"] = grid_ratio(first_view_depth(batch.input_points, batch), mask, patch)[:, None]
+        _, pairs_across, inside, pairs_inside = _grid_sums(depth, mask, patch)
+        defined["point_error"] = batch.input_mask.flatten(2).any(2)
+        defined["grid_ratio"] = ((pairs_across > 0) & (pairs_inside > 0) & (inside != 0))[:, None]
+        defined["grid_ratio_true"] = torch.zeros_like(defined["grid_ratio"])  # of the truth: no defect of the model
+    return values, defined

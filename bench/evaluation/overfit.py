@@ -10,17 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 import models
 from bench import protocols
 from bench.common.errors import UserError
 from bench.config.schema import RunSpec
+from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.data.scene import DataSource, distinct_views
 from bench.evaluation import baselines
 from bench.evaluation.evaluate import predict
 from bench.evaluation.metrics import psnr
 from bench.runtime import numerics
+from models.ead import EAD
 
 MIN_TARGET_PSNR = 28.0  # dB on the target views trained on
 MIN_GAIN_OVER_BLANK = 3.0  # dB on all other views, over an image that is all background
@@ -66,6 +70,13 @@ def overrides(scenes: int) -> list[str]:
     ]
 
 
+def _images(model: EAD, batch: Batch) -> Float[Tensor, "batch target 3 height width"]:
+    rendering = predict(model, batch)[1]
+    if rendering is None:
+        raise UserError(f"views.overfit: output {model.spec.output.name} renders nothing, so no PSNR can be checked")
+    return rendering.rgb
+
+
 @torch.no_grad()
 def check_overfit(spec: RunSpec, folder: Path, *, device: torch.device, source: DataSource) -> OverfitVerdict:
     """Of a finished run that overfitted. Raises UserError for a view choice whose inputs depend on its targets."""
@@ -87,7 +98,7 @@ def check_overfit(spec: RunSpec, folder: Path, *, device: torch.device, source: 
         raise UserError(f"views.choice {spec.views.choice.name}: other targets change the inputs; overfit with rig")
     other = (drawn.target_views[:, :, None] != trained.target_views[:, None]).all(-1)
     return OverfitVerdict(
-        memorized=float(psnr(predict(model, trained)[1].rgb, trained.targets, protocol).mean()),
-        elsewhere=float(psnr(predict(model, drawn)[1].rgb, drawn.targets, protocol)[other].mean()),
+        memorized=float(psnr(_images(model, trained), trained.targets, protocol).mean()),
+        elsewhere=float(psnr(_images(model, drawn), drawn.targets, protocol)[other].mean()),
         blank=float(psnr(baselines.blank(drawn, 0.0), drawn.targets, protocol)[other].mean()),
     )

@@ -94,10 +94,10 @@ def dry_run_rows(sweep: Sweep, chosen: Sequence[Run], results: Path, ranks: int 
         data = run.spec.data, run.spec.model.image_size
         counted[data] = counted.get(data) or _scenes(run.spec)
         scenes, problem = counted[data]
-        wanted, available = run.spec.evaluation.scenes, scenes["evaluation"]
+        requested, available = run.spec.evaluation.scenes, scenes["evaluation"]
         shortfalls = [problem] if problem else []
-        if wanted and available is not None and wanted > available:
-            shortfalls.append(f"evaluation.scenes asks for {wanted} scenes, there are {available}")
+        if requested and available is not None and requested > available:
+            shortfalls.append(f"evaluation.scenes asks for {requested} scenes, there are {available}")
         rows.append({
             **row,
             "state": f"{status.state} ({status.phase})" if status.phase else str(status.state),

@@ -163,6 +163,7 @@ class Session:
         """Write sweep.json, runs.jsonl and environment.json; the records of runs.jsonl."""
         import torch
 
+        from bench.analysis.sweep_sources import sweep_sources
         from bench.config import bases_at_paper_scale
         from bench.runtime import provenance
 
@@ -170,22 +171,21 @@ class Session:
         content = {"name": self.sweep.name, "scale": self.sweep.scale, "question": self.sweep.question,
                    "spec": str(self.sweep.path), "overrides": list(self.sweep.overrides),
                    "reference": self.sweep.reference,
-                   "bases": bases_at_paper_scale(self.sweep)}  # fmt: skip
+                   "bases": bases_at_paper_scale(self.sweep), **sweep_sources(self.sweep)}  # fmt: skip
         environment = provenance.of_sweep(self.sweep.path, torch.device(self.device), self.threads)
         write_sweep(self.folder, content, lines, environment)
         return lines
 
     def report(self) -> Path:
-        """Write tables, figures and the report of the whole sweep, and print the first table.
+        """Write tables, figures and the report of the whole sweep, and print its answer and the first table.
 
         Returns report.html; the sweep's folder where there is none (--no-report, or the report failed).
         """
         from bench import figures
         from bench.analysis import tables
 
-        for path in tables.write(self.folder, self.results):
-            if path.name == "table.md":
-                self.print(path.read_text(encoding="utf-8"))
+        tables.write(self.folder, self.results)
+        self.print(tables.terminal_summary(self.folder, self.results))
         with progress("drawing figures", console=self.console):
             figures.write(self.folder, self.results)
         return (self._write_report() if self.options.report else None) or self.folder
@@ -259,18 +259,21 @@ def task_of(run: Run, results: Path) -> Task:
 def sweep_lines(sweep: Sweep, results: Path) -> list[dict[str, Any]]:
     """One record for each run of the sweep, chosen or not: its settings, size, status and provenance."""
     from bench.config import describe
+    from bench.config.source_hash import changed_sources
 
     kept = ("id", "label", "scale", "settings", "parents", "parameters", "tokens_per_scene", "spec")
-    bases = {run.id: run.origin["base"] for run in sweep.runs}
+    runs = {run.id: run for run in sweep.runs}
     lines = []
     for row in describe(sweep):
-        status, spec = run_folder(results, row["id"]).status(), row["spec"]
+        folder, run, spec = run_folder(results, row["id"]), runs[row["id"]], row["spec"]
+        status = folder.status()
         lines.append({key: row[key] for key in kept} | {
             "model": {part: spec["model"][part]["name"] for part in ("encoder", "aggregator", "head", "output")},
-            "base": bases[row["id"]],
+            "base": run.origin["base"],
             "data": spec["data"]["name"], "steps": spec["train"]["steps"], "seed": spec["seed"],
             "status": status.state, "phase": status.phase, "message": status.message,
-            "provenance": run_folder(results, row["id"]).provenance(),
+            "provenance": folder.provenance(),
+            "changed_code": changed_sources(run.spec, (folder.training() or {}).get("code", {})),
         })  # fmt: skip
     return lines
 

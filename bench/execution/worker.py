@@ -171,11 +171,9 @@ class Worker:
         train(spec, self.writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
 
     def _evaluate(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
-        from bench.evaluation.evaluate import evaluate
+        from bench.evaluation.evaluate import evaluate_missing
 
-        for name in spec.evaluation.protocols:
-            if protocols.get(name).key not in self.folder.evaluations():
-                evaluate(spec, self.writer, device=device, source=source, protocol=name)
+        evaluate_missing(spec, self.writer, device=device, source=source, ranks=self.ranks)
 
     def _profile(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.profiling.step_profile import profile
@@ -231,6 +229,7 @@ def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
     """
     from bench import config as specs
     from bench.data.sampler import open_source
+    from bench.evaluation.evaluate import evaluate_missing
     from bench.profiling.step_profile import profile
     from bench.runtime import rendezvous
     from bench.training.train import Stopped, train
@@ -249,6 +248,8 @@ def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
         for stage in missing:
             if stage == "train":
                 train(spec, writer, device=device, source=source, ranks=ranks, stop=lambda: bool(signals))
+            elif stage == "evaluate":
+                evaluate_missing(spec, writer, device=device, source=source, ranks=ranks)
             elif stage == "profile":
                 profile(spec, writer, device=device, source=source, ranks=ranks)
             ranks.gather({})

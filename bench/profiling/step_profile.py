@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import sys
 import time
@@ -38,6 +39,7 @@ DEFINITIONS = {
     "allocated_peak_memory_gib": "torch.cuda.max_memory_allocated during the window",
     "reserved_peak_memory_gib": "torch.cuda.max_memory_reserved during the window",
     "ranks": "the values of each rank; those above are the maxima",
+    "load_average": "of the machine when the warm-up began, over one minute: processes that run or wait for a core",
     "device_memory_gib": "memory in use on the whole device after the window, by any process (cudaMemGetInfo)",
 }
 
@@ -75,6 +77,7 @@ def measure(
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     first = geometry_steps(spec.train)  # the first step with all losses
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
+    load_average = os.getloadavg()[0]
     times = sorted(_window(trainer, first, batch, device))
     own = {
         "step_time_ms": statistics.median(times),
@@ -91,6 +94,7 @@ def measure(
         "micro_batch": spec.train.micro_batch,
         "warm_up_steps": WARM_UP,
         "window_steps": WINDOW,
+        "load_average": load_average,
         "weights": "trained" if trained else "initial",
         "threads": torch.get_num_threads(),
         "world": ranks.world_size,

@@ -6,6 +6,7 @@ was never committed cannot be reproduced from the commit.
 
 from __future__ import annotations
 
+import difflib
 import os
 import platform
 import socket
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 CODE_FOLDERS = ("bench", "models", "ablations")
 CODE_SUFFIXES = {".py", ".yaml", ".yml", ".cpp"}
 PACKAGES = ("numpy", "lpips", "gsplat")  # beside torch, those that compute results
+DIFF_LIMIT = 200_000  # characters of a sweep's record of its code
 SpecFileState = Literal["committed", "changed", "untracked", "outside the repository"]
 
 
@@ -94,6 +96,20 @@ def source_version(source: Path = SOURCE) -> tuple[str | None, list[str]]:
         return None, []
     new = [name for name in others.split("\0") if Path(name).suffix in CODE_SUFFIXES]
     return head.strip(), sorted({*filter(None, changed.split("\0")), *new})
+
+
+def code_diff(source: Path = SOURCE) -> str | None:
+    """How the code differs from its commit, new files included, as a unified diff of at most DIFF_LIMIT characters;
+    None outside a repository."""
+    text = _git(source, "diff", "--no-renames", "--no-color", "--no-ext-diff", "--relative", "HEAD")
+    tracked = _git(source, "ls-files", "-z")
+    if text is None or tracked is None:
+        return None
+    for name in set(source_version(source)[1]) - set(tracked.split("\0")):
+        lines = (source / name).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        text += "".join(difflib.unified_diff([], lines, "/dev/null", f"b/{name}"))
+    cut = len(text) - DIFF_LIMIT
+    return text if cut <= 0 else f"{text[:DIFF_LIMIT]}\n({cut:,} more characters)\n"
 
 
 def spec_file_state(path: Path, source: Path = SOURCE) -> SpecFileState | None:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import protocols
+from bench import outputs, protocols
 from bench.common.errors import UserError
 from bench.common.json_files import write_json
 from bench.data.sampler import Sampler
 from bench.evaluation import metrics
-from bench.evaluation.evaluate import Scores, predict
+from bench.evaluation.evaluate import predict
+from bench.evaluation.scores import Scores
 from bench.protocols import Protocol
 from bench.runs.folder import BEST, BEST_STATE, RunFolder
 from bench.runs.writer import Writer
@@ -36,6 +37,10 @@ class BestCheckpoint:
         self.scenes = sampler.source.scenes("validation")[: spec.evaluation.scenes]
         if self.steps and not self.scenes:
             raise UserError("train.keep: best needs validation scenes, and the data has none; use train.keep=last")
+        if self.steps and "rendering" not in outputs.of_kind(spec.model.output.kind).capabilities(spec.model):
+            raise UserError(
+                f"train.keep: best compares renderings; output {spec.model.output.name} has none: use train.keep=last"
+            )
         self.sampler, self.writer, self.protocol = sampler, writer, protocols.get(spec.evaluation.protocols[0])
         best = RunFolder(writer.folder).best()
         self.psnr = best["validation_psnr"] if best else float("-inf")
@@ -65,7 +70,9 @@ def validation_psnr(model: EAD, sampler: Sampler, scenes: Sequence[str], protoco
     scores = Scores()
     for batch in sampler.evaluation_batches(scenes, SCENES, protocol.background_gray):
         batch = batch.to(device)
-        scores.add(batch.scenes, {"psnr": metrics.psnr(predict(model, batch)[1].rgb, batch.targets, protocol)})
+        rendering = predict(model, batch)[1]
+        assert rendering is not None  # BestCheckpoint refuses models that render nothing
+        scores.add(batch.scenes, {"psnr": metrics.psnr(rendering.rgb, batch.targets, protocol)})
     model.train()
     mean = scores.to_dict()["means"]["psnr"]
     return math.nan if mean is None else float(mean)

@@ -110,6 +110,7 @@ def _open(spec: RunSpec, part: str, init: WeightsFile) -> tuple[State, Layout | 
     """A file's tensors and their layout; None and the part's alone for a run's own. Raises WeightsError."""
     path = weight_file(init)
     state = weights.read(path)
+    weights.require_finite(state, str(path))
     if weights.is_ours(state):
         if different := _overrides(spec, part, path.parent):
             raise WeightsError(f"checkpoint architecture of {path} differs; to use it set: {' '.join(different)}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench import outputs
 from bench.data.batch import Batch
 from bench.runs.writer import Writer
 from bench.training import diagnostics
@@ -61,6 +62,7 @@ class MetricsLog:
         self, writer: Writer | None, model: EAD, warnings: dict[str, str], batch_of: Callable[[int], Batch]
     ) -> None:
         self.writer, self.model, self.warnings, self.batch_of = writer, model, warnings, batch_of
+        self.limits = outputs.of_kind(model.spec.output.kind).limits
         self.pending: StepRecord | None = None
 
     def log_deferred(self, entry: StepRecord) -> None:
@@ -78,7 +80,7 @@ class MetricsLog:
             scenes = ", ".join(entry.scenes[:4])
             first = diagnostics.first_nonfinite_module(self.model, self.batch_of(entry.step))
             raise NonFinite(f"step {entry.step}: {bad} is not finite; first non-finite: {first} (scenes {scenes} …)")
-        for key, text in diagnostics.warnings(record, entry.step).items():
+        for key, text in diagnostics.warnings(record, entry.step, self.limits).items():
             if key not in self.warnings:
                 self.warnings[key] = text
                 log.warning(text)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from bench.config.schema import TrainSpec
+from bench.config.schema import PartTraining, TrainSpec
+from models.ead import EAD
 
 
 class AdamW(torch.optim.AdamW):
@@ -23,18 +22,42 @@ class AdamW(torch.optim.AdamW):
         self.step()
 
 
-def build(model: nn.Module, train: TrainSpec) -> AdamW:
-    """AdamW over a model's parameters; only the weights of linear and convolution layers decay.
+def build(model: EAD, train: TrainSpec) -> AdamW:
+    """AdamW over a model's parameters that are not frozen; only the weights of linear and convolution layers decay.
 
-    Biases, norms, position tables and view embeddings do not, as in DUSt3R, MAE and DINO.
+    Biases, norms, position tables and view embeddings do not, as in DUSt3R, MAE and DINO. A group's `rate` is the
+    learning rate of its part relative to `train.learning_rate`.
     """
     layers = nn.Linear | nn.modules.conv._ConvNd
     decayed = {id(module.weight) for module in model.modules() if isinstance(module, layers)}
-    groups = [
-        {"params": [p for p in model.parameters() if (id(p) in decayed) is decays], "weight_decay": decay}
-        for decays, decay in ((True, train.weight_decay), (False, 0.0))
-    ]
-    return AdamW(groups, lr=train.learning_rate, betas=train.betas, fused=True)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, part in model.parts().items():
+        rate = getattr(train.parts, name, PartTraining()).rate
+        for parameter in part.parameters():
+            if parameter.requires_grad:
+                groups.setdefault((rate, id(parameter) in decayed), []).append(parameter)
+    return AdamW(
+        [
+            {"params": parameters, "weight_decay": train.weight_decay if decays else 0.0, "rate": rate}
+            for (rate, decays), parameters in sorted(groups.items(), key=lambda group: group[0], reverse=True)
+        ],
+        lr=train.learning_rate,
+        betas=train.betas,
+        fused=True,
+    )
+
+
+def freeze(model: EAD, train: TrainSpec) -> None:
+    """Parts that `train.parts` freezes get no gradient."""
+    for name, part in model.parts().items():
+        if getattr(train.parts, name, PartTraining()).freeze:
+            part.requires_grad_(False)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, train: TrainSpec) -> None:
+    """The rate of step 0, 1, … in every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["rate"] * learning_rate(step, train)
 
 
 def learning_rate(step: int, train: TrainSpec) -> float:

@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from bench import outputs
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
-from bench.rendering import render
+from bench.evaluation.evaluate import predict
+from bench.evaluation.metrics import first_view_depth
+from bench.evaluation.samples import pixels
 from bench.runs.writer import Writer
 from models.ead import EAD
+from models.tensors import Pixels
 
 if TYPE_CHECKING:
     from bench.config.schema import RunSpec
@@ -60,22 +64,25 @@ def save(image: Image.Image, path: Path) -> None:
     image.save(path, format="png")
 
 
-@torch.no_grad()
 def draw(model: EAD, batch: Batch, title: str) -> Image.Image:
-    """Four rows of the batch's first scene: inputs, true targets, renderings, rendered depth (near is bright)."""
+    """Rows of the batch's first scene: inputs, true targets, renderings and their depth (near is bright).
+
+    A model that renders nothing shows the depth of its points, or its images.
+    """
     training = model.training
     model.eval()
-    rendering = render(model(batch.inputs), batch.target_cameras, batch.background)
+    output, rendering = predict(model, batch)
     model.train(training)
-    return grid(
-        {
-            "inputs": _rgb(batch.inputs.images[0]),
-            "truth": _rgb(batch.targets[0]),
-            "rendering": _rgb(rendering.rgb[0]),
-            "depth": _depth(rendering.depth[0], rendering.alpha[0]),
-        },
-        title,
-    )
+    rows = {"inputs": pixels(batch.inputs.images[0]), "truth": pixels(batch.targets[0])}
+    points = outputs.of(output).surface_points(output)
+    if rendering is not None:
+        rows |= {"rendering": pixels(rendering.rgb[0]), "depth": _depth(rendering.depth[0], rendering.alpha[0] > 0.5)}
+    elif points is not None:
+        depth = first_view_depth(points, batch)
+        rows["depth of the first input"] = _depth(depth, batch.input_mask[:1, 0])
+    elif isinstance(output, Pixels):
+        rows["output"] = pixels(output.images[0])
+    return grid(rows, title)
 
 
 def grid(rows: dict[str, NDArray[np.uint8]], title: str) -> Image.Image:
@@ -89,21 +96,15 @@ def grid(rows: dict[str, NDArray[np.uint8]], title: str) -> Image.Image:
     for row, (name, images) in enumerate(rows.items()):
         top = HEADER + row * step_y
         pen.text((MARGIN, top + MARGIN), name, fill="black")
-        for column, pixels in enumerate(images):
-            tile = Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST)
+        for column, image in enumerate(images):
+            tile = Image.fromarray(image).resize((size, size), Image.Resampling.NEAREST)
             canvas.paste(tile, (MARGIN + column * step_x, top + HEADER - MARGIN))
     return canvas
 
 
-def _rgb(images: Tensor) -> NDArray[np.uint8]:
-    """(view, 3, height, width) in [0, 1] → (view, height, width, 3) in 0…255."""
-    pixels: NDArray[np.uint8] = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return pixels
-
-
-def _depth(depth: Tensor, alpha: Tensor) -> NDArray[np.uint8]:
-    """(view, height, width) → gray pixels (view, height, width, 3): 255 nearest, 64 farthest, 0 where nothing is."""
-    inside = (alpha > 0.5) & depth.isfinite()
+def _depth(depth: Tensor, mask: Tensor) -> NDArray[np.uint8]:
+    """(view, height, width), twice → gray pixels (view, height, width, 3): 255 nearest, 64 farthest, 0 outside."""
+    inside = mask & depth.isfinite()
     if not inside.any():
         return np.zeros((*depth.shape, 3), np.uint8)
     near, far = depth[inside].min(), depth[inside].max()

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from bench import outputs
 from bench.data.batch import Batch
 from bench.losses import LossSpec, Prediction, Term
-from bench.rendering import render
 from bench.runtime import numerics
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bench.training import diagnostics, initialization, optimizer
@@ -32,16 +32,16 @@ class Trainer:
         numerics.configure(device, spec.train.matmul_precision, spec.seed)
         self.spec, self.ranks = spec, ranks
         self.model: EAD = initialization.build(spec, runs).to(device).train()
+        optimizer.freeze(self.model, spec.train)
         self.forward = torch.compile(self.model) if spec.train.compile else self.model
         self.optimizer = optimizer.build(self.model, spec.train)
         self.losses = {name: loss for name, loss in spec.losses.items() if isinstance(loss, LossSpec) and loss.weight}
         self.terms: Mapping[str, Term] = {name: loss.build(device) for name, loss in self.losses.items()}
-        self.scale_max = float(getattr(spec.model.output, "scale_max", "inf"))
+        self.renders = any("rendering" in loss.needs for loss in self.losses.values())
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """Forward, backward, update: step 0, 1, … on this rank's scenes. Returns the values to record, unread."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate(step, self.spec.train)
+        optimizer.set_learning_rate(self.optimizer, step, self.spec.train)
         self.optimizer.zero_grad(set_to_none=True)
         values = self.ranks.reduce(self.accumulate(step, batch))
         self.ranks.reduce_gradients(self.model)
@@ -64,28 +64,30 @@ class Trainer:
 
     def backward(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """Eq. 6 for some of the step's scenes: the sum of their values, divided by the scenes of the whole step."""
-        scenes = self.spec.train.batch
+        scenes, patch = self.spec.train.batch, self.spec.model.encoder.tokens().patch
+        for loss in self.losses.values():
+            batch = loss.prepare(batch, patch=patch, seed=self.spec.seed, step=step)
         prediction = self.predict(step, batch)
         with record_function("losses"):
             losses = {
                 name: term(prediction, batch).sum() / scenes
                 for name, term in self.terms.items()
-                if prediction.rendering is not None or not self.losses[name].needs_rendering
+                if prediction.rendering is not None or "rendering" not in self.losses[name].needs
             }
             total = torch.stack([self.losses[name].weight * value for name, value in losses.items()]).sum()
         with record_function("backward"):
             torch.autograd.backward(total)
         values = {"loss": total.detach()} | {f"loss/{name}": value.detach() for name, value in losses.items()}
         if step % diagnostics.EVERY == 0:
-            statistics = diagnostics.gaussian_statistics(prediction.gaussians, batch, self.scale_max)
+            statistics = diagnostics.output_statistics(prediction.output, batch, self.spec.model.output)
             values |= {name: value / scenes for name, value in statistics.items()}
         return values
 
     def predict(self, step: int, batch: Batch) -> Prediction:
-        """Gaussians of the inputs; rendered in the target cameras, unless L_3D still trains alone."""
-        gaussians = self.forward(batch.inputs)
-        if step < optimizer.geometry_steps(self.spec.train):
-            return Prediction(gaussians, None)
+        """The model's output; rendered in the target cameras, unless no term reads it or L_3D still trains alone."""
+        output = self.forward(batch.inputs)
+        if not self.renders or step < optimizer.geometry_steps(self.spec.train):
+            return Prediction(output)
         with record_function("rasterize"):
-            rendering = render(gaussians, batch.target_cameras, batch.background)
-        return Prediction(gaussians, rendering)
+            rendering = outputs.of(output).render(output, batch.target_cameras, batch.background)
+        return Prediction(output, rendering)

@@ -11,6 +11,7 @@ from models.published.croco import (
     dpt_head,
     dust3r_dpt,
     dust3r_linear,
+    grouped_head,
     mast3r,
     noposplat,
     splatt3r,
@@ -33,6 +34,7 @@ __all__ = [
     "dust3r_linear",
     "freesplatter",
     "freesplatter_differences",
+    "grouped_head",
     "is_freesplatter",
     "load_layout",
     "mast3r",
@@ -49,6 +51,7 @@ LAYOUTS: Mapping[tuple[str, str], Callable[[], Layout]] = {  # (part, choice): w
     ("encoder", "cnn"): vgg16_encoder,
     ("aggregator", "cross_attention"): croco_decoder,
     ("head", "dpt"): dpt_head,
+    ("head", "dpt_groups"): grouped_head,
 }
 WHOLE_MODELS: tuple[tuple[str, Callable[[], Layout]], ...] = (  # what one of a file's keys begins with; the first wins
     ("encoder.gaussian_param_head.", noposplat),

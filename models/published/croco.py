@@ -53,7 +53,7 @@ TRUNK: Names = (
 )
 HEAD: Names = (*TRUNK, ("head.0.{}", "conv1.{}"), ("head.2.{}", "conv2.{}"), ("head.4.{}", "out.{}"))
 IMAGE_HEAD: Names = (*TRUNK, ("head.0.{}", "conv.{}"), ("head.4.{}", "out.{}"), ("input_merger.0.{}", "image.{}"))
-SAME: Names = (("{}.{}", "{}.{}"),)
+SAME: Names = tuple((".".join(["{}"] * words),) * 2 for words in range(1, 6))
 ALIASED_KEYS = tuple((f"scratch.layer{n}_rn.weight", f"scratch.layer_rn.{n - 1}.weight") for n in (1, 2, 3, 4))
 BY_VIEW = ((1, "reference."), (2, "source."))  # the number in public keys, and our head for those views
 
@@ -114,6 +114,35 @@ def dpt_head(prefix: str = "downstream_head1.dpt.") -> Layout:
     )
 
 
+def grouped_head() -> Layout:
+    """`head: dpt_groups` from MASt3R's heads, as Splatt3R and NoPoSplat start from them: of one view or by view.
+
+    Points and descriptors as far as the model has them; the DPT of all other channels is new.
+    """
+    sections = {
+        two: tuple(
+            section
+            for number, view in (BY_VIEW if two else ((1, ""),))
+            for section in (
+                Section(f"downstream_head{number}.dpt.", f"{view}parts.points.", HEAD, stored_twice=ALIASED_KEYS),
+                Section(f"downstream_head{number}.head_local_features.", f"{view}parts.descriptors.", SAME),
+                Section(f"rest{number}.", f"{view}parts.rest.", SAME),
+            )
+        )
+        for two in (True, False)
+    }
+    layouts = {two: of_sections("MASt3R's heads", *sections[two]) for two in sections}
+    return Layout(
+        name="MASt3R's heads",
+        select=layouts[True].select,
+        to_ours=lambda public: layouts[any(key.startswith("downstream_head2.") for key in public)].to_ours(public),
+        to_public=lambda ours: layouts[any(key.startswith("reference.") for key in ours)].to_public(ours),
+        adapts=r"downstream_head\d\.dpt\.(act_postprocess\.\d\.0|head\.4)\.\w+",
+        optional=r"downstream_head2\..*|downstream_head1\.head_local_features\..*",
+        added=r"rest\d\..*",
+    )
+
+
 def _with_added(layout: Layout, added: str) -> Layout:
     return Layout(
         layout.name, layout.select, layout.to_ours, layout.to_public, layout.adapts, layout.optional, added=added
@@ -143,12 +172,12 @@ def _heads(public: str, ours: str, names: Names) -> list[Section]:
 
 def croco() -> Layout:
     """croco, cross_attention (shared weights), linear, pixels."""
-    return of_sections("CroCo", *_sections(Section("prediction_head.", "head.linear.", (("{}", "{}"),))))
+    return of_sections("CroCo", *_sections(Section("prediction_head.", "head.linear.", SAME)))
 
 
 def dust3r_linear() -> Layout:
     """croco, cross_attention, linear (channel_pixel, by view), pointmap."""
-    return of_sections("DUSt3R-linear", *_sections(*_heads("downstream_head{}.proj.", "linear.", (("{}", "{}"),))))
+    return of_sections("DUSt3R-linear", *_sections(*_heads("downstream_head{}.proj.", "linear.", SAME)))
 
 
 def dust3r_dpt() -> Layout:

@@ -8,9 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
-import trimesh
 from support.paths import ROOT
 
 from bench.common import compat
@@ -64,16 +62,6 @@ def test_submitit_writes_the_script_and_has_its_modules(tmp_path: Path) -> None:
     assert "python -m thing" in text
     for module in (compat.SUBMITIT_JOB_MODULE, compat.SUBMITIT_LOCAL_MODULE):
         assert importlib.util.find_spec(module), module
-
-
-@pytest.mark.parametrize("stored", [True, False])
-def test_normals_of_a_mesh_file(stored: bool) -> None:
-    vertices, normals = [[0, 0, 0], [1, 0, 0], [0, 0, 1]], [[0, 1, 0], [0, 1, 0], [0, -1, 0]]
-    mesh = trimesh.Trimesh(vertices, [[0, 1, 2]], vertex_normals=normals if stored else None, process=False)
-    found = compat.file_vertex_normals(mesh)
-    assert (found is not None) is stored
-    if found is not None:
-        np.testing.assert_allclose(found[:, 1], [1, 1, -1])
 
 
 def test_numpy_arrays_are_pickled_by_the_named_function() -> None:

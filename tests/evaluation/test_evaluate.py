@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from support.balls import Balls
 
 from bench import protocols
 from bench.config.schema import RunSpec, ViewsSpec
+from bench.data.batch import Batch
 from bench.data.sampler import Sampler
-from bench.data.scene import (
-    FIELD_OF_VIEW,
-    LARA_VIEWS,
-    SceneData,
-    Split,
-    gobjaverse_cameras,
-)
 from bench.data.sources import procedural
 from bench.data.view_selection import rig
 from bench.evaluation import baselines, evaluate, metrics
@@ -28,43 +22,14 @@ from bench.runs.folder import RunFolder
 from bench.runs.writer import PlainWriter
 from models import weights
 from models.aggregators import self_attention
-from models.ead import EADSpec
+from models.ead import EAD, EADSpec
 from models.encoders import conv
 from models.heads import linear
 from models.outputs import gaussians
+from models.outputs.gaussians import SH_C0
+from models.tensors import Gaussians, Views
 
-SIZE, RADIUS = 32, 0.4
-
-
-class Balls:
-    """A ball a scene, colored by its normal: exact depth without any ray caster."""
-
-    name, version = "balls", "1"
-
-    def scenes(self, split: Split) -> Sequence[str]:
-        return [f"{split}/{i}" for i in range(3)]
-
-    def camera_centers(self, scene: str) -> NDArray[np.float64]:
-        return gobjaverse_cameras((1.6, 1.5), (0.3, -0.2))[:, :3, 3]
-
-    def usable_views(self, scene: str) -> NDArray[np.int64]:
-        return np.array(LARA_VIEWS)
-
-    def read(self, scene: str, views: Sequence[int]) -> SceneData:
-        poses = gobjaverse_cameras((1.6, 1.5), (0.3, -0.2))[list(views)]
-        radius = RADIUS - 0.05 * int(scene[-1])
-        pixels = (np.arange(SIZE) + 0.5 - SIZE / 2) * 2 * np.tan(FIELD_OF_VIEW / 2) / SIZE
-        x, y = np.meshgrid(pixels, pixels)
-        rays = np.stack([x, y, np.ones_like(x)], -1) @ poses[:, None, :3, :3].transpose(0, 1, 3, 2)
-        center = poses[:, None, None, :3, 3]
-        a, b, c = (rays**2).sum(-1), (rays * center).sum(-1), (center**2).sum(-1) - radius**2
-        hit = b**2 - a * c > 0
-        depth = np.where(hit, (-b - np.sqrt(np.maximum(b**2 - a * c, 0))) / a, 0)
-        normals = np.where(hit[..., None], (center + depth[..., None] * rays) / radius, 0)
-        rgba = np.concatenate([127 + 120 * normals, 255.0 * hit[..., None]], -1).astype(np.uint8)
-        return SceneData(
-            rgba, depth.astype(np.float32), normals.astype(np.float32), poses, np.full(len(poses), FIELD_OF_VIEW)
-        )
+SIZE, COUNT = 32, 3
 
 
 class OrderedWriter(PlainWriter):
@@ -94,8 +59,9 @@ def evaluated(spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     weights.save_spec(model, folder / weights.SPEC_FILE)
     weights.save_weights(model, folder / weights.WEIGHTS_FILE)
     writer = OrderedWriter(folder)
-    evaluate.evaluate(spec, writer, device=torch.device("cpu"), source=Balls(), protocol="per_image_white")
-    assert writer.order == ["samples", "evals/per_image_white@1.json"]  # the result, which says done, comes last
+    evaluate.evaluate(spec, writer, device=torch.device("cpu"), source=Balls(SIZE, COUNT), protocol="per_image_white")
+    results = [name for name in writer.order if not name.startswith("evaluating-")]
+    assert results == ["samples", "evals/per_image_white@1.json"]  # the result, which marks completion, comes last
     return folder, RunFolder(folder).evaluations()["per_image_white@1"]
 
 
@@ -129,7 +95,7 @@ def test_missing_backbones_leave_cells_empty_and_say_so(
     monkeypatch.setenv("EAD_BENCH_CACHE", str(tmp_path))
     measure = metrics.ImageMetrics(protocols.get("per_image_white"))
     assert set(measure.missing) == {"lpips_vgg", "lpips_alex"} and "bench.setup" in measure.missing["lpips_vgg"]
-    batch = Sampler(Balls(), spec.views, 0).evaluation(["evaluation/0"])
+    batch = Sampler(Balls(SIZE, COUNT), spec.views, 0).evaluation(["evaluation/0"])
     assert (
         "lpips_vgg"
         not in measure({"white": torch.ones_like(batch.targets)}, batch.targets, batch.target_alpha > 0.5)["white"]
@@ -137,7 +103,7 @@ def test_missing_backbones_leave_cells_empty_and_say_so(
 
 
 def test_baselines(spec: RunSpec) -> None:
-    batch = Sampler(Balls(), spec.views, 0).evaluation(["evaluation/0", "evaluation/2"])
+    batch = Sampler(Balls(SIZE, COUNT), spec.views, 0).evaluation(["evaluation/0", "evaluation/2"])
     white, nearest, mean, flat = (
         b.predict(batch, 0.5) for b in baselines.baselines_of(protocols.get("per_image_white"))
     )
@@ -155,26 +121,32 @@ def test_baselines(spec: RunSpec) -> None:
     torch.testing.assert_close(flat[0, 0][:, mask], expected)
 
 
-def test_true_geometry_has_no_error_and_beats_the_baselines(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gaussians on the true surface with the true colors: what a perfect model would score through this pipeline."""
-    from models.outputs.gaussians import SH_C0
-    from models.tensors import Gaussians
+class Perfect(EAD):
+    """Gaussians on the true surface of a batch with the true colors, whatever the weights."""
 
-    def perfect(views: Any) -> Gaussians:
-        shape = batch.input_mask.shape
+    def __init__(self, spec: EADSpec, batch: Batch) -> None:
+        super().__init__(spec, seed=0)
+        self.batch = batch
+
+    def forward(self, views: Views) -> Gaussians:
+        shape = self.batch.input_mask.shape
         return Gaussians(
-            means=batch.input_points,
+            means=self.batch.input_points,
             rotations=torch.tensor([1.0, 0, 0, 0]).expand(*shape, 4),
             scales=torch.full((*shape, 3), 0.002),
-            opacities=batch.input_mask.float() * 0.99,
-            harmonics=((batch.inputs.images - 0.5) / SH_C0).permute(0, 1, 3, 4, 2)[..., None, :],
+            opacities=self.batch.input_mask.float() * 0.99,
+            harmonics=((views.images - 0.5) / SH_C0).permute(0, 1, 3, 4, 2)[..., None, :],
         )
 
-    batch = Sampler(Balls(), spec.views, 0).evaluation(["evaluation/0", "evaluation/1"])
-    model = spec.model.build(seed=0)
-    monkeypatch.setattr(model, "forward", perfect)
-    result, _ = evaluate.evaluate_batches(model, iter([batch]), metrics.ImageMetrics(protocols.get("per_image_white")))
+
+def test_true_geometry_has_no_error_and_beats_the_baselines(spec: RunSpec) -> None:
+    """What a perfect model would score through this pipeline."""
+    batch = Sampler(Balls(SIZE, COUNT), spec.views, 0).evaluation(["evaluation/0", "evaluation/1"])
+    model, protocol = Perfect(spec.model, batch), protocols.get("per_image_white")
+    record = {"chunk": 0, "broken": [], **evaluate.score_batch(model, batch, metrics.ImageMetrics(protocol))}
+    assert record["defects"] == []
+    result = evaluate.combine(model, [record], protocol)
     means, others = result["means"], [b["means"] for b in result["baselines"].values() if not b["oracle"]]
     assert means["point_error"] == 0 and means["depth_error"] < 0.08
     assert means["grid_ratio"] == pytest.approx(means["grid_ratio_true"])
-    assert means["psnr_foreground"] > 20 and all(means["psnr_foreground"] > b["psnr_foreground"] + 5 for b in others)
+    assert means["psnr_foreground"] > 20 and all(means["psnr_foreground"] > b["psnr_foreground"] + 4 for b in others)

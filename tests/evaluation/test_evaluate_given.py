@@ -180,7 +180,9 @@ def test_the_numbers_are_those_of_the_file(folder: Path, tmp_path: Path) -> None
     evaluate.evaluate(spec, PlainWriter(tmp_path), device=CPU, source=source)
     result = next(iter(RunFolder(tmp_path).evaluations().values()))
     batch = bench_batch(spec, source)
-    rgb = evaluate.predict(original, batch)[1].rgb.clamp(0, 1)
+    rendering = evaluate.predict(original, batch)[1]
+    assert rendering is not None
+    rgb = rendering.rgb.clamp(0, 1)
     assert (rgb.mean() < 0.999) and result["frame"] == "freesplatter"
     psnr = -10 * (rgb - batch.targets).square().mean((2, 3, 4)).log10()
     assert result["means"]["psnr"] == pytest.approx(float(psnr.mean()), abs=1e-4)

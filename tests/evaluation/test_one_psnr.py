@@ -49,7 +49,9 @@ def model() -> EAD:
         for parameter in model.head.parameters():
             parameter.mul_(30)
     sampler = Sampler(Balls(SIZE), of().views, 0)
-    rgb = predict(model, sampler.evaluation(["evaluation/0"]))[1].rgb
+    rendering = predict(model, sampler.evaluation(["evaluation/0"]))[1]
+    assert rendering is not None
+    rgb = rendering.rgb
     assert float(rgb.max()) > 1.1 and float(rgb.std()) > 0.05
     return model
 

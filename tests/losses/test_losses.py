@@ -58,12 +58,12 @@ def test_points_count_on_the_foreground_alone(batch: Batch) -> None:
     expected = []
     for i in range(3):
         where = batch.input_mask[i].nonzero().tolist()
-        far = [(made.gaussians.means[i, v, y, x] - batch.input_points[i, v, y, x]).norm() ** 2 for v, y, x in where]
+        far = [(made.output.means[i, v, y, x] - batch.input_points[i, v, y, x]).norm() ** 2 for v, y, x in where]
         expected.append(sum(far, torch.zeros(())) / len(where))
     values = term(made, batch)
     torch.testing.assert_close(values, torch.stack(expected))
     values.sum().backward()
-    assert torch.equal(made.gaussians.means.grad.abs().sum(-1) > 0, batch.input_mask)
+    assert torch.equal(made.output.means.grad.abs().sum(-1) > 0, batch.input_mask)
 
 
 def test_points_of_an_empty_scene_are_free(batch: Batch) -> None:
@@ -75,7 +75,7 @@ def test_scenes_do_not_weigh_by_their_foreground(batch: Batch) -> None:
     """A mean over scenes of per-scene means: a scene alone has the value it has in a batch."""
     made, term = prediction(batch), points.Spec().build(CPU)
     alone = batch.scenes_at(1, 2)
-    g = made.gaussians
+    g = made.output
     cut = Gaussians(*(getattr(g, name)[1:2] for name in g.__dataclass_fields__))
     assert term(Prediction(cut, None), alone)[0] == term(made, batch)[1]
 
@@ -97,7 +97,7 @@ def test_lpips(batch: Batch, net: str) -> None:
     assert made.images.grad is not None and made.images.grad.abs().sum() > 0
     assert not any(parameter.requires_grad for parameter in model.parameters())
     same = replace(made.rendering, rgb=batch.targets)  # type: ignore[type-var]
-    assert lpips.Spec(net=net).build(CPU)(Prediction(made.gaussians, same), batch).abs().max() < 1e-6  # type: ignore[arg-type]
+    assert lpips.Spec(net=net).build(CPU)(Prediction(made.output, same), batch).abs().max() < 1e-6  # type: ignore[arg-type]
 
 
 def test_lpips_without_its_backbone_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
@@ -107,13 +107,13 @@ def test_lpips_without_its_backbone_says_so(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_terms_that_need_no_rendering_do_without(batch: Batch) -> None:
-    unrendered = Prediction(prediction(batch).gaussians, None)
+    unrendered = Prediction(prediction(batch).output, None)
     for name in available("bench.losses"):
         term = spec_class("bench.losses", name)
         assert issubclass(term, LossSpec) and term().weight > 0, name  # type: ignore[call-arg]
         if name == "lpips" and not backbone_available("vgg"):
             continue
-        if term.needs_rendering:
+        if "rendering" in term.needs:
             with pytest.raises(ValueError, match="nothing was rendered"):
                 term().build(CPU)(unrendered, batch)  # type: ignore[call-arg]
         else:

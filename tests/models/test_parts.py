@@ -7,15 +7,17 @@ from dataclasses import fields, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
 import models
 from models import parts, weights
+from models.aggregators import self_attention
 from models.ead import EAD, PACKAGES, EADSpec, Precision, count_parameters
-from models.tensors import Cameras, Gaussians, Output, Pixels, PointMap, Tokens, Triplane, Views
+from models.encoders import dino
+from models.tensors import Cameras, Gaussians, Output, Pixels, PointMap, Tokens, TokenSpec, Triplane, Views
 
 IMAGE, VIEWS = 32, 3
 EVERY = [(part, name) for part, package in PACKAGES.items() for name in parts.available(package)]
@@ -303,3 +305,165 @@ def test_half_precision_is_the_parts_own() -> None:
     rounded, means = model(views()).means, exact(views()).means
     assert rounded.dtype == torch.float32 and not torch.equal(rounded, means)
     assert torch.allclose(rounded, means, atol=0.05)
+
+
+def test_hidden_patches_reach_nothing() -> None:
+    """What E's masked patches show changes no token, and nothing that a decoder makes of them."""
+    mask = torch.ones(2, VIEWS, IMAGE // 8, IMAGE // 8, dtype=torch.bool)
+    mask[:, 0, :2] = False
+    images = views().images
+    changed = images.clone()
+    changed[:, 0, :, :16] = 0
+    for name in ("croco", "dino"):
+        encoder = spec_with("encoder", name).build(0).encoder
+        before, after = encoder(Views(images, mask=mask)), encoder(Views(changed, mask=mask))
+        assert torch.equal(before.grid, after.grid) and before.mask is mask
+        if before.extra is not None and after.extra is not None:
+            assert torch.equal(before.extra, after.extra)
+    spec = spec_with("encoder", "croco")
+    model = replace(spec, aggregator=tiny("aggregator", "cross_attention")).build(0)
+    output, other = model(Views(images, mask=mask)), model(Views(changed, mask=mask))
+    assert_equal(output, other)
+    output.means.sum().backward()
+    assert model.aggregator.mask_token.grad.any()
+    with pytest.raises(ValueError, match="encoder conv does not read masks"):
+        spec_with("encoder", "conv").build(0)(Views(images, mask=mask))
+
+
+def test_dinov2_reads_a_mask_token() -> None:
+    encoder = dino.Spec(version="dinov2", patch=8, width=48, blocks=1, heads=2, registers=2, table_size=32).build()
+    mask = torch.zeros(2, VIEWS, 4, 4, dtype=torch.bool)
+    mask[..., 2:] = True
+    changed = views().images.clone()
+    changed[..., :16] = 1
+    tokens = encoder(Views(views().images, mask=mask))
+    assert torch.equal(tokens.grid, encoder(Views(changed, mask=mask)).grid)
+    tokens.grid.sum().backward()
+    assert encoder.mask_token.grad is not None
+
+
+@pytest.mark.parametrize(("patch", "image_patch"), [(7, 8), (14, 16), (8, None)])
+def test_a_patch_that_divides_no_image_resizes_inside_the_encoder(patch: int, image_patch: int | None) -> None:
+    spec = dino.Spec(patch=patch, image_patch=image_patch, width=48, blocks=1, heads=2, table_size=4 * patch)
+    tokens = spec.build()(views())
+    side = IMAGE // spec.tokens().patch
+    assert tokens.grid.shape == (2, VIEWS, side, side, 48) and tokens.extra.shape == (2, VIEWS, 1, 48)
+
+
+def test_a_head_a_view() -> None:
+    """view_weights: reference_source has one set for the first view and one for all others."""
+    spec = spec_with("head", "dpt")
+    spec = replace(spec, head=replace(spec.head, view_weights="reference_source"))
+    model = spec.build(seed=0)
+    before = model(views())
+    with torch.no_grad():
+        for parameter in model.head.source.parameters():
+            parameter.add_(0.1)
+    after = model(views())
+    assert torch.equal(before.means[:, 0], after.means[:, 0]) and not torch.equal(
+        before.means[:, 1:], after.means[:, 1:]
+    )
+    single = model(Views(views().images[:, :1]))
+    assert single.means.shape[1] == 1
+    assert EADSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_intrinsics_alone_reach_the_encoder() -> None:
+    """NoPoSplat's token: other intrinsics, other tokens; other poses change nothing, and poses stay away."""
+    spec = spec_with("encoder", "croco")
+    spec = replace(spec, encoder=replace(spec.encoder, intrinsics_token=True))
+    assert [problem.field for problem in spec.problems(VIEWS)] == ["intrinsics"]
+    spec = replace(spec, intrinsics="known")
+    assert [*spec.problems(VIEWS)] == []
+    model = spec.build(seed=0)
+    known = cameras()
+    moved = replace(known, world_to_camera=known.world_to_camera + torch.nan)
+    zoomed = replace(known, intrinsics=known.intrinsics * torch.tensor([2.0, 2.0, 1.0])[:, None])
+    means = [model(Views(views().images, each)).means for each in (known, moved, zoomed)]
+    assert torch.equal(means[0], means[1]) and not torch.equal(means[0], means[2])
+    assert torch.equal(model(Views(views().images, intrinsics=known.intrinsics)).means, means[0])
+    with pytest.raises(ValueError, match="this model reads intrinsics"):
+        model(Views(views().images))
+
+
+@pytest.mark.parametrize("reads", ["images", "cameras"])
+def test_what_is_known_must_be_read(reads: str) -> None:
+    spec = spec_with("encoder", "conv")
+    if reads == "cameras":
+        spec = replace(spec, encoder=replace(spec.encoder, rays=True))
+        assert [p.message for p in spec.problems(VIEWS)] == ["encoder conv reads cameras; set poses: known"]
+    else:
+        spec = replace(spec, intrinsics="known")
+        assert [p.message for p in spec.problems(VIEWS)] == [
+            "no part of this model reads intrinsics; use intrinsics: unknown"
+        ]
+
+
+def test_attention_within_the_view_stays_there() -> None:
+    spec = spec_with("aggregator", "self_attention")
+    for positions in ("learned", "rope", "none"):
+        aggregator = replace(spec.aggregator, scope="view", positions=positions)
+        model = replace(spec, aggregator=aggregator).build(seed=0)
+        changed = views().images.clone()
+        changed[:, 1] = 0
+        before, after = model(views()).means, model(Views(changed)).means
+        assert torch.equal(before[:, [0, 2]], after[:, [0, 2]]) and not torch.equal(before[:, 1], after[:, 1])
+
+
+@pytest.mark.parametrize("positions", ["learned", "rope", "none"])
+def test_positions_tell_patches_apart_or_not(positions: Literal["learned", "rope", "none"]) -> None:
+    """Without positions exchanged patches give exchanged tokens."""
+    spec = self_attention.Spec(blocks=2, heads=2, positions=positions, view_embedding="none", table_size=16)
+    aggregator = spec.build(TokenSpec(16, 4))
+    grid = torch.randn(1, 2, 4, 4, 16)
+    straight = aggregator(Tokens(grid), None, (2,))[0].grid
+    swapped = aggregator(Tokens(grid.flip(3)), None, (2,))[0].grid.flip(3)
+    assert torch.allclose(straight, swapped, atol=1e-5) == (positions == "none")
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_other_numbers_of_views(count: int) -> None:
+    """Where the aggregator allows it, a model takes other numbers of views than it was trained with."""
+    images = torch.rand(1, count, 3, IMAGE, IMAGE)
+    for name in ("alternating", "latents", "triplane_tokens"):
+        assert spec_with("aggregator", name).build(0)(Views(images)) is not None
+    paired = spec_with("aggregator", "cross_attention").build(0)
+    if count == 1:
+        with pytest.raises(ValueError, match="give at least two"):
+            paired(Views(images))
+    else:
+        assert paired(Views(images)).means.shape[1] == count
+    fixed = spec_with("aggregator", "self_attention")
+    if count > 4:
+        with pytest.raises(ValueError, match="view embeddings for 4 views, not for 6"):
+            fixed.build(0)(Views(images))
+    two = replace(fixed, inputs=2)
+    assert [p.field for p in two.problems(3)] == ["inputs"]
+    if count != 2:
+        with pytest.raises(ValueError, match=f"takes 2 input views .model.inputs., not {count}"):
+            two.build(0)(Views(images))
+
+
+def test_without_a_reference_all_views_may_change_places() -> None:
+    """π³: alternating attention with shared special tokens is equivariant under permutations of the views."""
+    spec = spec_with("aggregator", "alternating")
+    for variants in ("shared", "reference_source"):
+        model = replace(spec, aggregator=replace(spec.aggregator, view_tokens=variants)).build(0)
+        with torch.no_grad():
+            torch.nn.init.normal_(model.aggregator.special_tokens)
+            for block in model.aggregator.blocks:
+                for scale in (block.within.scale1, block.within.scale2, block.across.scale1, block.across.scale2):
+                    scale.gamma.fill_(1)
+        images = views().images
+        straight, swapped = model(Views(images)).means, model(Views(images[:, [2, 0, 1]])).means
+        assert torch.allclose(straight[:, [2, 0, 1]], swapped, atol=1e-4) == (variants == "shared")
+
+
+def test_an_output_must_fit_the_layout_of_the_tokens() -> None:
+    spec = spec_with("aggregator", "triplane_tokens")
+    problems = [*replace(spec, head=tiny("head", "linear"), output=tiny("output", "gaussians")).problems(VIEWS)]
+    assert [problem.field for problem in problems] == ["head", "output"]
+    assert "linear reads tokens of layout views or set, aggregator triplane_tokens gives planes" in problems[0].message
+    latents = spec_with("aggregator", "latents")
+    by_view = replace(latents, head=replace(latents.head, view_weights="reference_source"))
+    assert [problem.field for problem in by_view.problems(VIEWS)] == ["head.view_weights"]

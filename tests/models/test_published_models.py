@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,16 +22,16 @@ def test_every_base_has_its_size_on_record() -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_parameters_at_published_size(name: str, tmp_path: Path) -> None:
+def test_parameters_at_published_size(name: str) -> None:
     with torch.device("meta"):
-        count = count_parameters(base_model(name, tmp_path).build())["total"]
+        count = count_parameters(base_model(name).build())["total"]
     assert count == SIZES[name]["parameters"] and SIZES[name]["published"] in (None, count)
 
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("scale", ["small", "tiny"])
-def test_other_scales_are_valid(name: str, scale: str, tmp_path: Path) -> None:
-    spec = base_model(name, tmp_path, scale)
+def test_other_scales_are_valid(name: str, scale: str) -> None:
+    spec = base_model(name, scale)
     assert [*spec.problems(spec.inputs or 4)] == []
 
 
@@ -77,9 +76,9 @@ def test_every_published_layout_is_covered() -> None:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_published_model_loads_strictly_into_its_base(name: str, tmp_path: Path) -> None:
+def test_a_published_model_loads_strictly_into_its_base(name: str) -> None:
     base, changes = WHOLE[name]
-    spec = base_model(base, tmp_path, changes=changes)
+    spec = base_model(base, changes=changes)
     with torch.device("meta"):
         model = spec.build()
     public = tensors(name)
@@ -98,9 +97,9 @@ def test_a_published_model_loads_strictly_into_its_base(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", DINO)
-def test_a_published_dino_loads_strictly_into_the_encoder(name: str, tmp_path: Path) -> None:
+def test_a_published_dino_loads_strictly_into_the_encoder(name: str) -> None:
     changes = [f"model.encoder.{field}={value}" for field, value in DINO[name].items()]
-    spec = base_model("lrm", tmp_path, changes=changes).encoder
+    spec = base_model("lrm", changes=changes).encoder
     with torch.device("meta"):
         encoder = spec.build()
     public = tensors(name)
@@ -110,32 +109,50 @@ def test_a_published_dino_loads_strictly_into_the_encoder(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_others_are_refused_in_one_sentence(name: str, tmp_path: Path) -> None:
+def test_others_are_refused_in_one_sentence(name: str) -> None:
     with torch.device("meta"):
-        model = base_model("freesplatter", tmp_path).build()
+        model = base_model("freesplatter").build()
     layout = published.whole_model(tensors(name))
     assert layout is not None
     with pytest.raises(WeightsError, match=REFUSED[name]):
         published.validate_layout(model, tensors(name), layout, name)
 
 
-def test_a_decoder_serves_mast3rs_and_crocos_weights(tmp_path: Path) -> None:
+def test_a_decoder_serves_mast3rs_and_crocos_weights() -> None:
     """CroCo has one decoder, which both views' blocks start from, as in DUSt3R."""
     with torch.device("meta"):
-        aggregator = base_model("mast3r", tmp_path).build().aggregator
+        aggregator = base_model("mast3r").build().aggregator
     for name in ("mast3r", "croco_v2_vitl_base_decoder"):
         found, initial = published.validate_layout(aggregator, tensors(name), published.croco_decoder(), name)
         assert initial == [] and published.croco_decoder().to_ours(found).keys() == aggregator.state_dict().keys()
 
 
-def test_both_dpt_heads_or_the_first(tmp_path: Path) -> None:
+def test_both_dpt_heads_or_the_first() -> None:
     with torch.device("meta"):
         both, first = (
-            base_model("dust3r", tmp_path, changes=[f"model.head.view_weights={weights}"]).build().head
+            base_model("dust3r", changes=[f"model.head.view_weights={weights}"]).build().head
             for weights in ("reference_source", "shared")
         )
     counts = [len(published.validate_layout(h, tensors("mast3r"), published.dpt_head(), "f")[0]) for h in (both, first)]
     assert counts[0] == 2 * counts[1]
+
+
+@pytest.mark.parametrize("base", ["mast3r", "splatt3r", "noposplat"])
+@pytest.mark.parametrize("weights", ["reference_source", "shared"])
+def test_grouped_heads_start_from_mast3rs(base: str, weights: str) -> None:
+    """All of MASt3R's own; what the others add is new, and NoPoSplat's points have no confidence."""
+    with torch.device("meta"):
+        head = base_model(base, changes=[f"model.head.view_weights={weights}"]).build().head
+    found, initial = published.validate_layout(head, tensors("mast3r"), published.grouped_head(), "mast3r")
+    heads = 2 if weights == "reference_source" else 1
+    ours = published.grouped_head().to_ours(found)
+    left = head.state_dict().keys() - ours.keys()
+    assert len(initial) == len(left) == sum(".parts.rest." in f".{key}" or key.endswith("points.out.weight") or
+                                           key.endswith("points.out.bias") for key in left)  # fmt: skip
+    last = sum(key.endswith(("points.out.weight", "points.out.bias")) for key in left)
+    assert last == (2 * heads if base == "noposplat" else 0)
+    assert any("parts.rest." in key for key in left) == (base != "mast3r")
+    assert any("parts.descriptors." in key for key in ours) == (base != "noposplat")
 
 
 def test_a_pretrained_cnn_leaves_only_what_is_new() -> None:

@@ -33,7 +33,7 @@ def test_a_wrong_field_is_refused() -> None:
             "bench.evaluation.metrics",
             lambda m: m.point_error(torch.zeros(2, 4, 3), torch.zeros(2, 4, 2), torch.ones(2, 4) > 0),
         ),
-        ("bench.losses", lambda m: m.Prediction(torch.zeros(3), None)),
+        ("bench.losses", lambda m: m.Prediction(None, torch.zeros(3))),
         ("bench.data.batch", lambda m: m.Batch(**dict.fromkeys(m.Batch.__dataclass_fields__, torch.zeros(1)))),
     ],
 )

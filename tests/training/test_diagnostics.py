@@ -38,7 +38,7 @@ def gaussians(seed: int = 0, **changes: Any) -> Gaussians:
 
 
 def look(g: Gaussians, seed: int = 0) -> dict[str, float]:
-    found = diagnostics.gaussian_statistics(g, batch_of(spec(), seed), scale_max=0.08)
+    found = diagnostics.output_statistics(g, batch_of(spec(), seed), spec().model.output)
     return {key.removeprefix("health/"): float(value) / 4 for key, value in found.items()}
 
 
@@ -71,7 +71,8 @@ def test_where_means_lie() -> None:
         one = points[:, None, None, None].expand_as(batch.input_points)
         camera = batch.target_cameras
         first = Cameras(camera.world_to_camera[:, :1], camera.intrinsics[:, :1], camera.height, camera.width)
-        found = diagnostics.gaussian_statistics(gaussians(means=one), replace(batch, target_cameras=first), 0.08)
+        aimed = replace(batch, target_cameras=first)
+        found = diagnostics.output_statistics(gaussians(means=one), aimed, spec().model.output)
         return {key.removeprefix("health/"): float(value) / 4 for key, value in found.items()}
 
     assert at(center - axis)["behind"] == 1 and at(center - axis)["out_of_frame"] == 0
@@ -84,7 +85,7 @@ def test_values_that_are_not_finite_are_seen_without_a_loss() -> None:
     harmonics = gaussians().harmonics.clone()
     harmonics[0, 0, 0, 0, 0, 0] = torch.inf
     assert look(gaussians(harmonics=harmonics))["non_finite"] > 0
-    assert diagnostics.first_nonfinite_value({"loss/mse": 1.0, "health/non_finite": 1e-6}) == "the Gaussians"
+    assert diagnostics.first_nonfinite_value({"loss/mse": 1.0, "health/non_finite": 1e-6}) == "the model's output"
 
 
 def test_the_first_to_go_bad_is_named() -> None:

@@ -14,7 +14,7 @@ from itertools import permutations
 
 import numpy as np
 
-from bench.data.checks.field_of_view import better_angle
+from bench.data.checks.field_of_view import better_camera
 from bench.data.checks.single_view import ENOUGH, Floats, View
 
 NEIGHBORS = 4
@@ -59,9 +59,13 @@ def check_pairs(views: Sequence[View]) -> Iterator[tuple[int | None, str, str]]:
             f"{np.median(around):.0%} of the points are contradicted by neighbors' depth: camera or picture is wrong"
         )
         yield number, "reprojection", detail
-    if other := better_angle(by_number, list(pairs)):
-        wrong, right = (np.degrees(angle) for angle in (by_number[min(by_number)].field_of_view, other))
-        yield None, "field of view", f"neighbors' depths agree better with {right:.1f}° than with {wrong:.1f}°"
+    if better := better_camera(by_number, list(pairs)):
+        wrong, right = (np.degrees(view.field_of_view) for view in (by_number[min(by_number)], better))
+        if better.aspect == 1:
+            yield None, "field of view", f"neighbors' depths agree better with {right:.1f}° than with {wrong:.1f}°"
+        else:
+            detail = f"neighbors' depths agree better if vertical focal lengths are {better.aspect:g} times as long"
+            yield None, "aspect", f"{detail}: squashed pictures, or pixels that are not square"
     yield from _colors({edge: pair for edge, pair in pairs.items() if not set(edge) & set(odd)}, by_number)
 
 
