@@ -1,9 +1,11 @@
 """What a spec means: precedence, sweeps, labels, graph, identity."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 from bench.common.errors import ConfigError, UserError
 from bench.config import (
@@ -362,6 +364,14 @@ def test_folder_names(specs: Specs) -> None:
 def test_a_base_can_be_run_as_it_is(specs: Specs) -> None:
     sweep = load(specs.folder / "base" / "mine.yaml", ["train.steps=30"])
     assert [run.label for run in sweep.runs] == ["mine"] and sweep.runs[0].spec.train.steps == 30
+
+
+def test_the_spec_of_the_docs(specs: Specs) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "specs.md").read_text(), re.DOTALL)
+    for scale, reference in (("tiny", "patch 4, 2 blocks, seed 0"), ("paper", "patch 8, 12 blocks, seed 0")):
+        sweep = specs.load(text, scale=scale)
+        assert len(sweep.runs) == 8 and sweep.reference == reference and sweep.notes == ()
+        assert sorted(sweep.runs[0].spec.losses) == ["lpips", "mse"]
 
 
 def test_problems_are_raised_together(specs: Specs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from support.commands import SPEC
+from support.restrictions import run_restricted
 
 import bench.run
 from bench.common.errors import UserError
@@ -120,6 +122,55 @@ def test_a_report_that_fails_is_a_line_and_no_failure_of_the_sweep(
     monkeypatch.setattr("bench.report.write", fail)
     assert bench.run.main([str(spec), "--results", str(undisturbed)]) == 0
     assert "no report: the kernel [died]" in capsys.readouterr().out
+
+
+@pytest.fixture
+def finished(undisturbed: Path, tmp_path: Path) -> Path:
+    """A copy of the finished sweep, to be damaged."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "results"))
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated"])
+def test_damaged_weights_are_named_with_a_cure(
+    spec: Path, finished: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = folders(finished)[1].path / "weights.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    if damage == "truncated":
+        weights.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="--force --only 'patch 8'") as raised:
+        bench.run.main([str(spec), "--results", str(finished)])
+    word = "is missing" if damage == "deleted" else "is damaged"
+    assert f"patch 8: {weights} {word}" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_deleted_spec_of_a_finished_run_is_restored(
+    spec: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folders(finished)[0].path / "spec.json"
+    content = read_json(path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"spec\.json is missing: re-run"):
+        RunFolder(path.parent).spec()
+    assert bench.run.main([str(spec), "--results", str(finished), "--no-report"]) == 0
+    assert read_json(path) == content and f"restored {path}" in capsys.readouterr().out
+
+
+def test_a_finished_sweep_on_a_read_only_folder_prints_its_table(spec: Path, finished: Path) -> None:
+    done = run_restricted("read-only", finished, "bench.run", str(spec), "--results", str(finished))
+    assert done.returncode == 0 and "| patch 4 " in done.stdout, done
+    assert done.stdout.splitlines()[-1] == f"read-only, nothing updated; report: {finished}/sweep_tiny/report.html"
+
+
+def test_the_results_folder_is_named_from_any_directory(
+    spec: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished.parent)
+    assert bench.run.main([str(spec), "--no-report"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(f"0 of 2 runs pending; results: {finished}")
+    assert lines[-1] == f"report: {finished / 'sweep_tiny'}"
 
 
 def test_what_is_recorded(undisturbed: Path) -> None:
