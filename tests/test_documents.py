@@ -27,6 +27,9 @@ DRY_RUNS = {  # commands that need a cluster, a GPU, root, a network or an hour,
     "make run": "make -n run",
     "make test": "make -n test",
     "make campaign": "make -n campaign",
+    "git switch my-change": "true",
+    "python -m bench.run ablations/patch_size.yaml --force":
+        "python -m bench.run ablations/patch_size.yaml --force --only '*8, 2*'",
     "python -m bench.setup": "python -m bench.setup --help",
     "python -m bench.gpu_suite --out gpu --minutes 15": "python -m bench.gpu_suite --help",
     "apt-get install sweethome3d-furniture": "true",
@@ -116,7 +119,9 @@ def test_every_block_of_a_page_does_what_it_says(page: Path, lab: Path) -> None:
         elif block.language == "yaml" and not block.mark:
             spec_loads(block, number, lab)
         else:
-            assert block.mark in ("file", "replace") or not block.language, f"{page}: block {number} is not executed"
+            assert block.mark in ("file", "replace") or not (block.language or "python -m" in block.text), (
+                f"{page}: block {number} is not executed"
+            )
 
 
 def spec_loads(block: Block, number: int, lab: Path) -> None:
