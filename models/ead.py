@@ -208,8 +208,7 @@ class EAD(nn.Module):
         return output
 
     def _readable(self, views: Views) -> Views:
-        """What the parts may read: no cameras where poses are unknown, no intrinsics where those are unknown too, and
-        mid-gray for hidden patches."""
+        """What the parts may read: neither cameras nor intrinsics that are unknown, mid-gray for hidden patches."""
         images = views.images
         if views.mask is not None:
             patch = images.shape[-1] // views.mask.shape[-1]
@@ -272,9 +271,8 @@ class EAD(nn.Module):
 
 def count_parameters(model: EAD) -> dict[str, int]:
     """Trained parameters (Table 3's "Params."): encoder, aggregator, head, output where it has any, total."""
-    counts = {
-        name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in model.parts().items()
-    }
+    parts = model.parts().items()
+    counts = {name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in parts}
     return {**counts, "total": sum(counts.values())}
 
 

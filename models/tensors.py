@@ -182,6 +182,7 @@ class Triplane(TensorDataclass):
     planes: Float[Tensor, "batch 3 channel rows cols"]
     decoder: nn.Module
     extent: float = 1.0
+    samples: int = 96  # along a ray, when it is rendered
 
 
 Output = TensorDataclass  # Gaussians, PointMap, Pixels, Triplane, or a type of a file of one's own

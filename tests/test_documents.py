@@ -27,6 +27,9 @@ DRY_RUNS = {  # commands that need a cluster, a GPU, root, a network or an hour,
     "make run": "make -n run",
     "make test": "make -n test",
     "make campaign": "make -n campaign",
+    "git switch my-change": "true",
+    "python -m bench.run ablations/patch_size.yaml --force":
+        "python -m bench.run ablations/patch_size.yaml --force --only '*8, 2*'",
     "python -m bench.setup": "python -m bench.setup --help",
     "python -m bench.gpu_suite --out gpu --minutes 15": "python -m bench.gpu_suite --help",
     "apt-get install sweethome3d-furniture": "true",
@@ -86,6 +89,7 @@ def require(text: str, lab: Path, what: str) -> None:
     assert done.returncode == 0, f"{what}: {output(done)}"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_block_of_a_page_does_what_it_says(page: Path, lab: Path) -> None:
@@ -115,7 +119,9 @@ def test_every_block_of_a_page_does_what_it_says(page: Path, lab: Path) -> None:
         elif block.language == "yaml" and not block.mark:
             spec_loads(block, number, lab)
         else:
-            assert block.mark in ("file", "replace") or not block.language, f"{page}: block {number} is not executed"
+            assert block.mark in ("file", "replace") or not (block.language or "python -m" in block.text), (
+                f"{page}: block {number} is not executed"
+            )
 
 
 def spec_loads(block: Block, number: int, lab: Path) -> None:
@@ -133,6 +139,7 @@ def test_every_dry_run_is_of_a_command_on_some_page() -> None:
     assert set(DRY_RUNS) <= commands
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_files_of_extending_train_together_and_pass_the_shared_tests(lab: Path) -> None:
     added = [Path(block.value) for block in blocks(EXTENDING) if block.mark == "file"]
@@ -151,6 +158,7 @@ def test_files_of_extending_train_together_and_pass_the_shared_tests(lab: Path) 
     assert done.returncode == 0, output(done)
 
 
+@pytest.mark.long
 def test_the_optimizer_of_extending_trains(lab: Path) -> None:
     (block,) = [block for block in blocks(EXTENDING) if block.mark == "replace"]
     path = lab / block.value
@@ -167,6 +175,20 @@ def test_readme_is_short_and_glossary_too() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 100
     glossary = EXTENDING.read_text(encoding="utf-8").partition("## Glossary")[2]
     assert len(re.findall(r"^\| (?!word|-)", glossary, re.MULTILINE)) <= 20
+
+
+def test_parameters_in_readme_are_counted() -> None:
+    """README's table of models against the sizes that tests/models counts."""
+    sizes = read_json(ROOT / "tests" / "golden" / "published_sizes.json")
+    rows = re.findall(
+        r"^\| (`\w+`(?:, `\w+`)*) \|.*?\| (\d[\d,; ]+) \|", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    counts = {
+        name.strip("` "): int(count.replace(",", ""))
+        for names, cell in rows
+        for name, count in zip(names.split(", "), cell.split("; "), strict=True)
+    }
+    assert len(counts) >= 3 and counts == {name: sizes[name]["parameters"] for name in counts}
 
 
 @pytest.mark.parametrize(("page", "question", "file"), [

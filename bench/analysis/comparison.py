@@ -80,14 +80,12 @@ def _line(folder: Path) -> dict[str, Any]:
 
 
 def matching_settings(reference: Source, other: Source) -> list[tuple[str, list[SweepRun], list[SweepRun]]]:
-    """(label, runs of the reference, runs of the other) of the runs with the same ids, else of the settings with the same
-    labels; two folders of one setting each are matched as they are. Raises UserError where nothing matches."""
-    ids = {run.id for run in reference.runs} & {run.id for run in other.runs}
-    if ids:
-        common = [source.groups() for source in (Source(s.path, tuple(r for r in s.runs if r.id in ids))
-                                                 for s in (reference, other))]  # fmt: skip
-        by_id = {run.id: run for run in other.runs}
-        return [(label, runs, [by_id[run.id] for run in runs]) for label, runs in common[0].items()]
+    """(label, runs of the reference, runs of the other) of the runs with the same ids, else of the settings with the
+    same labels; two folders of one setting each are matched as they are. Raises UserError where nothing matches."""
+    by_id = {run.id: run for run in other.runs}
+    if same := tuple(run for run in reference.runs if run.id in by_id):
+        groups = Source(reference.path, same).groups()
+        return [(label, runs, [by_id[run.id] for run in runs]) for label, runs in groups.items()]
     groups, others = reference.groups(), other.groups()
     if labels := [label for label in groups if label in others]:
         return [(label, groups[label], others[label]) for label in labels]

@@ -1,4 +1,4 @@
-"""What a co-author needs to see what was run: the spec's text, its bases', and how the code differed from its commit."""
+"""What a co-author needs to see what was run: the text of spec and bases, and how the code differed from its commit."""
 
 from __future__ import annotations
 

@@ -62,7 +62,8 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -
             raise UserError(f"--{name} {number}: it is at least 1")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", values["device"]):
         raise UserError(f"--device {values['device']}: it may be auto, cpu, cuda or cuda:N")
-    if (folder := values.get("name")) is not None and (not FOLDER_NAME.fullmatch(folder) or folder in RESERVED):
+    folder = values.get("name")
+    if folder is not None and (not FOLDER_NAME.fullmatch(folder) or folder in RESERVED):
         rule = f"letters, digits and ._=+-, at most 80, not a dot or dash first, and none of {', '.join(RESERVED)}"
         raise UserError(f"--name {folder!r}: {rule}")
     return RunOptions(overrides=overrides, retry=retry, **values)

@@ -168,7 +168,13 @@ class Worker:
     def _train(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.training.train import train
 
-        train(spec, self.writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
+        if not spec.train.tensorboard:
+            train(spec, self.writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
+            return
+        from bench.training.tensorboard import TensorBoardWriter
+
+        with contextlib.closing(TensorBoardWriter(self.writer)) as writer:
+            train(spec, writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
 
     def _evaluate(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.evaluation.evaluate import evaluate_missing
@@ -244,7 +250,7 @@ def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
     missing = ranks.broadcast()
     spec, writer = specs.from_dict(folder.spec()), NullWriter(folder.path)
     source = open_source(spec.data, spec.model.image_size)
-    with contextlib.suppress(Stopped):  # ending badly here would have the first killed while it still writes
+    with contextlib.suppress(Stopped):  # a non-zero exit would have rank 0 killed while it still writes
         for stage in missing:
             if stage == "train":
                 train(spec, writer, device=device, source=source, ranks=ranks, stop=lambda: bool(signals))

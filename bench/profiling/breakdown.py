@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bench import outputs
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.losses import Prediction
 from bench.profiling.step_profile import synchronize
-from bench.rendering import render
 from bench.training.optimizer import geometry_steps
 from bench.training.trainer import Trainer
-from models.tensors import Gaussians
 
 if TYPE_CHECKING:
     from bench.data.scene import DataSource
@@ -84,30 +83,25 @@ def _instrumented_backward(
     with timed("aggregator"):
         taps = model.aggregate(tokens, batch.inputs)
     with timed("head"):
-        gaussians = model.decode(taps, batch.inputs)
-    assert isinstance(gaussians, Gaussians), "the breakdown by part is of models whose output is Gaussians"
-    outputs = fields(gaussians)
-    leaves = [value.detach().requires_grad_() for value in outputs]
+        output = model.decode(taps, batch.inputs)
+    tensors = {k: v for k, v in vars(output).items() if isinstance(v, Tensor) and v.requires_grad}
+    leaves = {name: value.detach().requires_grad_() for name, value in tensors.items()}
+    detached = replace(output, **leaves)  # type: ignore[type-var]
     with timed("rasterize"):
-        rendering = render(Gaussians(*leaves), batch.target_cameras, batch.background)
-    image = rendering.rgb.detach().requires_grad_()
-    prediction = Prediction(Gaussians(*leaves), replace(rendering, rgb=image))
+        rendering = outputs.of(output).render(detached, batch.target_cameras, batch.background)
+    image = None if rendering is None else rendering.rgb.detach().requires_grad_()
+    prediction = Prediction(detached, None if rendering is None or image is None else replace(rendering, rgb=image))
     with timed("losses"):
         values = [
             trainer.losses[name].weight * term(prediction, batch).sum() / scenes for name, term in trainer.terms.items()
         ]
     with timed("losses backward"):
         torch.autograd.backward(torch.stack(values).sum())
-    if image.grad is not None:
+    if rendering is not None and image is not None and image.grad is not None:
         with timed("rasterize backward"):
             torch.autograd.backward(rendering.rgb, image.grad)
     with timed("model backward"):
-        torch.autograd.backward(outputs, [_gradient(leaf) for leaf in leaves])
-
-
-def fields(gaussians: Gaussians) -> list[Tensor]:
-    """The tensors, in the order of the dataclass."""
-    return [gaussians.means, gaussians.rotations, gaussians.scales, gaussians.opacities, gaussians.harmonics]
+        torch.autograd.backward(list(tensors.values()), [_gradient(leaf) for leaf in leaves.values()])
 
 
 def _gradient(leaf: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ def render(
     cameras: Cameras,
     background: Float[Tensor, "batch view 3"],
     *,
-    samples: int = 96,
     rays_at_once: int = 2**14,
 ) -> Rendering:
     """Draw each scene's planes in its cameras, (batch, view), over the background, in float32.
@@ -47,7 +46,7 @@ def render(
         origins = rearrange(centers[:, :, None, None].expand_as(directions), "b v h w c -> b (v h w) c").detach()
         directions = rearrange(directions, "b v h w c -> b (v h w) c").detach()
         chunks = [
-            _render_rays(triplane, o, d, samples, origins.shape[1] > rays_at_once)
+            _render_rays(triplane, o, d, origins.shape[1] > rays_at_once)
             for o, d in zip(*(torch.split(rays, rays_at_once, dim=1) for rays in (origins, directions)), strict=True)
         ]
         color, distance, alpha = (
@@ -64,21 +63,20 @@ def render(
 
 
 def _render_rays(
-    triplane: Triplane, origins: Tensor, directions: Tensor, samples: int, recompute: bool
+    triplane: Triplane, origins: Tensor, directions: Tensor, recompute: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     if recompute and torch.is_grad_enabled():
         result: tuple[Tensor, Tensor, Tensor] = checkpoint(
-            render_rays, triplane, origins, directions, samples, use_reentrant=False
+            render_rays, triplane, origins, directions, use_reentrant=False
         )
         return result
-    return render_rays(triplane, origins, directions, samples)
+    return render_rays(triplane, origins, directions)
 
 
 def render_rays(
     triplane: Triplane,
     origins: Float[Tensor, "batch ray 3"],
     directions: Float[Tensor, "batch ray 3"],
-    samples: int,
     noise: tuple[Float[Tensor, "batch ray half"], Float[Tensor, "batch ray half"]] | None = None,
 ) -> tuple[Float[Tensor, "batch ray 3"], Float[Tensor, "batch ray 1"], Float[Tensor, "batch ray 1"]]:
     """Color before any background, expected distance (0 where alpha is 0) and alpha of each ray.
@@ -86,7 +84,7 @@ def render_rays(
     `noise` in [0, 1): where a sample lies in its interval, and which quantiles of the first samples' weights get a
     second; None for the middles.
     """
-    half = samples // 2
+    half = triplane.samples // 2
     near, far = cube_limits(origins, directions, triplane.extent)
     middle = torch.full((*near.shape[:2], half), 0.5, device=near.device)
     jitter, quantiles = noise or (middle, (torch.arange(half, device=near.device) + middle) / half)

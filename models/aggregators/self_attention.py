@@ -102,10 +102,7 @@ class SelfAttention(nn.Module):
         views = tokens.grid.shape[1]
         x = self.embed(tokens)
         rope = self.rope(tokens, views if self.spec.scope == "all" else 1) if self.spec.positions == "rope" else None
-        if self.spec.scope == "all":
-            x = rearrange(x, "b v n d -> b (v n) d")
-        else:
-            x = rearrange(x, "b v n d -> (b v) n d")
+        x = x.flatten(1, 2) if self.spec.scope == "all" else x.flatten(0, 1)
         for level, block in enumerate(self.blocks, start=1):
             x = block(x, rope)
             if level in taps:

@@ -81,7 +81,7 @@ class CrocoEncoder(nn.Module):
         initialize(self)
 
     def forward(self, views: Views) -> Tokens:
-        batch, count, _, height, width = views.images.shape
+        batch, count = views.images.shape[:2]
         grid = self.patchify(rearrange(views.images * 2 - 1, "b v c h w -> (b v) c h w"))
         rows, cols = grid.shape[-2:]
         x = rearrange(grid, "n d r c -> n (r c) d")

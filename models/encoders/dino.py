@@ -104,13 +104,13 @@ class DinoEncoder(nn.Module):
             nn.init.normal_(self.registers, std=1e-6)
 
     def forward(self, views: Views) -> Tokens:
-        batch, count, _, height, width = views.images.shape
+        batch, _, _, height, width = views.images.shape
         images = rearrange(normalize_imagenet(views.images), "b v c h w -> (b v) c h w")
         if self.spec.image_patch is not None:
             size = [side // self.spec.image_patch * self.spec.patch for side in (height, width)]
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
         grid = rearrange(self.patchify(images), "n d r c -> n r c d")
-        rows, cols = grid.shape[1:3]
+        rows = grid.shape[1]
         visible = None if views.mask is None else rearrange(views.mask, "b v r c -> (b v) r c")
         x, attended = self.embed(grid, visible)
         for block in self.blocks:

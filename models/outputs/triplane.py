@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from einops import rearrange
@@ -19,19 +20,26 @@ from models.tensors import Dense, Triplane, Views
 
 @dataclass(frozen=True)
 class Spec(OutputSpec):
-    """`features`: channels of a plane. `extent`: half the side of the cube that the planes span, in scene units."""
+    """`features`: channels of a plane. `extent`: half the side of the cube that the planes span, in scene units.
+    `samples`: along a ray when the field is rendered, half of them placed where the others find density."""
 
     features: int = 80
     hidden: int = 64
     layers: int = 4
     extent: float = 1.0
+    samples: int = 96
 
     kind = "triplane"
     layouts = ("planes",)
-    sizes = {"tiny": {"features": 16, "hidden": 32, "layers": 2}, "small": {"features": 32}}
+    sizes = {
+        "tiny": {"features": 16, "hidden": 32, "layers": 2, "samples": 16},
+        "small": {"features": 32, "samples": 48},
+    }
 
     def problems(self) -> Iterator[Problem]:
         yield from at_least_one(self, "features", "hidden", "layers")
+        if self.samples < 4 or self.samples % 2:
+            yield Problem("samples", f"{self.samples}: an even number, at least 4")
         if self.extent <= 0:
             yield Problem("extent", f"{self.extent} must be positive")
 
@@ -45,12 +53,12 @@ class Spec(OutputSpec):
 class TriplaneOutput(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        self.extent = spec.extent
+        self.extent, self.samples = spec.extent, spec.samples
         self.decoder = PlaneDecoder(spec)
 
     def forward(self, dense: Dense, views: Views) -> Triplane:
         planes = rearrange(dense.channels["planes"].float(), "b plane r c d -> b plane d r c")
-        return Triplane(planes, self.decoder, self.extent)
+        return Triplane(planes, self.decoder, self.extent, self.samples)
 
 
 class PlaneDecoder(nn.Module):
@@ -63,7 +71,7 @@ class PlaneDecoder(nn.Module):
         super().__init__()
         widths = [3 * spec.features, *[spec.hidden] * (spec.layers - 1)]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 4))
 

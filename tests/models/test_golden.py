@@ -164,7 +164,7 @@ def check_freesplatter(case: Case) -> None:
     published.load_layout(model, case.state(), published.freesplatter(), case.name)
     views = Views(case["in/images"])
     if c["image"][0] != c["image"][1]:  # the public class exchanges the table's rows and columns there
-        with pytest.raises(ValueError, match="serves square images.*crop or pad them to a square"):
+        with pytest.raises(ValueError, match=r"serves square images.*crop or pad them to a square"):
             model(views)
         return
     dense = model.head(model.aggregator(model.encoder(views), None, model.levels), views)

@@ -23,7 +23,9 @@ OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))  # to OpenCV's axes, a
 def planes_of(case: Case) -> Triplane:
     decoder = triplane.PlaneDecoder(triplane.Spec(features=case.config["plane_dim"]))
     decoder.load_state_dict({key.removeprefix("decoder."): value for key, value in case.state().items()})
-    return Triplane(case["in/planes"].repeat_interleave(case.config["views"], 0), decoder)
+    return Triplane(
+        case["in/planes"].repeat_interleave(case.config["views"], 0), decoder, samples=case.config["samples"]
+    )
 
 
 def rays_of(case: Case) -> tuple[Tensor, Tensor]:
@@ -63,7 +65,7 @@ def test_rendering_is_openlrms() -> None:
     case.check(origins, "ray_origins")
     case.check(directions, "ray_directions")
     noise = (case["in/stratified_noise"][..., 0], case["in/importance_noise"].unflatten(0, origins.shape[:2]))
-    color, distance, alpha = volume.render_rays(planes_of(case), origins, directions, case.config["samples"], noise)
+    color, distance, alpha = volume.render_rays(planes_of(case), origins, directions, noise)
     color = color + (1 - alpha) * case["in/backgrounds"][0][:, None]
     size = (case.config["region"], case.config["region"])
     case.check(rearrange(color, "v (h w) c -> 1 v c h w", h=size[0]), "images_rgb")
@@ -87,8 +89,8 @@ def scene(**changes: Any) -> tuple[Triplane, Cameras, Tensor]:
 def test_chunks_change_neither_images_nor_gradients() -> None:
     images, gradients = [], []
     for rays in (10**6, 50):
-        field, cameras, background = scene()
-        rendering = volume.render(field, cameras, background, samples=16, rays_at_once=rays)
+        field, cameras, background = scene(samples=16)
+        rendering = volume.render(field, cameras, background, rays_at_once=rays)
         (rendering.rgb.square().mean() + rendering.depth.mean()).backward()
         images.append(rendering.rgb.detach())
         gradients.append([field.planes.grad, *(p.grad for p in field.decoder.parameters())])
@@ -98,13 +100,13 @@ def test_chunks_change_neither_images_nor_gradients() -> None:
 
 def test_a_solid_cube_has_its_depth_and_silhouette() -> None:
     """Density everywhere in a small cube: opaque in the middle at the cube's face, the background around it."""
-    field, cameras, background = scene(extent=0.5)
+    field, cameras, background = scene(extent=0.5, samples=256)
 
     class Solid(torch.nn.Module):
         def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
             return torch.full((*features.shape[:-1], 3), 0.25), torch.full((*features.shape[:-1], 1), 200.0)
 
-    rendering = volume.render(replace(field, decoder=Solid()), cameras, background, samples=256)
+    rendering = volume.render(replace(field, decoder=Solid()), cameras, background)
     assert (rendering.alpha[..., 3:5, 3:5] > 0.999).all() and (rendering.alpha[..., 0, :] == 0).all()
     assert torch.allclose(rendering.depth[..., 3:5, 3:5], torch.tensor(2.0), atol=0.03)
     assert torch.allclose(rendering.rgb[..., 3:5, 3:5], torch.tensor(0.25), atol=1e-3)

@@ -19,6 +19,7 @@ from test_numerics import SIZE, of
 import bench.report
 from bench import config
 from bench.analysis import tables
+from bench.analysis.formatting import read_markdown
 from bench.analysis.sweep_sources import sweep_sources
 from bench.common.json_files import read_json, write_json
 from bench.evaluation.evaluate import evaluate
@@ -167,7 +168,10 @@ def at(commit: str, *changed: str) -> dict[str, Any]:
 
 
 def markdown(folder: Path) -> str:
-    return next(path for path in tables.write(folder, folder.parent) if path.suffix == ".md").read_text()
+    """Title and notes of the result table."""
+    tables.write(folder, folder.parent)
+    table = read_markdown((folder / "tables" / "table.md").read_text())
+    return "\n".join([table.title, *table.remarks, *table.definitions])
 
 
 def test_captions_name_the_commit_that_computed_the_numbers_not_the_last_commands(tmp_path: Path) -> None:

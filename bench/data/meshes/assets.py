@@ -55,7 +55,7 @@ class Assets(ABC):
     def find(self, name: str) -> bytes | None:
         """Content of a file that the mesh names; None where there is none, or it cannot be opened."""
         clean = name.strip().strip('"').replace("\\", "/")
-        for spelling in dict.fromkeys((clean, unquote(clean))):
+        for spelling in dict.fromkeys((clean, unquote(clean), unquote(name))):
             try:
                 for path in self.candidates(spelling):
                     return self.read(path)

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from bench.common.errors import UserError
-from bench.data.meshes.assets import Assets
+from bench.data.meshes.assets import Assets, readable
 from bench.data.meshes.files import MeshFile
 from bench.data.meshes.gltf.reader import read_gltf
 from bench.data.meshes.mesh import Mesh, Part, assemble
@@ -36,11 +36,12 @@ def load(file: MeshFile, up: Up = "auto") -> Mesh:
     """
     content, assets = file.open()
     z_up = file.suffix in Z_UP if up == "auto" else up == "z"
+    name = readable(PurePosixPath(file.member or file.path.name).name)
     try:
-        parts = READERS[file.suffix](content, PurePosixPath(file.member or file.path.name).name, assets)
+        parts = READERS[file.suffix](content, name, assets)
         mesh = assemble(parts, z_up)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from error
+        raise UserError(f"{file}: {readable(str(error))}") from error
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as a mesh ({type(error).__name__}: {error})") from error
     more = (f"… {assets.omitted} more",) if assets.omitted else ()

@@ -175,8 +175,7 @@ def _parts(
     if not len(sizes):
         return []
     corners = indices[triangulate(vertices, indices[:, 0], sizes)]  # (F, 3, 3)
-    mapped = (corners[..., 1] >= 0).all(1)
-    shaded = np.all(corners[..., 2] >= 0, axis=1)
+    mapped, shaded = (np.all(corners[..., column] >= 0, axis=1) for column in (1, 2))
     parts = []
     for chosen, has_uv in ((mapped, True), (~mapped, False)):
         if not chosen.any():
@@ -190,7 +189,7 @@ def _parts(
                 assets.warn(f"{name}: has texture coordinates that are not finite")
                 coordinates = np.nan_to_num(coordinates, posinf=0, neginf=0)
         known = normals[corners[chosen, :, 2]] if len(normals) else np.zeros((*faces.shape, 3))
-        known = np.where(shaded[chosen][:, None, None], known, 0)
+        known = known * shaded[chosen].reshape(-1, 1, 1)
         parts.append(Part(vertices, faces, material, coordinates, factors, known))
     return parts
 

@@ -13,7 +13,7 @@ from bench.data.meshes.materials import Material, gray
 from bench.data.meshes.mesh import Part
 from bench.data.meshes.polygons import triangulate
 
-KEYWORD = re.compile(r"(ST)?(C)?(N)?(4)?(n)?OFF\b")
+KEYWORD = re.compile(r"(ST)?(C)?(N)?(4)?(n)?OFF(?![A-Za-z])")
 
 
 def read_off(content: bytes, name: str, assets: Assets) -> list[Part]:

@@ -36,7 +36,7 @@ def sample(kind: str, folder: Path) -> tuple[Path, bytes]:
     if kind == "mtl":
         return path, (QUAD_MTL + "d 0.9\nmap_d -s 1 1 paint.png\nnewmtl b\nKd 1 0 0\nTr 0.2\n").encode()
     if kind == "ply":
-        return path, trimesh.creation.box().export(file_type="ply", encoding="ascii").encode()
+        return path, trimesh.creation.box().export(file_type="ply", encoding="ascii")
     if kind == "glb":
         return path, trimesh.creation.box().export(file_type="glb")
     gltf = Gltf()

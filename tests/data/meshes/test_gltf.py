@@ -106,13 +106,13 @@ def test_texture_coordinates_of_every_type_and_set(kind: str, coordinates: int, 
 @pytest.mark.parametrize("mode", [4, 5, 6])
 def test_triangles_strips_and_fans_draw_the_same(mode: int, tmp_path: Path) -> None:
     gltf = Gltf()
-    corners = gltf.add(CORNERS)
+    positions = gltf.add(CORNERS)
     order = {4: [0, 1, 2, 0, 2, 3], 5: [0, 1, 3, 2], 6: [0, 1, 2, 3]}[mode]
-    sides = [{"attributes": {"POSITION": corners}, "indices": gltf.add(side[order]), "mode": mode} for side in SIDES]
+    sides = [{"attributes": {"POSITION": positions}, "indices": gltf.add(side[order]), "mode": mode} for side in SIDES]
     mesh = gltf.mesh(*sides).load(tmp_path)
     assert len(mesh.faces) == 12 and mesh.missing == ()
-    area = np.linalg.norm(np.cross(*(mesh.vertices[mesh.faces][:, i] - mesh.vertices[mesh.faces][:, 0] for i in (1, 2))),
-                          axis=-1).sum() / 2  # fmt: skip
+    corners = mesh.vertices[mesh.faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1).sum() / 2
     assert area == pytest.approx(6 * 0.9**2)
 
 
@@ -144,7 +144,7 @@ def test_interleaved_and_quantized_attributes(tmp_path: Path) -> None:
 
 
 def test_texture_transform_and_wrapping(tmp_path: Path) -> None:
-    """An offset moves the coordinates from the blue half to the red one; clamping and mirroring differ from repeating."""
+    """An offset moves coordinates from the blue half to the red one; clamping and mirroring are no repetition."""
     gltf = Gltf()
     reference = gltf.json["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]
     reference["extensions"] = {"KHR_texture_transform": {"offset": [-0.5, 0]}}

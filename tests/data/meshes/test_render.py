@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import io
+import resource
 import shutil
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -14,6 +18,7 @@ import trimesh
 from PIL import Image
 from rich.console import Console
 from support.meshes import QUAD_MTL, QUAD_OBJ, QUARTERS, deb, library, quad
+from support.paths import ROOT
 
 from bench.common.errors import UserError
 from bench.data.meshes import furniture, loader, render
@@ -341,3 +346,19 @@ def test_two_commands_do_not_render_into_one_folder(tmp_path: Path) -> None:
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
         render.render([tmp_path / "a.ply"], tmp_path / "out", 8, SILENT)
+
+
+@pytest.mark.long
+def test_a_process_that_is_killed_loses_its_own_mesh_alone(tmp_path: Path) -> None:
+    """By the kernel, for its use of the processor: one mesh takes longer than the limit, the others do not."""
+    for name in ("a", "b", "c"):
+        trimesh.creation.box().export(tmp_path / f"{name}.ply")
+    (tmp_path / "bad.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\n" + "f 1 2 3\n" * 6_000_000)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "bench.data", "render", str(tmp_path), "--out", str(out), "--size", "8"]
+    limit = partial(resource.setrlimit, resource.RLIMIT_CPU, (6, 6))
+    ended = subprocess.run(command, cwd=ROOT, preexec_fn=limit, capture_output=True, text=True, timeout=250)
+    assert ended.returncode == 1, ended.stderr
+    assert sorted(path.name for path in (out / "meshes").iterdir()) == ["a", "b", "c"]
+    text = ended.stdout + ended.stderr
+    assert text.count("its process was killed") == 1 and "bad.obj" in text
