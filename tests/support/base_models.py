@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from support.paths import ROOT
-
 from bench.config import load
 from models.ead import EADSpec
+from support.paths import ROOT
 
 BASES = ROOT / "ablations" / "base"
 
