@@ -1,6 +1,6 @@
-"""`python -m bench.benchmark NAME [options]`: times as ratios against a baseline of the same run.
+"""`python -m bench.benchmark NAME [options]`: times as ratios to a baseline of the same run.
 
-One file of bench/profiling/benchmarks/, one NAME; `NAME --help` says what it measures.
+NAME is a file of bench/profiling/benchmarks/; `NAME --help` describes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m bench.doctor`: is this machine fit to run the harness? One line a finding; exit code 2 for a defect."""
+"""`python -m bench.doctor`: can this machine run the harness? One line per finding; exit code 2 for a defect."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     console, defects = Console(highlight=False, soft_wrap=True), 0
     for finding in examine(options.results):
-        mark = "[red]defect[/]" if finding.mend else "[green]ok[/]    "
-        mend = f" — {finding.mend}" if finding.mend else ""
-        console.print(f"{mark}  {finding.check:<11} {escape(finding.text + mend)}")
-        defects += bool(finding.mend)
-    console.print(f"{defects} defects" if defects else "nothing is wrong")
+        mark = "[red]defect[/]" if finding.remedy else "[green]ok[/]    "
+        remedy = f" — {finding.remedy}" if finding.remedy else ""
+        console.print(f"{mark}  {finding.check:<11} {escape(finding.text + remedy)}")
+        defects += bool(finding.remedy)
+    console.print(f"{defects} defects" if defects else "no defects")
     return 2 if defects else 0
 
 

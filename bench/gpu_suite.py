@@ -1,11 +1,11 @@
-"""`python -m bench.gpu_suite`: what only a GPU can tell, in one command that may be cut off at any moment.
+"""`python -m bench.gpu_suite`: measurements that need a GPU, in one command that may be interrupted at any time.
 
-Three parts, each a JSON file as soon as it is done:
+Three parts; each writes a JSON file when it is done:
     rendering   gsplat against the CPU kernel and the plain-torch reference, values and every gradient
     cost        memory and step time of Table 3's models at the paper's batch a GPU (8 scenes, 4 + 4 views, 256²)
     training    a short real training at scale small, evaluated
-Needs no network and none of this project's pins (torch ≥ 2.11, Python ≥ 3.11); see bench/gpu_bundle.py for what to
-carry there. `--device cpu --size tiny` exercises every path without a GPU.
+Needs no network and none of this project's pinned versions (torch ≥ 2.11, Python ≥ 3.11); bench/gpu_bundle.py collects
+what such a machine lacks. `--device cpu --size tiny` exercises every path without a GPU.
 """
 
 from __future__ import annotations
@@ -13,18 +13,9 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.common.errors import UserError, run_command
-
-if TYPE_CHECKING:
-    pass
-from bench.profiling.gpu_parts import (
-    PARTS,
-    Suite,
-    _prepare_cuda,
-    run_part,
-)
+from bench.profiling.gpu_parts import PARTS, Suite, prepare_cuda, run_part
 
 
 def main() -> int:
@@ -42,7 +33,7 @@ def main() -> int:
     import torch
 
     if options.device == "cuda":
-        _prepare_cuda()
+        prepare_cuda()
     deadline = time.monotonic() + options.minutes * 60
     suite = Suite(options.out, torch.device(options.device), options.size == "tiny", deadline)
     states = [run_part(suite, name) for name in options.parts]

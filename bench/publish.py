@@ -1,6 +1,6 @@
 """`python -m bench.publish SWEEP_FOLDER`: copy a sweep's summary (tables, figures, records) to results/published/.
 
-Pictures of other people's models must not travel without their names: the data's ATTRIBUTION.md goes with them.
+The ATTRIBUTION.md of the data is copied, too: figures show models whose authors must be named.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SEARCH_FILES = ("search.json", "trials.jsonl", "front")
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.publish", description=__doc__)
-    parser.add_argument("sweep", type=Path, help="results/<spec>_<scale>, as bench.run printed it")
+    parser.add_argument("sweep", type=Path, help="results/<spec>_<scale>, as printed by bench.run")
     parser.add_argument("--to", type=Path, default=Path("results/published"))
     parser.add_argument("--name", help="of the folder below --to; default: the sweep's own")
     options = parser.parse_args()

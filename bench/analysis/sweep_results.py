@@ -187,5 +187,10 @@ def _without_seed(line: Mapping[str, Any]) -> str:
 
 def protocol_metrics(sweep: SweepResults, protocol: str) -> list[dict[str, str]]:
     """Name, heading, better, unit and definition of each metric, as the protocol in the results defines them."""
-    evaluations = (run.folder.evaluations().get(protocol) for run in sweep.runs)
+    return metrics_of_runs(sweep.runs, protocol)
+
+
+def metrics_of_runs(runs: Sequence[SweepRun], protocol: str) -> list[dict[str, str]]:
+    """The same for any runs; empty where none was evaluated under the protocol."""
+    evaluations = (run.folder.evaluations().get(protocol) for run in runs)
     return next((list(evaluation["protocol"]["metrics"]) for evaluation in evaluations if evaluation), [])

@@ -1,1 +1,1 @@
-"""What every package may use: errors, paths, files, console, exit codes. No torch."""
+"""What every package may use: errors, paths, files, console, exit codes, compatibility. No torch."""

@@ -1,11 +1,14 @@
-"""Progress of long work: a bar in a terminal; elsewhere (CI, logs, pipes) a plain line at least every ten seconds.
+"""What commands print: lines, JSON, and the progress of long work.
 
-The lines come from a thread, so that a single slow item (a download) is not silent either. Work that ends within
+Progress is a bar in a terminal; elsewhere (CI, logs, pipes) a plain line at least every ten seconds.
+The lines come from a thread, so that a single slow item (a download) is reported, too. Work that ends within
 FIRST_LINE_S prints nothing.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -27,7 +30,7 @@ T = TypeVar("T")
 
 
 def command_console(to_stderr: bool) -> Console:
-    """rich's shared console, on the stream to which a command prints what is for people; libraries use it, too."""
+    """rich's shared console, on the stream for human-readable output; libraries use it, too."""
     rich.reconfigure(stderr=to_stderr)
     return rich.get_console()
 
@@ -37,10 +40,16 @@ def print_line(console: Console, text: str, style: str | None = None) -> None:
     console.print(escape(text), style=style, highlight=False, soft_wrap=True)
 
 
+def print_json(content: object) -> None:
+    """On the standard output, indented; in ASCII where the output cannot encode all characters."""
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    print(json.dumps(content, indent=1, ensure_ascii=not utf8))
+
+
 def track(
     items: Iterable[T], title: str, total: int | None = None, console: Console | None = None, visible: bool = True
 ) -> Iterator[T]:
-    """The items, while `progress` shows how many of `total` (None: unknown) the caller has finished."""
+    """Iterate over the items while `progress` shows how many of `total` (None: unknown) are done."""
     with progress(title, total, console, visible) as advance:
         for item in items:
             yield item
@@ -50,9 +59,9 @@ def track(
 def progress(
     title: str, total: int | None = None, console: Console | None = None, visible: bool = True
 ) -> AbstractContextManager[Advance]:
-    """Shows work while the context is open; call what it gives with the number of items just done.
+    """Shows progress while the context is open; the context's value adds to the number of items done.
 
-    `console` is rich's shared one by default; nothing is shown without `visible`, or when there is nothing to do.
+    `console` is rich's shared one by default; nothing is shown without `visible`, or with a total of 0.
     """
     console = console or rich.get_console()
     if not visible or total == 0:
@@ -106,12 +115,8 @@ def _lines(title: str, total: int | None, console: Console) -> Iterator[Advance]
 
 def _state(done: int, total: int | None, elapsed_s: float) -> str:
     """12/48, 0:00:20 elapsed, 0:01:00 remaining."""
-    words = [f"{done:,}/{total:,}" if total else f"{done:,} done" if done else ""]
-    words.append(f"{_duration(elapsed_s)} elapsed")
+    parts = [f"{done:,}/{total:,}" if total else f"{done:,} done" if done else ""]
+    parts.append(f"{timedelta(seconds=round(elapsed_s))} elapsed")
     if total and 0 < done < total:
-        words.append(f"{_duration(elapsed_s * (total - done) / done)} remaining")
-    return ", ".join(filter(None, words))
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+        parts.append(f"{timedelta(seconds=round(elapsed_s * (total - done) / done))} remaining")
+    return ", ".join(filter(None, parts))

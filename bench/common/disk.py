@@ -1,4 +1,4 @@
-"""What a run needs on disk, priced from its spec; and what to say when there is no room."""
+"""How much disk space a run needs, estimated from its spec, and how to recognize a full disk."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ from pathlib import Path
 
 FLOAT = 4  # bytes: weights and both moments of AdamW are stored in fp32, whatever the precision of the parts
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
-DISK_FULL_PATTERNS = (
-    "No space left on device",
-    "Disk quota exceeded",
-)  # in errors of safetensors, which carry no number
+DISK_FULL_PATTERNS = ("No space left on device", "Disk quota exceeded")  # safetensors' errors carry no errno
 
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes of weights and checkpoints; the records beside them are some hundred bytes a step."""
+    """Bytes of weights and checkpoints; metrics add some hundred bytes per step."""
 
-    training: int  # at most, while a run trains: two checkpoints, of which the older goes once the newer stands
-    kept: int  # after it
+    training: int  # peak while a run trains: two checkpoints, as the older is removed after the newer is complete
+    kept: int  # afterwards
 
 
 def disk_usage_of_run(parameters: int, keep: str, steps: int) -> Disk:
@@ -28,14 +25,14 @@ def disk_usage_of_run(parameters: int, keep: str, steps: int) -> Disk:
     weights = FLOAT * parameters
     if steps == 0:
         return Disk(training=weights, kept=weights)
-    best = 2 * weights if keep == "best" else 0  # an older one stays until the newer stands, here too
+    best = 2 * weights if keep == "best" else 0  # here, too, the older is removed after the newer is complete
     return Disk(training=2 * 3 * weights + best, kept=weights)
 
 
 def free_bytes(folder: Path) -> int:
     """Bytes free where a folder is or will be."""
-    there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
-    return shutil.disk_usage(there).free
+    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 def format_bytes(count: int) -> str:
@@ -44,7 +41,6 @@ def format_bytes(count: int) -> str:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether this error says that the disk, or a quota on it, is full."""
-    return (isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS) or any(
-        sign in str(error) for sign in DISK_FULL_PATTERNS
-    )
+    """Whether the disk, or a quota on it, is full."""
+    full_errno = isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS
+    return full_errno or any(pattern in str(error) for pattern in DISK_FULL_PATTERNS)

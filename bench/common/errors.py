@@ -1,14 +1,19 @@
-"""Errors that are the user's to mend: one clear text, exit code 2, no traceback."""
+"""Errors that users can fix: one clear text, exit code 2, no traceback."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from bench.common.disk import is_disk_full
-from bench.common.exit_codes import BAD_INPUT, STOPPED
+from bench.common.exit_codes import BAD_INPUT, CLOSED_PIPE, STOPPED
+from bench.common.paths import CACHE_VARIABLE, cache_dir
 
-PATHS = FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError  # a user's
+PATH_ERRORS = FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError
+UNWRITABLE_ERRNOS = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class UserError(Exception):
@@ -27,22 +32,41 @@ class ConfigError(UserError):
         self.problems = tuple(problems)
 
 
+def remedy(error: OSError) -> str | None:
+    """What a user can do about an error of the file system; None where it is no fault of disk or path."""
+    if is_disk_full(error):
+        return "free space and re-run; existing outputs are intact"
+    if not error.filename or not (isinstance(error, PATH_ERRORS) or error.errno in UNWRITABLE_ERRNOS):
+        return None
+    path = Path(os.fsdecode(error.filename)).absolute()
+    if path.is_relative_to(cache_dir().absolute()):
+        return f"set {CACHE_VARIABLE} to a folder that can be written to"
+    return "pass another path" if error.errno not in UNWRITABLE_ERRNOS else "pass a path that can be written to"
+
+
 def run_command(main: Callable[[], int]) -> None:
-    """Run a command's `main` as a process: UserError → stderr and exit 2, Ctrl-C → exit 130."""
+    """Run a command's `main` as a process, whatever the output's encoding.
+
+    UserError and errors of paths → stderr and exit 2; Ctrl-C → exit 130; output closed by its reader → exit 141.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="replace")
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:  # `… | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        sys.exit(CLOSED_PIPE)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except OSError as error:
-        if is_disk_full(error):
-            remedy = "make room and run the same command again; what is there is whole"
-        elif isinstance(error, PATHS) and error.filename:
-            remedy = "name another path"
-        else:
+        if (advice := remedy(error)) is None:
             raise
-        print(f"error: {error}: {remedy}", file=sys.stderr)
+        print(f"error: {error}: {advice}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
+        print("interrupted: re-run the same command to resume", file=sys.stderr)
         sys.exit(STOPPED)

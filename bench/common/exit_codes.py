@@ -2,6 +2,7 @@
 
 DONE = 0
 SOME_FAILED = 1  # some runs failed; their logs are named
-BAD_INPUT = 2  # a spec, file or option that the user can mend; nothing was lost
-LOCKED = 75  # of a worker: another process holds the run
-STOPPED = 130  # on request; what was done is kept
+BAD_INPUT = 2  # a spec, file or option that the user can correct; nothing was lost
+LOCKED = 75  # of a worker: another process holds the run's lease
+STOPPED = 130  # on request; checkpoints and results are kept
+CLOSED_PIPE = 141  # 128 + SIGPIPE: the reader of the output has ended

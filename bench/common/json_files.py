@@ -15,14 +15,13 @@ SCHEMA_VERSION = 1
 
 
 def append_line(path: Path, record: Mapping[str, object]) -> None:
-    """Add a JSON line to a file; after a line that a crash left without its end, a new one begins."""
+    """Append a JSON line; an incomplete last line, left by a crash, is terminated first."""
     with path.open("ab+") as file:
-        before = b"\n" if _torn(file) else b""
-        file.write(before + json.dumps(record).encode() + b"\n")
+        separator = b"\n" if _last_line_incomplete(file) else b""
+        file.write(separator + json.dumps(record).encode() + b"\n")
 
 
-def _torn(file: IO[bytes]) -> bool:
-    """Whether a crash left the last line without its end."""
+def _last_line_incomplete(file: IO[bytes]) -> bool:
     if file.seek(0, os.SEEK_END) == 0:
         return False
     file.seek(-1, os.SEEK_END)
@@ -36,11 +35,11 @@ def write_json(path: Path, content: Mapping[str, Any], check: Callable[[], None]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises UserError for a file that is damaged or written by a newer version."""
+    """Raises FileNotFoundError, and UserError for a file that is damaged or written by a newer version."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it and run again") from error
+        raise UserError(f"{path} is damaged ({error}); remove it and re-run") from error
     if (version := content.get("schema_version", 1)) > SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {version}, this EAD-Bench reads up to {SCHEMA_VERSION}: use a newer EAD-Bench"
@@ -49,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """A JSON-lines file; lines torn by a crash are left out."""
+    """A JSON-lines file; lines that a crash left incomplete are skipped."""
     if not path.is_file():
         return []
     records = []

@@ -1,4 +1,4 @@
-"""Which process: host, boot and pid namespace, pid, start time. A bare pid may belong to another process by now."""
+"""Identity of a process: host, boot and pid namespace, pid, start time. A pid alone may have been reused."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ProcessIdentity:
 
 @cache
 def _pid_namespace() -> str:
-    """Of this process; empty where there is no /proc."""
+    """Boot id and pid namespace of this process; empty where there is no /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -67,7 +67,7 @@ def _pid_namespace() -> str:
 
 
 def _start_time(pid: int) -> str | None:
-    """When a process began; None if there is none or it has ended and waits to be collected."""
+    """In clock ticks since boot; None if there is no such process or it is a zombie."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -62,7 +62,7 @@ def convert(annotation: Any, value: Any, text: str | None = None) -> Any:
     elif annotation is str:
         written = value if kind is str and text is None else text if value is not None else None
         if written is not None:
-            return str(Path(written).expanduser()) if written.startswith("~/") else written
+            return _expand_home(written) if written.startswith("~/") else written
     elif annotation is float and ((kind is float and math.isfinite(value)) or (kind is int and abs(value) <= LARGEST)):
         return float(value)
     elif annotation is int and (kind is int or (kind is float and value.is_integer())) and abs(value) <= LARGEST:
@@ -72,6 +72,13 @@ def convert(annotation: Any, value: Any, text: str | None = None) -> Any:
     largest = f" of at most {LARGEST}" if kind in (int, float) and annotation is int and abs(value) > LARGEST else ""
     hint = did_you_mean(value, [str(arg) for arg in args]) if origin is Literal and kind is str else ""
     raise TypeMismatch(f"expected {expected(annotation)}{largest}, got {_as_written(value)}{hint}")
+
+
+def _expand_home(path: str) -> str:
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise TypeMismatch(f"{path} cannot be expanded: HOME is not set; write the whole path") from error
 
 
 def _as_written(value: Any) -> str:

@@ -49,8 +49,9 @@ def identify(
             continue
         identify(parent, runs, problems, (*children, run))
         for part in PACKAGES if field.name == "model" else (field.name,):
-            if (theirs := getattr(parent.spec.model, part)) != (ours := getattr(run.spec.model, part)):
-                message = f"{init.run} has another {part} ({theirs.to_dict()}) than this run ({ours.to_dict()})"
+            other, own = getattr(parent.spec.model, part), getattr(run.spec.model, part)
+            if other != own:
+                message = f"{init.run} has another {part} ({other.to_dict()}) than this run ({own.to_dict()})"
                 problems.add(where, message)
         run.spec = replace(run.spec, init=replace(run.spec.init, **{field.name: replace(init, id=parent.id)}))
         run.parents += (parent.id,)

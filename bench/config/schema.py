@@ -54,6 +54,9 @@ class TrainSpec:
     matmul_precision: Literal["highest", "high", "medium"] = "medium"  # of fp32 parts on CUDA (TF32)
     compile: bool = False
     checkpoint_every: int = field(default=2000, metadata=NOT_IDENTITY)  # steps
+    tensorboard: bool = field(
+        default=False, metadata=NOT_IDENTITY
+    )  # scalars and previews (bench/training/tensorboard.py)
     keep: Literal["last", "best"] = field(default="last", metadata={"legacy": "last"})  # best: in validation PSNR
     validations: int = field(default=10, metadata={"legacy": 10})  # for `keep: best`, evenly spaced over the steps
     parts: PartsSpec = field(default=PartsSpec(), metadata={"legacy": PartsSpec()})

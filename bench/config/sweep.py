@@ -174,7 +174,7 @@ class _Loader:
             alternatives = conditions(sweep["where"], self.problems)
             keep = Filter(alternatives if len(self.problems) == before else [])
         self.swept.update(key for point in points(sweep, (), Problems()) for key in point.settings)
-        kept: list[tuple[SweepPoint, PendingRun]] = []
+        runs: list[tuple[SweepPoint, PendingRun]] = []
         bases: dict[str, tuple[BaseFile, State] | None] = {}
         for point in [self.proposal] if self.proposal else points(sweep, self.command.places(), self.problems):
             name = point.base or spec.base
@@ -192,21 +192,21 @@ class _Loader:
                 if not self.proposal:
                     refuse_scaled(point.layer, start[0], spec, self.scale, self.problems)
                 run = self._resolve(point, name, start[1], keep, spec)
-                kept += [(point, run)] if run else []
+                runs += [(point, run)] if run else []
         if keep:
             keep.report(self.problems)
-        if not kept and not self.problems:
+        if not runs and not self.problems:
             self.problems.add(sweep["where"].where if "where" in sweep else spec.document.where, "keeps no run")
-        settings = [point.label_settings for point, _ in kept]
-        names, base_names = [point.name for point, _ in kept], [run.base for _, run in kept]
-        for (_, run), label in zip(kept, label_settings(settings, names, base_names, path.stem), strict=True):
+        settings = [point.label_settings for point, _ in runs]
+        names, base_names = [point.name for point, _ in runs], [run.base for _, run in runs]
+        for (_, run), label in zip(runs, label_settings(settings, names, base_names, path.stem), strict=True):
             run.label = label
-        if spec.merged_losses and kept:  # `set: {losses: {…}}` changes what it names; the rest is easily overlooked
+        if spec.merged_losses and runs:  # `set: {losses: {…}}` changes what it names; the rest is easily overlooked
             terms = {key.partition(".")[0] for key in spec.merged_losses.value}
-            others = [term for term in kept[0][1].spec.losses if term not in terms]
+            others = [term for term in runs[0][1].spec.losses if term not in terms]
             note = f"losses is merged with the base's: {', '.join(others)} stays; `NAME: null` drops a term"
             self.notes += [f"{spec.merged_losses.where}: {note}"] if others else []
-        return [run for _, run in kept]
+        return [run for _, run in runs]
 
     def _resolve(
         self, point: SweepPoint, base: Node, start: State, keep: Filter | None, spec: SpecFile
@@ -241,12 +241,13 @@ class _Loader:
 def _origin(state: State, key: str, spec: str, otherwise: str) -> tuple[str, str]:
     """Where the user gave a field, something in it, what it must agree with, or the part that it belongs to; of several
     places the one nearest to the user (command line, spec, base), the others in parentheses."""
-    given = {other: setting.where for other, setting in state.items() if not setting.where.endswith(".sizes")}
-    inside = [other for other in given if other.startswith(key + ".")]
-    candidates = [k for k in (key, *inside, *validate.AGREES_WITH.get(key, ()), slot_of(key)) if k in given]
+    places = {other: setting.where for other, setting in state.items() if not setting.where.endswith(".sizes")}
+    inside = [other for other in places if other.startswith(key + ".")]
+    candidates = [k for k in (key, *inside, *validate.AGREES_WITH.get(key, ()), slot_of(key)) if k in places]
     if not candidates:
         return otherwise, ""
-    nearness = {k: (given[k].startswith("command line: "), given[k].startswith(f"{spec}:")) for k in candidates}
+    nearness = {k: (places[k].startswith("command line: "), places[k].startswith(f"{spec}:")) for k in candidates}
     nearest = max(candidates, key=lambda k: nearness[k])
-    rest = [f"{k} is set at {given[k]}" for k in candidates if given[k] != given[nearest]]
-    return given[nearest], f" ({'; '.join(rest)})" if rest and nearest != key else ""
+    others = [k for k in (key, *validate.AGREES_WITH.get(key, ())) if places.get(k, places[nearest]) != places[nearest]]
+    rest = "; ".join(f"{k} is set at {places[k]}" for k in others)
+    return places[nearest], f" ({rest})" if rest else ""

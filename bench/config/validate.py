@@ -116,11 +116,11 @@ def _data(spec: RunSpec) -> Iterator[Problem]:
 
 def _init(spec: RunSpec) -> Iterator[Problem]:
     """The whole model or its parts; with nothing to train all of it; which checkpoints are known, and what they fix."""
-    given = [part for part in INIT_PARTS if getattr(spec.init, part) != "scratch"]
+    initialized = [part for part in INIT_PARTS if getattr(spec.init, part) != "scratch"]
     if spec.init.model != "scratch":
-        for part in given:
+        for part in initialized:
             yield Problem(f"init.{part}", f"init.model gives the {part} as well: leave one out, init.{part}: scratch")
-    elif spec.train.steps == 0 and (random := [part for part in INIT_PARTS if part not in given]):
+    elif spec.train.steps == 0 and (random := [part for part in INIT_PARTS if part not in initialized]):
         yield Problem(
             "train.steps",
             f"nothing is trained and nothing gives the {' and the '.join(random)}: give init.model "
@@ -128,12 +128,12 @@ def _init(spec: RunSpec) -> Iterator[Problem]:
         )
     if spec.train.steps == 0 and spec.views.overfit:
         yield Problem("views.overfit", "nothing is trained (train.steps is 0), so nothing can be memorized")
-    for part in (*given, *(["model"] if spec.init.model != "scratch" else [])):
+    for part in (*initialized, *(["model"] if spec.init.model != "scratch" else [])):
         init = getattr(spec.init, part)
         if isinstance(init, WeightsFile) and init.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", init.sha256):
             text = f"{init.sha256!r} is no SHA-256: 64 hexadecimal digits, as `sha256sum FILE` prints them"
             yield Problem(f"init.{part}.sha256", text)
-    for part in given:
+    for part in initialized:
         yield from _checkpoint(part, getattr(spec.model, part), getattr(spec.init, part))
 
 

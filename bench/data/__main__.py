@@ -21,7 +21,7 @@ def main() -> int:
     if options.verb == "render":
         from bench.data.meshes.render import render
 
-        return render(options.meshes, options.out, options.size, console)
+        return render(options.meshes, options.out, options.size, console, options.up)
     if options.verb == "furniture":
         from bench.data.meshes.furniture import furniture
 
@@ -67,6 +67,9 @@ def parse() -> argparse.Namespace:
     sub = verbs.add_parser("render", help="your own meshes → G-Objaverse's format, 40 views each")
     sub.add_argument(
         "meshes", type=Path, nargs="+", metavar="MESH", help="OBJ, GLB, PLY, ZIP … files, or folders of them"
+    )
+    sub.add_argument(
+        "--up", choices=("auto", "y", "z"), default="auto", help="axis that points up (auto: y; PLY, STL, OFF: z)"
     )
     _output_options(sub)
     sub = verbs.add_parser("furniture", help="a training set from Debian's sweethome3d-furniture (CC0, CC BY)")

@@ -1,1 +1,1 @@
-"""A sweep on this machine: session, launcher, worker, dry run, progress."""
+"""Execution of a sweep on this machine: session, launcher, worker, dry run, progress."""

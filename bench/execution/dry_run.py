@@ -1,8 +1,9 @@
-"""A dry run: what a sweep would run, how large it is, and what is missing."""
+"""A dry run: what a sweep would run and how its runs differ, how large they are, what is done, measured or missing."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,39 +13,178 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.common import disk
+from bench.common.console import print_json
+from bench.common.errors import UserError
+from bench.common.labels import terminal
+from bench.runs.folder import RunFolder, run_folder, runs_folder
 
 if TYPE_CHECKING:
     from bench.config import Run, Sweep
+    from bench.config.schema import RunSpec
+
+SPLITS = ("training", "validation", "evaluation")
+NOT_SWEPT = "*"  # marks a field that differs although nobody swept it
+MEASURED = ("step_time_ms", "host_peak_memory_gib", "reserved_peak_memory_gib", "device", "world")  # of profiles
 
 
-def print_dry_run(sweep: Sweep, chosen: Sequence[Run], as_json: bool, console: Console, results: Path) -> None:
-    """Print it, counted as the paper does; red is what would keep a run from starting."""
+def print_dry_run(
+    sweep: Sweep, chosen: Sequence[Run], as_json: bool, console: Console, results: Path, ranks: int = 1
+) -> None:
+    """Print it, parameters counted as the paper does; red is what would keep a run from starting. `ranks` is the number
+    of processes that share a run's batch."""
     from bench.analysis.formatting import millions
-    from bench.config import describe
 
-    ids = {run.id for run in chosen}
-    rows = [row for row in describe(sweep) if row["id"] in ids]
+    rows = dry_run_rows(sweep, chosen, results, ranks)
     if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print_json(rows)
         return
+    facts = [_facts(row, ranks) for row in rows]
+    varying = [name for name in facts[0] if len({fact[name] for fact in facts}) > 1]
     title = f"{' '.join([sweep.name, *sweep.overrides])}, scale {sweep.scale}: {len(rows)} runs"
-    table = Table(title=escape(title), caption=escape(sweep.question))
-    table.add_column("run")
-    table.add_column("id", no_wrap=True)
+    table = Table(title=escape(terminal(title)), caption=escape(terminal(sweep.question)))
+    for heading, no_wrap in (("run", False), ("id", True), ("state", False)):
+        table.add_column(heading, no_wrap=no_wrap, overflow="fold")
     for heading in ("Params.", "E", "A", "D", "tokens a scene"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=heading != "tokens a scene")
     for row in rows:
         counts = [millions(row["parameters"][part]) for part in ("total", "encoder", "aggregator", "head")]
-        style = "red" if row["missing_files"] else None
-        table.add_row(escape(row["label"]), row["id"], *counts, f"{row['tokens_per_scene']:,}", style=style)
+        cells = [escape(terminal(row["label"])), row["id"], row["state"], *counts, f"{row['tokens_per_scene']:,}"]
+        table.add_row(*cells, style="red" if row["missing_files"] else None)
     console.print(table)
-    console.print(escape(_disk(rows, results)), highlight=False, soft_wrap=True)
-    for text in dict.fromkeys(text for row in rows for text in row["missing_files"]):
-        console.print(escape(text), style="red", soft_wrap=True)
+    states = ", ".join(f"{count} {state}" for state, count in Counter(row["state"] for row in rows).items())
+    common = "; ".join(f"{name} {fact}" for name, fact in facts[0].items() if name not in varying)
+    lines: list[tuple[str, str | None]] = [(f"{'All runs' if len(rows) > 1 else 'The run'}: {common}", None)]
+    if len(rows) > 1:
+        lines.append((f"Differences from {sweep.reference}:", None))
+    for row, fact in zip(rows, facts, strict=True):
+        details = [_differences(row), *(f"{name} {fact[name]}" for name in varying)]
+        if len(rows) > 1 and any(details):
+            lines.append((f"- {row['label']}: {'; '.join(filter(None, details))}", None))
+    if any(row["not_swept"] for row in rows):
+        lines.append((f"{NOT_SWEPT} differs although the spec does not sweep it", "yellow"))
+    lines.append((f"State: {states}", None))
+    lines += [(_measurement(row), None) for row in rows if row["measured"]]
+    lines += [(_disk(rows, results), None)]
+    lines += [(text, "yellow") for text in dict.fromkeys(text for row in rows for text in row["shortfalls"])]
+    lines += [(text, "red") for text in dict.fromkeys(text for row in rows for text in row["missing_files"])]
+    for text, style in lines:
+        console.print(escape(terminal(text)), style=style, highlight=False, soft_wrap=True)
+
+
+def dry_run_rows(sweep: Sweep, chosen: Sequence[Run], results: Path, ranks: int = 1) -> list[dict[str, Any]]:
+    """The rows of `describe` with what is known on this machine, ready for JSON.
+
+    Added are "state", "differences" {field: value} from the reference run and which of them are "not_swept", "scenes"
+    {split: count or None}, "shortfalls" (sentences), "batch_per_rank" and "measured" ({"run", the numbers of MEASURED}
+    or None).
+    """
+    from bench.analysis.sweep_results import flatten
+    from bench.analysis.variants import field_differences
+    from bench.config import describe
+
+    described = {row["id"]: row for row in describe(sweep)}
+    reference = next(row for row in described.values() if row["label"] == sweep.reference)
+    profiles, counted = _profiles(results), dict[Any, tuple[dict[str, int | None], str | None]]()
+    rows = []
+    for run in chosen:
+        row, status = described[run.id], run_folder(results, run.id).status()
+        fields, usual = flatten(row["spec"]), flatten(reference["spec"])
+        of_base = dict.fromkeys(fields.keys() & usual.keys()) if row["base"] != reference["base"] else {}
+        differences = field_differences(fields, usual, [of_base | row["settings"], reference["settings"]])
+        data = run.spec.data, run.spec.model.image_size
+        counted[data] = counted.get(data) or _scenes(run.spec)
+        scenes, problem = counted[data]
+        requested, available = run.spec.evaluation.scenes, scenes["evaluation"]
+        shortfalls = [problem] if problem else []
+        if requested and available is not None and requested > available:
+            shortfalls.append(f"evaluation.scenes asks for {requested} scenes, there are {available}")
+        rows.append({
+            **row,
+            "state": f"{status.state} ({status.phase})" if status.phase else str(status.state),
+            "differences": {difference.field: difference.value for difference in differences},
+            "not_swept": [difference.field for difference in differences if not difference.swept],
+            "scenes": scenes, "shortfalls": shortfalls, "batch_per_rank": run.spec.train.batch // ranks,
+            "measured": profiles.get(_cost_key(row["spec"])),
+        })  # fmt: skip
+    return rows
+
+
+def _scenes(spec: RunSpec) -> tuple[dict[str, int | None], str | None]:
+    """{split: how many}, of files only where they can be read; and why they cannot."""
+    from bench.data.sampler import open_source
+
+    if hasattr(spec.data, "training_scenes"):
+        return {split: getattr(spec.data, f"{split}_scenes") for split in SPLITS}, None
+    if spec.data.missing() if hasattr(spec.data, "missing") else ():
+        return dict.fromkeys(SPLITS), None
+    try:
+        source = open_source(spec.data, spec.model.image_size)
+        return {split: len(source.scenes(split)) for split in SPLITS}, None  # type: ignore[arg-type]
+    except (UserError, OSError) as error:
+        return dict.fromkeys(SPLITS), str(error)
+
+
+def _cost_key(spec: Mapping[str, Any]) -> str:
+    """What decides the time and memory of a training step."""
+    train, views = spec["train"], spec["views"]
+    keys = [spec["model"], train["batch"], train.get("micro_batch"), train.get("compile"), views["inputs"],
+            views["targets"], sorted(spec["losses"])]  # fmt: skip
+    return json.dumps(keys, sort_keys=True)
+
+
+def _profiles(results: Path) -> dict[str, dict[str, Any]]:
+    """Cost key → a measurement of it among all runs of this results folder; damaged folders are passed over."""
+    measured: dict[str, dict[str, Any]] = {}
+    for path in sorted(runs_folder(results).glob("*/profiles")):
+        folder = RunFolder(path.parent)
+        try:
+            for profile in folder.profiles().values():
+                key = _cost_key(folder.spec())
+                measured[key] = {"run": folder.id, **{name: profile.get(name) for name in MEASURED}}
+        except (UserError, OSError, KeyError, TypeError):
+            continue
+    return measured
+
+
+def _facts(row: Mapping[str, Any], ranks: int) -> dict[str, str]:
+    """What decides a run's cost and result, by heading, as text."""
+    train, precision, scenes = row["spec"]["train"], row["spec"]["model"]["precision"], row["scenes"]
+    batch = f"{train['batch']}" + (f" ({row['batch_per_rank']} a process)" if ranks > 1 else "")
+    if train["micro_batch"]:
+        batch += f" in micro-batches of {train['micro_batch']}"
+    parts = ", ".join(f"{part[0].upper() if part != 'head' else 'D'} {dtype}" for part, dtype in precision.items())
+    kinds = set(precision.values())
+    data = row["spec"]["data"]
+    counts = ", ".join(f"{count:,} {split}" for split, count in scenes.items() if count is not None)
+    return {
+        "steps": f"{train['steps']:,}",
+        "batch": batch,
+        "learning rate": f"{train['learning_rate']:g} → {train['final_learning_rate']:g}",
+        "precision": f"{kinds.pop() if len(kinds) == 1 else parts}, matmul {train['matmul_precision']}",
+        "data": f"{data['name']} {data.get('root') or ''}".strip() + (f" ({counts} scenes)" if counts else ""),
+    }
+
+
+def _differences(row: Mapping[str, Any]) -> str:
+    marked = {field: NOT_SWEPT if field in row["not_swept"] else "" for field in row["differences"]}
+    names = {field: field.removesuffix(".name").removeprefix("model.") for field in marked}
+    return ", ".join(f"{names[field]} {value}{marked[field]}" for field, value in row["differences"].items())
+
+
+def _measurement(row: Mapping[str, Any]) -> str:
+    """Of the same model, batch, views and losses, in this or another run."""
+    measured, steps = row["measured"], row["spec"]["train"]["steps"]
+    memory = measured["reserved_peak_memory_gib"] or measured["host_peak_memory_gib"]
+    kind = "GPU" if measured["reserved_peak_memory_gib"] else "host"
+    text = f"Measured for {row['label']}: {measured['step_time_ms']:.0f} ms a step"
+    text += f", {memory:.1f} GiB of {kind} memory" if memory else ""
+    minutes = measured["step_time_ms"] * steps / 60_000
+    device = f"{measured['world']} × {measured['device']}"
+    return f"{text}, so {minutes:.3g} min for {steps:,} steps (run {measured['run']}, {device})"
 
 
 def _disk(rows: Sequence[Mapping[str, Any]], results: Path) -> str:
-    """What the whole sweep takes on disk, one run at a time, and what there is."""
+    """What the whole sweep takes on disk, one run at a time, and how much is free."""
     largest = max(row["disk_bytes"]["training"] for row in rows)
     kept = sum(row["disk_bytes"]["kept"] for row in rows)
     return (

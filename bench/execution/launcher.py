@@ -1,6 +1,6 @@
-"""A sweep's runs on this machine: one child process a run, at most `jobs` at once, parents before their children.
+"""A sweep's runs on this machine: one child process per run, at most `jobs` at once, parents before their children.
 
-A run that another controller works on is left to it; should that one stop, the run is taken up here.
+A run that another command works on is left to it; if that command stops first, the run is resumed here.
 """
 
 from __future__ import annotations
@@ -17,126 +17,130 @@ from types import FrameType
 from typing import Any, Literal, Protocol
 
 from bench.common import disk
+from bench.common.environment import LAUNCHER_VARIABLES
 from bench.common.errors import UserError
 from bench.common.exit_codes import LOCKED, STOPPED
 from bench.common.json_files import write_json
 from bench.data.cache import PROCESSES
 from bench.execution.worker import missing_stages
 from bench.runs.folder import RunFolder, Status
-from bench.runs.lease import (
-    Lease,
-    LeasedWriter,
-    LeaseHeld,
-    active_holder,
-    current_claim,
-)
+from bench.runs.lease import Lease, LeasedWriter, LeaseHeld, active_holder, current_claim
 from bench.runs.states import State
 
 POLL_S = 0.1
 
-# Threads that spin while they wait save 10–17 % of a tiny step on an idle machine, but make it up to 5 times longer
+# Threads that spin while they wait save 10-17 % of a tiny step on an idle machine, but make it up to 5 times longer
 # beside one busy process and 20 times beside another such run (two cores).
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the launcher needs to know of a run. `spec` is resolved, as bench.config.to_dict gives it."""
+    """A run as the launcher needs it. `spec` is resolved (bench.config.to_dict)."""
 
     folder: RunFolder
     label: str
     spec: Mapping[str, Any]
-    parents: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()  # ids of the runs whose weights it starts from
 
     @property
     def id(self) -> str:
         return self.folder.id
 
     def is_done(self) -> bool:
-        """Whether nothing is missing of it."""
+        """Whether all of its stages are complete."""
         return self.folder.status().state is State.DONE and not missing_stages(self.folder, self.spec)
 
 
 class LaunchCallbacks(Protocol):
-    """Hears what happens; bench.execution.progress shows it."""
+    """Receives the progress of a sweep; bench.execution.progress prints it."""
 
-    def update(self, working: Collection[Task], elsewhere: Mapping[str, str]) -> None:
-        """Called all the time. `elsewhere`: label of a run → who else works on it."""
+    def update(self, running: Collection[Task], elsewhere: Mapping[str, str]) -> None:
+        """Called at every poll. `elsewhere`: label of a run → the process outside this command that holds it."""
         ...
 
     def finished(self, task: Task, status: Status) -> None:
-        """Called once a task that was not at its end from the start."""
+        """Called once for each task that was pending at the start."""
         ...
+
+
+def worker_command(folder: Path, device: str, threads: int, attempts: int) -> list[str]:
+    """A run's stages in a process that stops with this one, and exits if others have claimed the run since."""
+    options = ["--device", device, "--threads", str(threads), "--controller", str(os.getpid())]
+    return [sys.executable, "-m", "bench.work", str(folder), *options, "--claims", str(attempts)]
 
 
 @dataclass
 class Launcher:
-    """Brings tasks to an end.
+    """Runs tasks until all have ended.
 
-    `retry`: which bad ends are tried again. On SIGINT or SIGTERM the children write checkpoints and stop, and `asked`
-    becomes "stop"; on a second one they are killed.
+    `retry`: failed states that are run again. On SIGINT or SIGTERM the children write checkpoints and stop, and
+    `stop_request` becomes "stop"; on a second signal they are killed.
     """
 
     tasks: Sequence[Task]
-    watcher: LaunchCallbacks
+    callbacks: LaunchCallbacks
     jobs: int = 1
     threads: int = 1
     device: str = "cpu"
     retry: Collection[str] = ()
+    command: Callable[[Path, str, int, int], list[str]] = worker_command
     stop_request: Literal["", "stop", "kill"] = ""
-    ends: dict[str, Status] = field(default_factory=dict)
+    statuses: dict[str, Status] = field(default_factory=dict)  # of tasks that have ended, by id
     waiting: dict[str, Task] = field(default_factory=dict)
     children: dict[str, tuple[Task, subprocess.Popen[bytes]]] = field(default_factory=dict)
 
     def run(self) -> dict[str, Status]:
-        """The tasks' statuses in the end, by id."""
-        self.ends = {task.id: task.folder.status() for task in self.tasks if not needs_work(task, self.retry)}
-        self.waiting = {task.id: task for task in self.tasks if task.id not in self.ends}
-        self.claims = {run_id: _claims(task) for run_id, task in self.waiting.items()}
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        """The final statuses of all tasks, by id."""
+        self.statuses = {task.id: task.folder.status() for task in self.tasks if not needs_work(task, self.retry)}
+        self.waiting = {task.id: task for task in self.tasks if task.id not in self.statuses}
+        self.attempts = {run_id: _attempts(task) for run_id, task in self.waiting.items()}
+        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             while self.children or (self.waiting and not self.stop_request):
                 elsewhere = {} if self.stop_request else self._start()
-                self.watcher.update([task for task, _ in self.children.values()], elsewhere)
+                self.callbacks.update([task for task, _ in self.children.values()], elsewhere)
                 time.sleep(POLL_S)
                 self._collect()
         finally:
             for _, child in self.children.values():
                 child.terminate()
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
-        return {task.id: self.ends.get(task.id) or task.folder.status() for task in self.tasks}
+        return {task.id: self.statuses.get(task.id) or task.folder.status() for task in self.tasks}
 
     def _start(self) -> dict[str, str]:
-        """Start what can be started; gives who else works on what."""
+        """Start what can be started; returns {label: holder} of runs that other commands work on."""
         elsewhere = {}
         for task in list(self.waiting.values()):
             if len(self.children) >= self.jobs:
                 break
             parents = [task.folder.path.parent / parent for parent in task.parents]
             untrained = [parent.name for parent in parents if RunFolder(parent).training() is None]
-            if other := active_holder(task.folder.path):
-                elsewhere[task.label] = str(other)
-            elif task.is_done() or (_claims(task) > self.claims[task.id] and task.folder.status().state.needs_retry):
-                self._end(task, task.folder.status())  # by another controller, in the meantime
-            elif ended := [parent for parent in untrained if parent in self.ends]:
-                state = self.ends[ended[0]].state
-                self._end(task, Status(State.PLANNED, message=f"it starts from run {ended[0]}, which is {state}"))
+            failed_elsewhere = _attempts(task) > self.attempts[task.id] and task.folder.status().state.needs_retry
+            if holder := active_holder(task.folder.path):
+                elsewhere[task.label] = str(holder)
+            elif task.is_done() or failed_elsewhere:
+                self._end(task, task.folder.status())
+            elif ended := [parent for parent in untrained if parent in self.statuses]:
+                state = self.statuses[ended[0]].state
+                self._end(task, Status(State.PLANNED, message=f"parent run {ended[0]} is {state}"))
             elif not untrained:
-                self._or_full(task, self._spawn)
+                self._fail_if_disk_full(task, self._spawn)
         return elsewhere
 
     def _spawn(self, task: Task) -> None:
-        """Its output goes to log.txt; as a session of its own it gets Ctrl-C through this process alone."""
+        """Start a child in a session of its own: it receives Ctrl-C through this process alone. Output → log.txt."""
         folder = task.folder.path
         try:
             prepare_run_folder(task)
         except LeaseHeld:
             return
+        inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
         with (folder / "log.txt").open("ab") as log:
             child = subprocess.Popen(
-                worker_command(folder, self.device, self.threads, _claims(task)),
-                env=ENVIRONMENT | os.environ | {PROCESSES: str(self.jobs)},
+                self.command(folder, self.device, self.threads, _attempts(task)),
+                env=ENVIRONMENT | inherited | {PROCESSES: str(self.jobs)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -150,45 +154,45 @@ class Launcher:
             if (code := child.poll()) is None:
                 continue
             del self.children[task.id]
-            self._or_full(task, lambda task, code=code: self._settle(task, code))  # type: ignore[misc]
+            self._fail_if_disk_full(task, lambda task, code=code: self._handle_exit(task, code))  # type: ignore[misc]
 
-    def _settle(self, task: Task, code: int) -> None:
+    def _handle_exit(self, task: Task, code: int) -> None:
         try:
             if code == LOCKED:
                 raise LeaseHeld
             if code not in (0, STOPPED) and not task.folder.status().state.needs_retry:
-                self._record_death(task, code)
+                self._record_crash(task, code)
             self._end(task, task.folder.status())
-        except LeaseHeld:  # another controller was faster, or has taken over
+        except LeaseHeld:  # another command was faster, or has taken over
             self.waiting[task.id] = task
 
-    def _or_full(self, task: Task, act: Callable[[Task], None]) -> None:
-        """Do it; where not even a status fits on the disk, the run's end is known to this process alone."""
+    def _fail_if_disk_full(self, task: Task, action: Callable[[Task], None]) -> None:
+        """Where not even a status fits on the disk, the run's failure is known to this process alone."""
         try:
-            act(task)
+            action(task)
         except OSError as error:
             if not disk.is_disk_full(error):
                 raise
-            message = f"the disk is full ({error}): nothing could be recorded; make room and run the command again"
+            message = f"the disk is full ({error}), no status could be recorded: free space and re-run"
             self._end(task, Status(State.FAILED, task.folder.status().phase, message))
 
-    def _record_death(self, task: Task, code: int) -> None:
-        """Of a child that could not record its own end. Raises Held when another one has taken the run over."""
+    def _record_crash(self, task: Task, code: int) -> None:
+        """Of a child that recorded no status. Raises LeaseHeld when another process has taken the run over."""
         phase = task.folder.status().phase
         if self.stop_request == "kill":
-            status = Status(State.CANCELLED, phase, "killed on request, without a last checkpoint")
+            status = Status(State.CANCELLED, phase, "killed on request, without a final checkpoint")
         elif code < 0:
             hint = ", perhaps out of memory" if code == -signal.SIGKILL else f", {signal.Signals(-code).name}"
             status = Status(State.LOST, phase, f"killed (signal {-code}){hint}")
         else:
-            status = Status(State.FAILED, phase, f"ended with exit code {code}")
+            status = Status(State.FAILED, phase, f"exit code {code}")
         with Lease(task.folder.path) as lease:
             task.folder.set_status(status, lease.check)
 
     def _end(self, task: Task, status: Status) -> None:
         self.waiting.pop(task.id, None)
-        self.ends[task.id] = status
-        self.watcher.finished(task, status)
+        self.statuses[task.id] = status
+        self.callbacks.finished(task, status)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.stop_request = "kill" if self.stop_request else "stop"
@@ -197,19 +201,13 @@ class Launcher:
 
 
 def needs_work(task: Task, retry: Collection[str] = ()) -> bool:
-    """Neither done nor at a bad end that is not to be tried again."""
+    """Whether it is neither done nor failed in a state that is not to be retried."""
     state = task.folder.status().state
     return not task.is_done() and (not state.needs_retry or state in retry)
 
 
-def worker_command(folder: Path, device: str, threads: int, claims: int) -> list[str]:
-    """A run's stages in a process that stops when this one is gone, and leaves a run that got another claim since."""
-    options = ["--device", device, "--threads", str(threads), "--controller", str(os.getpid()), "--claims", str(claims)]
-    return [sys.executable, "-m", "bench.work", str(folder), *options]
-
-
 def prepare_run_folder(task: Task) -> None:
-    """The run folder with its resolved spec, as it is asked for now: paths may have moved. Raises Held."""
+    """Write the resolved spec into the run folder; paths may have changed. Raises LeaseHeld."""
     if (task.folder.path / "spec.json").is_file() and task.folder.spec() == task.spec:
         return
     with Lease(task.folder.path) as lease:
@@ -218,15 +216,16 @@ def prepare_run_folder(task: Task) -> None:
 
 
 def archive_run(task: Task) -> Path | None:
-    """Put a run aside, whole, so that it is done anew. Raises UserError while somebody works on it."""
+    """Move a run folder to archive/, so that the run starts anew; its new path, None if there is no such folder.
+
+    Raises UserError while another process holds the run.
+    """
     if not task.folder.path.is_dir():
         return None
     try:
         Lease(task.folder.path)
     except LeaseHeld as held:
-        raise UserError(
-            f"{task.label} ({task.id}): {held} works on it; stop that first, or leave out --force"
-        ) from held
+        raise UserError(f"{task.label} ({task.id}): locked by {held}; stop it first, or omit --force") from held
     archives = task.folder.path.parent.parent / "archive"
     archives.mkdir(exist_ok=True)
     target = archives / f"{task.id}.{len(list(archives.glob(f'{task.id}.*'))) + 1}"
@@ -234,7 +233,7 @@ def archive_run(task: Task) -> Path | None:
     return target
 
 
-def _claims(task: Task) -> int:
-    """How often the run has been worked on; more than before says that somebody else tried."""
+def _attempts(task: Task) -> int:
+    """How many times the run has been claimed; an increase shows that another process has tried."""
     claim = current_claim(task.folder.path)
     return claim.number if claim else 0

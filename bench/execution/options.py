@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +11,24 @@ from pathlib import Path
 from bench.common.errors import UserError
 from bench.runs.states import RETRYABLE
 
+FOLDER_NAME = re.compile(r"[\w=+][\w.=+-]{0,79}", re.ASCII)
+RESERVED = ("runs", "archive", "code", "published")  # folders of results/ with a meaning of their own
 SCALES = ("tiny", "small", "paper")
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a command line asks for. An option that a command does not have keeps its default."""
+    """A parsed command line. An option that a command does not have keeps its default."""
 
     spec: Path
     overrides: tuple[str, ...] = ()  # "key=value"
     scale: str = "tiny"
     results: Path = Path("results")
+    name: str | None = None  # of the sweep's folder in `results`
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     jobs: int = 1  # runs at once
     threads: int | None = None  # of a run; None: all cores / jobs
-    retry: tuple[str, ...] = ()  # states in which a run is started again
+    retry: tuple[str, ...] = ()  # failed states that are run again
     dry_run: bool = False
     json: bool = False
     report: bool = True  # write the notebook and the HTML page at the end
@@ -36,14 +40,14 @@ class RunOptions:
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
-    """Every option that bench.run and bench.search have in common, but SPEC and the overrides."""
+    """Add the options that bench.run and bench.search share, except SPEC and the overrides."""
     add = parser.add_argument
     add("--scale", default="tiny", choices=SCALES, help="default: tiny, for a laptop")
-    add("--retry", metavar="STATES", default="", help=f"try bad ends again: {', '.join(RETRYABLE)}; or all")
+    add("--retry", metavar="STATES", default="", help=f"retry runs that failed: {', '.join(RETRYABLE)}; or all")
     add("--device", default="auto", help="cpu, cuda or cuda:N; default: cuda if there is one")
     add("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
     add("--threads", type=int, metavar="N", help="CPU threads of a run (default: all cores / jobs)")
-    add("--no-report", dest="report", action="store_false", help="make no notebook and no HTML page at the end")
+    add("--no-report", dest="report", action="store_false", help="write no notebook and no HTML page at the end")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
 
 
@@ -56,6 +60,12 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -
     for name in ("jobs", "threads", "overfit"):
         if (number := values.get(name)) is not None and number < 1:
             raise UserError(f"--{name} {number}: it is at least 1")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", values["device"]):
+        raise UserError(f"--device {values['device']}: it may be auto, cpu, cuda or cuda:N")
+    folder = values.get("name")
+    if folder is not None and (not FOLDER_NAME.fullmatch(folder) or folder in RESERVED):
+        rule = f"letters, digits and ._=+-, at most 80, not a dot or dash first, and none of {', '.join(RESERVED)}"
+        raise UserError(f"--name {folder!r}: {rule}")
     return RunOptions(overrides=overrides, retry=retry, **values)
 
 

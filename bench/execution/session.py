@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from safetensors import SafetensorError, safe_open
 
 from bench.common import disk
-from bench.common.console import print_line, progress
+from bench.common.console import print_json, print_line, progress
 from bench.common.environment import cores
 from bench.common.errors import UserError
 from bench.common.exit_codes import DONE, SOME_FAILED, STOPPED
-from bench.execution.launcher import LaunchCallbacks, Launcher, Task, archive_run, needs_work
+from bench.common.files import check_writable, is_writable
+from bench.common.json_files import read_lines
+from bench.execution.launcher import LaunchCallbacks, Launcher, Task, archive_run, needs_work, prepare_run_folder
 from bench.execution.options import RunOptions
 from bench.execution.progress import SweepProgress
+from bench.runs.controllers import controlling
 from bench.runs.folder import Status, run_folder, write_sweep
 from bench.runs.states import State
 
@@ -30,7 +33,8 @@ class Session:
     """One call of a command that trains runs: its sweep, its options, and where the results go.
 
     `run` is the whole of a local sweep. A submission and a search hold a session and use its steps: `archive`,
-    `print_header`, `verify_data_unchanged`, `prepare`, `launch`, `record`, `report`, `print`.
+    `pending`, `print_header`, `verify_files`, `verify_data_unchanged`, `prepare`, `launch`, `record`, `report` and
+    `print`.
     """
 
     def __init__(self, sweep: Sweep, chosen: Sequence[Run], options: RunOptions, folder: str, console: Console) -> None:
@@ -47,10 +51,16 @@ class Session:
             self.archive()
         pending = self.pending()
         self.print_header(pending)
+        if not pending and not is_writable(self.results):
+            return self._print_stored_tables()
+        check_writable(self.results)
+        self.verify_files()
         self.verify_data_unchanged()
         self.prepare([run for run, task in zip(self.chosen, self.tasks, strict=True) if task in pending])
-        with SweepProgress(self.console, len(pending)) as callbacks:
-            statuses, stopped = self.launch(callbacks)
+        with controlling(self.folder, [task.id for task in self.tasks]):
+            self.record()  # bench.status reads it while the runs train
+            with SweepProgress(self.console, len(pending), self.folder) as callbacks:
+                statuses, stopped = self.launch(callbacks)
         lines = self.record()
         if stopped:
             self.print("stopped; re-run the same command to resume")
@@ -58,7 +68,7 @@ class Session:
         report = self.report()
         passed = self._print_overfit_results() if self.options.overfit else True
         if self.options.json:
-            print(json.dumps(lines, indent=1, ensure_ascii=False))
+            print_json(lines)
         self.print(f"report: {report.resolve()}")
         return DONE if passed and all(status.state is State.DONE for status in statuses.values()) else SOME_FAILED
 
@@ -75,7 +85,8 @@ class Session:
         """How many runs are pending; runs whose code has changed; earlier failures that are not retried."""
         from bench.config.source_hash import changed_sources
 
-        self.print(f"{self.sweep.name}, scale {self.sweep.scale}: {len(pending)} of {len(self.tasks)} runs pending")
+        runs = f"{len(pending)} of {len(self.tasks)} runs pending"
+        self.print(f"{self.sweep.name}, scale {self.sweep.scale}: {runs}; results: {self.results.resolve()}")
         for run, task in zip(self.chosen, self.tasks, strict=True):
             if files := changed_sources(run.spec, (task.folder.training() or {}).get("code", {})):
                 text = (
@@ -87,6 +98,17 @@ class Session:
             if state.needs_retry and task not in pending:
                 log = task.folder.path / "log.txt"
                 self.print(f"{task.label}: {state} previously; pass --retry {state} to retry (log: {log})", "red")
+
+    def verify_files(self) -> None:
+        """Restore missing spec.json files of trained runs. Raises UserError where weights are missing or damaged."""
+        for task in self.tasks:
+            if task.folder.training() is not None and not (task.folder.path / "spec.json").is_file():
+                prepare_run_folder(task)
+                self.print(
+                    f"{task.label}: {task.folder.path / 'spec.json'} was missing and has been restored", "yellow"
+                )
+        if damaged := list(filter(None, (weights_problem(task) for task in self.tasks))):
+            raise UserError("\n".join(damaged))
 
     def verify_data_unchanged(self) -> None:
         """Of trained runs that are now requested with other paths to their data. Raises UserError."""
@@ -141,6 +163,7 @@ class Session:
         """Write sweep.json, runs.jsonl and environment.json; the records of runs.jsonl."""
         import torch
 
+        from bench.analysis.sweep_sources import sweep_sources
         from bench.config import bases_at_paper_scale
         from bench.runtime import provenance
 
@@ -148,22 +171,21 @@ class Session:
         content = {"name": self.sweep.name, "scale": self.sweep.scale, "question": self.sweep.question,
                    "spec": str(self.sweep.path), "overrides": list(self.sweep.overrides),
                    "reference": self.sweep.reference,
-                   "bases": bases_at_paper_scale(self.sweep)}  # fmt: skip
+                   "bases": bases_at_paper_scale(self.sweep), **sweep_sources(self.sweep)}  # fmt: skip
         environment = provenance.of_sweep(self.sweep.path, torch.device(self.device), self.threads)
         write_sweep(self.folder, content, lines, environment)
         return lines
 
     def report(self) -> Path:
-        """Write tables, figures and the report of the whole sweep, and print the first table.
+        """Write tables, figures and the report of the whole sweep, and print its answer and the first table.
 
         Returns report.html; the sweep's folder where there is none (--no-report, or the report failed).
         """
         from bench import figures
         from bench.analysis import tables
 
-        for path in tables.write(self.folder, self.results):
-            if path.name == "table.md":
-                self.print(path.read_text(encoding="utf-8"))
+        tables.write(self.folder, self.results)
+        self.print(tables.terminal_summary(self.folder, self.results))
         with progress("drawing figures", console=self.console):
             figures.write(self.folder, self.results)
         return (self._write_report() if self.options.report else None) or self.folder
@@ -181,6 +203,20 @@ class Session:
             self.print(f"no report: {reason} (for details: {command})", "red")
             return None
 
+    def _print_stored_tables(self) -> int:
+        """Of a finished sweep whose results are read-only: the table of its last report, if it has one."""
+        table = self.folder / "tables" / "table.md"
+        if not table.is_file():
+            raise UserError(
+                f"{self.results.resolve()} cannot be written to, and {self.folder.name} has no table yet: "
+                "copy the folder, and pass the copy with --results DIR"
+            )
+        self.print(table.read_text(encoding="utf-8"))
+        if self.options.json:
+            print_json(read_lines(self.folder / "runs.jsonl"))
+        self.print(f"read-only, nothing updated; report: {(self.folder / 'report.html').resolve()}")
+        return DONE
+
     def _print_overfit_results(self) -> bool:
         """Of `--overfit`; whether all passed."""
         results = {task.label: task.folder.overfit() for task in self.tasks}
@@ -193,6 +229,26 @@ class Session:
         print_line(self.console, text, style)
 
 
+def weights_problem(task: Task) -> str | None:
+    """What is wrong with the weights file of a trained run, and what to do; None if nothing is."""
+    from models.weights import WEIGHTS_FILE
+
+    path = task.folder.path / WEIGHTS_FILE
+    if task.folder.training() is None:
+        return None
+    problem = "is missing"
+    if path.is_file():
+        try:
+            with safe_open(path, framework="numpy"):  # reads the header and compares it with the file's size
+                return None
+        except SafetensorError as error:
+            problem = f"is damaged ({error})"
+    return (
+        f"{task.label}: {path} {problem}: restore the file, or re-run with --force --only {shlex.quote(task.label)} to "
+        "train the run again; its tables remain available with python -m bench.report"
+    )
+
+
 def task_of(run: Run, results: Path) -> Task:
     """A run as the launcher expects it."""
     from bench.config import to_dict
@@ -203,18 +259,21 @@ def task_of(run: Run, results: Path) -> Task:
 def sweep_lines(sweep: Sweep, results: Path) -> list[dict[str, Any]]:
     """One record for each run of the sweep, chosen or not: its settings, size, status and provenance."""
     from bench.config import describe
+    from bench.config.source_hash import changed_sources
 
     kept = ("id", "label", "scale", "settings", "parents", "parameters", "tokens_per_scene", "spec")
-    bases = {run.id: run.origin["base"] for run in sweep.runs}
+    runs = {run.id: run for run in sweep.runs}
     lines = []
     for row in describe(sweep):
-        status, spec = run_folder(results, row["id"]).status(), row["spec"]
+        folder, run, spec = run_folder(results, row["id"]), runs[row["id"]], row["spec"]
+        status = folder.status()
         lines.append({key: row[key] for key in kept} | {
             "model": {part: spec["model"][part]["name"] for part in ("encoder", "aggregator", "head", "output")},
-            "base": bases[row["id"]],
+            "base": run.origin["base"],
             "data": spec["data"]["name"], "steps": spec["train"]["steps"], "seed": spec["seed"],
             "status": status.state, "phase": status.phase, "message": status.message,
-            "provenance": run_folder(results, row["id"]).provenance(),
+            "provenance": folder.provenance(),
+            "changed_code": changed_sources(run.spec, (folder.training() or {}).get("code", {})),
         })  # fmt: skip
     return lines
 

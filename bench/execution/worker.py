@@ -36,41 +36,41 @@ if TYPE_CHECKING:
 
 
 STAGES = ("train", "evaluate", "profile", "trace", "overfit")
-
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)  # the last: a cluster's warning
-
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)  # the last: SLURM's warning before a time limit
 
 log = logging.getLogger(__name__)
 
 
 def missing_stages(folder: RunFolder, spec: Mapping[str, Any] | None = None) -> list[str]:
-    """What a run still lacks of its spec, in order; `spec` may ask for more than the folder's own does (a trace). One
-    profile and one trace are enough, on whatever device; both are of training steps."""
+    """A run's incomplete stages, in order; `spec` (default: the folder's) may request more, such as a trace.
+
+    One profile and one trace are enough, on whatever device; both need training steps.
+    """
     spec = spec or folder.spec()
     evaluated = folder.evaluations()
-    lacks = {
+    missing = {
         "train": folder.training() is None,
         "evaluate": any(protocols.get(name).key not in evaluated for name in spec["evaluation"]["protocols"]),
         "profile": spec["train"]["steps"] > 0 and not folder.profiles(),
         "trace": spec["train"]["steps"] > 0 and traced(spec) and not folder.traces(),
         "overfit": bool(spec["views"]["overfit"]) and folder.overfit() is None,
     }
-    return [stage for stage in STAGES if lacks[stage]]
+    return [stage for stage in STAGES if missing[stage]]
 
 
 def traced(spec: Mapping[str, Any]) -> bool:
-    """Whether a resolved spec asks for a trace."""
+    """Whether a resolved spec requests a trace."""
     return bool(spec.get("profile", {}).get("trace"))
 
 
-def main(argv: list[str] | None = None, surroundings: ExecutionContext | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.work", description="Do what one run still lacks.")
-    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="with spec.json, as `bench.run` makes it")
+def main(argv: list[str] | None = None, context: ExecutionContext | None = None) -> int:
+    """Run the incomplete stages of a run folder under its lease; an exit code (see bench/work.py)."""
+    parser = argparse.ArgumentParser(prog="python -m bench.work", description="Run the incomplete stages of one run.")
+    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="with spec.json, as written by bench.run")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
-    parser.add_argument("--threads", type=int, default=environment.cores(), help="of the CPU")
-    parser.add_argument("--controller", type=int, metavar="PID", help="stop once this parent is gone")
-    parser.add_argument("--claims", type=int, metavar="N", help="leave the run to others if it had more than N so far")
+    parser.add_argument("--threads", type=int, default=environment.cores(), help="CPU threads (default: all cores)")
+    parser.add_argument("--controller", type=int, metavar="PID", help="stop when this parent process has ended")
+    parser.add_argument("--claims", type=int, metavar="N", help="exit if the run has been claimed more than N times")
     args = parser.parse_args(argv)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(args.threads)  # read once, when torch and numpy are imported
@@ -78,70 +78,70 @@ def main(argv: list[str] | None = None, surroundings: ExecutionContext | None = 
     logging.captureWarnings(True)
     folder = RunFolder(args.folder.resolve())
     if not (folder.path / "spec.json").is_file():
-        raise UserError(f"{folder.path} is no run folder: it has no spec.json")
+        raise UserError(f"{folder.path} is no run folder: it has no spec.json; bench.run SPEC writes it")
     rank, _ = environment.rank_and_world_size()
     if rank:
         return run_worker_rank(folder, args.device, args.threads)
     try:
         with Lease(folder.path) as lease:
             if args.claims is not None and lease.number > args.claims + 1:
-                raise LeaseHeld("others in the meantime")
+                raise LeaseHeld("another process in the meantime")
             writer = LeasedWriter(folder.path, lease)
-            here = surroundings or ExecutionContext()
-            return Worker(folder, writer, args.device, args.threads, args.controller, here).run()
+            context = context or ExecutionContext()
+            return Worker(folder, writer, args.device, args.threads, args.controller, context).run()
     except LeaseHeld as held:
-        log.info("run %s was taken by %s", folder.id, held)
+        log.info("run %s is locked by %s", folder.id, held)
         return LOCKED
 
 
 @dataclass
 class Worker:
-    """A run's stages in this process; signals stop it."""
+    """Runs the stages of a run in this process, until a signal stops it."""
 
     folder: RunFolder
     writer: LeasedWriter
     device_name: str
     threads: int
-    controller: int | None  # the process without which this one stops
-    surroundings: ExecutionContext = field(default_factory=ExecutionContext)
+    controller: int | None  # pid of the parent with which this process stops
+    context: ExecutionContext = field(default_factory=ExecutionContext)
     phase: str = ""
-    asked: str = ""  # why to stop, once somebody asked
-    ranks: DistributedContext = field(init=False)  # once they have found each other
+    stop_request: str = ""  # received signals, or another reason to stop
+    ranks: DistributedContext = field(init=False, repr=False)  # set once all ranks have joined
 
     def run(self) -> int:
-        """The stages that are missing, to a status and an exit code."""
+        """Run the incomplete stages, record the status; an exit code."""
         for number in STOP_SIGNALS:
-            signal.signal(number, self._on_signal)
+            signal.signal(number, self.on_signal)
         try:
-            status = self._outcome()
+            status = self._run_stages()
             self.folder.set_status(status, self.writer.check)
             attempts.finish_attempt(self.writer, status)
-        except LeaseLost as stale:
-            log.error("%s; this process stops without writing", stale)
+        except LeaseLost as error:
+            log.error("%s; this process stops without writing", error)
             return 1
         log.info("run %s: %s", self.folder.id, status.state)
         if status.state is State.DONE:
             return 0
         return STOPPED if status.state.was_stopped else 1
 
-    def _outcome(self) -> Status:
+    def _run_stages(self) -> Status:
         try:
-            attempts.begin_attempt(self.writer, self.surroundings.classify_missing_exit)
+            attempts.begin_attempt(self.writer, self.context.classify_missing_exit)
             remove_leftovers(self.folder.path)
             missing = missing_stages(self.folder)
             if missing or environment.rank_and_world_size()[1] > 1:
-                self._stages(missing)
+                self._run(missing)
             return Status(State.DONE)
         except LeaseLost:
             raise
         except BaseException as error:
-            status = self._end(error)
+            status = self._status_of(error)
             log.error("%s: %s\n%s", status.state, status.message, traceback.format_exc() if status.trace else "")
             return status
 
-    def _stages(self, missing: Sequence[str]) -> None:
-        self._enter("prepare")
-        log.info("run %s: %s to do, process %d", self.folder.id, ", ".join(missing), os.getpid())
+    def _run(self, missing: Sequence[str]) -> None:
+        self._set_stage("prepare")
+        log.info("run %s: stages %s, process %d", self.folder.id, ", ".join(missing), os.getpid())
         from bench import config as specs
         from bench.data.sampler import open_source
         from bench.runtime import rendezvous
@@ -154,21 +154,27 @@ class Worker:
         stages = {"train": self._train, "evaluate": self._evaluate, "profile": self._profile, "trace": self._trace,
                   "overfit": self._overfit}  # fmt: skip
         for stage in missing:
-            if self.asked:
+            if self.stop_request:
                 raise KeyboardInterrupt
-            self._enter(stage)
+            self._set_stage(stage)
             stages[stage](spec, device, source)
             self.ranks.gather({})
         rendezvous.shutdown()
 
-    def _enter(self, phase: str) -> None:
+    def _set_stage(self, phase: str) -> None:
         self.phase = phase
         self.folder.set_status(Status(State.RUNNING, phase), self.writer.check)
 
     def _train(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.training.train import train
 
-        train(spec, self.writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
+        if not spec.train.tensorboard:
+            train(spec, self.writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
+            return
+        from bench.training.tensorboard import TensorBoardWriter
+
+        with contextlib.closing(TensorBoardWriter(self.writer)) as writer:
+            train(spec, writer, device=device, source=source, ranks=self.ranks, stop=self._stop)
 
     def _evaluate(self, spec: RunSpec, device: torch.device, source: DataSource) -> None:
         from bench.evaluation.evaluate import evaluate_missing
@@ -189,42 +195,43 @@ class Worker:
         from bench.evaluation.overfit import check_overfit
         from bench.runtime import provenance
 
-        verdict = check_overfit(spec, self.folder.path, device=device, source=source)
+        result = check_overfit(spec, self.folder.path, device=device, source=source)
         content = {
-            "passed": verdict.passed,
-            "text": str(verdict),
+            "passed": result.passed,
+            "text": str(result),
             "provenance": provenance.of_stage(spec.model.precision, device),
         }
         self.writer.commit("overfit.json", lambda path: write_json(path, content))
 
     def _stop(self) -> bool:
-        """Asked at every step. A worker whose controller is gone stops too: nothing runs unseen."""
-        if not self.asked and self.controller not in (None, os.getppid()):
-            self.asked = "its controller is gone"
-        return bool(self.asked)
+        """Called at every step. A worker stops when its controller has ended."""
+        if not self.stop_request and self.controller not in (None, os.getppid()):
+            self.stop_request = "its controller has ended"
+        return bool(self.stop_request)
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Training writes a checkpoint first, unless asked twice; what else there is can be done again."""
-        again, self.asked = self.asked, ", ".join(filter(None, (self.asked, signal.Signals(number).name)))
-        if (not again and self.phase != "train") or (again and not self.surroundings.patient):
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Training writes a checkpoint first, unless a second signal comes; other stages are repeated later."""
+        previous = self.stop_request
+        self.stop_request = ", ".join(filter(None, (previous, signal.Signals(number).name)))
+        if (not previous and self.phase != "train") or (previous and not self.context.patient):
             raise KeyboardInterrupt
 
-    def _end(self, error: BaseException) -> Status:
-        """What an exception says about the run; of several ranks another may have been asked to stop."""
+    def _status_of(self, error: BaseException) -> Status:
+        """The status that an exception means; of several ranks another one may have received the signal."""
         from bench.training.train import Stopped
 
-        if (isinstance(error, Stopped | KeyboardInterrupt) or self.asked) and not disk.is_disk_full(error):
-            for number in STOP_SIGNALS:  # the end is being written
+        if (isinstance(error, Stopped | KeyboardInterrupt) or self.stop_request) and not disk.is_disk_full(error):
+            for number in STOP_SIGNALS:  # while the status is being written
                 signal.signal(number, signal.SIG_IGN)
-            state, reason = self.surroundings.classify_stop(self.asked)
+            state, reason = self.context.classify_stop(self.stop_request)
             return Status(state, self.phase, f"{reason}: {error}" if str(error) else reason)
         return status_of_exception(error, self.phase)
 
 
 def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
-    """The share of a rank that is not the first: it computes, and leaves lease, records and statuses to that one.
+    """The work of a rank other than the first: it computes, and leaves lease, records and statuses to rank 0.
 
-    When the first fails or stops, the step ends: `srun --kill-on-bad-exit=1` and torchrun see to it.
+    When rank 0 fails or stops, `srun --kill-on-bad-exit=1` and torchrun end the others.
     """
     from bench import config as specs
     from bench.data.sampler import open_source
@@ -233,18 +240,20 @@ def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
     from bench.runtime import rendezvous
     from bench.training.train import Stopped, train
 
-    asked: list[int] = []
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda number, _: asked.append(number))
     device = setup_device(device_name, threads)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
     ranks = rendezvous.join(folder.path, device)
+    signals: list[int] = []
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, _: signals.append(number))
     missing = ranks.broadcast()
     spec, writer = specs.from_dict(folder.spec()), NullWriter(folder.path)
     source = open_source(spec.data, spec.model.image_size)
-    with contextlib.suppress(Stopped):  # ending badly here would have the first killed while it still writes
+    with contextlib.suppress(Stopped):  # a non-zero exit would have rank 0 killed while it still writes
         for stage in missing:
             if stage == "train":
-                train(spec, writer, device=device, source=source, ranks=ranks, stop=lambda: bool(asked))
+                train(spec, writer, device=device, source=source, ranks=ranks, stop=lambda: bool(signals))
             elif stage == "evaluate":
                 evaluate_missing(spec, writer, device=device, source=source, ranks=ranks)
             elif stage == "profile":
@@ -255,9 +264,10 @@ def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
 
 
 def setup_device(device_name: str, threads: int) -> torch.device:
-    """The device; of several visible GPUs each process of a node takes its own. Sets the CPU threads.
+    """Set the CPU threads and the current CUDA device; returns the device.
 
-    All other global state of torch is set by each stage (`bench.runtime.numerics`). Raises UserError.
+    "cuda" means a different GPU for each process of a node. All other global state of torch is set by each stage
+    (`bench.runtime.numerics`). Raises UserError for a device that does not exist.
     """
     import torch
 

@@ -34,13 +34,15 @@ def draw(panels: Sequence[Panel], labels: Sequence[str]) -> Figure:
     """Labels from top to bottom, in the sweep's order."""
     import matplotlib.pyplot as plt
 
-    height = 0.24 * len(labels) + 1.05
+    names = [style.wrap(label) for label in labels]
+    lines = max((name.count("\n") for name in names), default=0) + 1
+    height = max(0.24, 0.13 * lines) * len(labels) + 1.05
     figure, grid = plt.subplots(1, len(panels), figsize=(style.WIDTH, height), sharey=True, squeeze=False,
                                 layout="constrained")  # fmt: skip
     colors = style.series_colors(labels)
     for axes, panel in zip(grid[0], panels, strict=True):
         _panel(axes, panel, labels, colors)
-    grid[0][0].set_yticks(range(len(labels)), list(map(mathtext, labels)))
+    grid[0][0].set_yticks(range(len(labels)), names)
     grid[0][0].set_ylim(len(labels) - 0.4, -0.6)
     handles = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))
     if handles:

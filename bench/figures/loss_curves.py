@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Records = Sequence[Mapping[str, Any]]  # one run's metrics.jsonl: {"step": …, "loss/mse": …}
+LEGEND_CHARACTERS = 90  # of all columns of the legend together
 TITLES = {  # of eq. 6; any other term goes by its own name
     "mse": r"$\mathcal{L}_m$  mean squared error",
     "lpips": r"$\mathcal{L}_l$  LPIPS",
@@ -52,7 +53,9 @@ def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
         axes.text(geometry_first / 2, 0.98, r"$\mathcal{L}_{3D}$ alone", transform=axes.get_xaxis_transform(),
                   ha="center", va="top", fontsize=6.5, color=style.FAINT)  # fmt: skip
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4) or 1)
+    longest = max((len(line) for label in labels for line in label.splitlines()), default=1)
+    columns = max(1, min(len(labels), 4, LEGEND_CHARACTERS // longest))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
     return figure
 
 
@@ -70,7 +73,7 @@ def _curve(axes: Axes, label: str, runs: Sequence[Records], key: str, color: str
     series = [np.array([(r["step"], r[key]) for r in records if r.get(key) is not None]) for records in runs]
     series = [values for values in series if len(values)]
     if not series:
-        axes.plot([], [], color=color, linestyle=dash, label=mathtext(label))
+        axes.plot([], [], color=color, linestyle=dash, label=style.wrap(label, 60))
         return
     length = min(len(values) for values in series)
     steps = series[0][:length, 0]
@@ -80,7 +83,7 @@ def _curve(axes: Axes, label: str, runs: Sequence[Records], key: str, color: str
         axes.plot(steps, raw[0], color=color, linewidth=0.4, alpha=0.25)
     else:
         axes.fill_between(steps, smooth.min(0), smooth.max(0), color=color, alpha=0.18, linewidth=0)
-    axes.plot(steps, smooth.mean(0), color=color, linestyle=dash, label=mathtext(label))
+    axes.plot(steps, smooth.mean(0), color=color, linestyle=dash, label=style.wrap(label, 60))
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.common.labels import mathtext
 from bench.figures import style
 
 if TYPE_CHECKING:
@@ -100,16 +99,12 @@ def _headings(figure: Figure, grid: GridSpec, labels: list[str]) -> None:
     columns = {(0, 1): "inputs", (3, 3): "truth", (start, start): "true depth"}
     box = grid[0, 4].get_position(figure)
     room = round(box.width * figure.get_size_inches()[0] / CHARACTER)
-    columns |= {(4 + i, 4 + i): _wrap(label, room) for i, label in enumerate(labels)}
-    columns |= {(start + 1 + i, start + 1 + i): _wrap(f"{label}: depth", 2 * room) for i, label in enumerate(labels)}
+    columns |= {(4 + i, 4 + i): style.wrap(label, room) for i, label in enumerate(labels)}
+    columns |= {
+        (start + 1 + i, start + 1 + i): style.wrap(f"{label}: depth", 2 * room) for i, label in enumerate(labels)
+    }
     for (left, right), text in columns.items():
         box, end = grid[0, left].get_position(figure), grid[0, right].get_position(figure)
         figure.text(
             (box.x0 + end.x1) / 2, box.y1 + 0.006, text, ha="center", va="baseline", fontsize=6.5, linespacing=1.1
         )
-
-
-def _wrap(text: str, width: int) -> str:
-    import textwrap
-
-    return "\n".join(map(mathtext, textwrap.wrap(text, width, max_lines=3, placeholder="…")))

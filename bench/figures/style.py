@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+
+from bench.common.labels import mathtext, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,6 +93,11 @@ def style() -> Iterator[None]:
     if missing:
         characters = "".join(chr(int(code)) for code in missing)
         log.warning("figures: no installed font has %s: boxes stand for them; install one that has them", characters)
+
+
+def wrap(label: str, width: int = 30) -> str:
+    """A label in lines of at most `width` characters, three at most, as text that matplotlib takes for no formula."""
+    return "\n".join(map(mathtext, textwrap.wrap(plain(label), width, max_lines=3, placeholder="…")))
 
 
 def series_colors(labels: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bench.common.labels import mathtext
 from bench.figures import style
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def draw(parts_ms: Mapping[str, Mapping[str, float]], caption: str) -> Figure:
     names = [name for name in ORDER if any(parts[name] > LEAST * longest for parts in parts_ms.values())]
     for row, parts in enumerate(parts_ms.values()):
         _bar(axes, row, {name: parts[name] for name in names}, longest)
-    axes.set_yticks(range(len(parts_ms)), list(map(mathtext, parts_ms)))
+    axes.set_yticks(range(len(parts_ms)), [style.wrap(label) for label in parts_ms])
     axes.set_ylim(len(parts_ms) - 0.45, -0.55)
     axes.set_xlim(0, longest * 1.1)
     axes.set_xlabel(caption, fontsize=7)

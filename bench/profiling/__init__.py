@@ -1,1 +1,1 @@
-"""What a step costs: time and memory, by part, traces, benchmarks."""
+"""Cost of a training step: time and memory, breakdown by part, traces, benchmarks."""

@@ -1,4 +1,4 @@
-"""Where a training step's time goes, by part: clocks between the parts of a step that is cut there, and no profiler."""
+"""Breakdown of a training step's time by part: clocks between the parts of an instrumented step, without a profiler."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bench import outputs
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.losses import Prediction
 from bench.profiling.step_profile import synchronize
-from bench.rendering import render
 from bench.training.optimizer import geometry_steps
 from bench.training.trainer import Trainer
-from models.tensors import Gaussians
 
 if TYPE_CHECKING:
     from bench.data.scene import DataSource
@@ -29,14 +28,14 @@ WARM_UP = 3  # steps
 PARTS = ("data", "encoder", "aggregator", "head", "rasterize", "losses", "losses backward", "rasterize backward",
          "model backward", "exchange", "optimizer")  # fmt: skip
 DEFINITION = (
-    "median wall time of each part of a training step with all losses, the device synchronized at every border; "
-    "data is one batch made alone, which training makes beside the step before, exchange the sum of gradients over "
-    "ranks; no profiler runs"
+    "median wall time of each part of a training step with all losses, the device synchronized between parts; data: "
+    "loading one batch, which training does during the previous step; exchange: the sum of gradients over ranks; no "
+    "profiler is active"
 )
 
 
 def time_by_part(trainer: Trainer, source: DataSource, steps: int) -> dict[str, float]:
-    """PARTS → milliseconds: medians of `steps` steps after a few to warm up."""
+    """{part: milliseconds}: medians of `steps` steps after WARM_UP steps."""
     spec, device = trainer.spec, next(trainer.model.parameters()).device
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     times: list[dict[str, float]] = []
@@ -49,7 +48,7 @@ def time_by_part(trainer: Trainer, source: DataSource, steps: int) -> dict[str, 
         synchronize(device)
         times[-1][name] += (time.perf_counter() - started) * 1000
 
-    first = geometry_steps(spec.train)
+    first = geometry_steps(spec.train)  # the first step with all losses
     for step in range(first, first + WARM_UP + steps):
         times.append(defaultdict(float))
         with timed("data"):
@@ -59,11 +58,14 @@ def time_by_part(trainer: Trainer, source: DataSource, steps: int) -> dict[str, 
 
 
 def instrumented_step(trainer: Trainer, batch: Batch, timed: Callable[[str], AbstractContextManager[None]]) -> None:
-    """`Trainer.step` with all losses, cut into parts, at the optimizer's present learning rate."""
+    """`Trainer.step` with all losses, one part after the other, at the optimizer's current learning rate.
+
+    `timed`: part → a context that measures it.
+    """
     trainer.optimizer.zero_grad(set_to_none=True)
     size = trainer.spec.train.micro_batch or len(batch.scenes)
     for start in range(0, len(batch.scenes), size):
-        _parted_backward(trainer, batch.scenes_at(start, start + size), timed)
+        _instrumented_backward(trainer, batch.scenes_at(start, start + size), timed)
     with timed("exchange"):
         trainer.ranks.reduce_gradients(trainer.model)
     with timed("optimizer"):
@@ -71,39 +73,37 @@ def instrumented_step(trainer: Trainer, batch: Batch, timed: Callable[[str], Abs
         trainer.optimizer.update(norm)
 
 
-def _parted_backward(trainer: Trainer, batch: Batch, timed: Callable[[str], AbstractContextManager[None]]) -> None:
-    """Eq. 6 of a micro-batch: tensors are detached at the cuts, gradients handed over by hand."""
+def _instrumented_backward(
+    trainer: Trainer, batch: Batch, timed: Callable[[str], AbstractContextManager[None]]
+) -> None:
+    """Eq. 6 of a micro-batch: tensors are detached between the parts, and gradients passed on explicitly."""
     model, scenes = trainer.model, trainer.spec.train.batch
     with timed("encoder"):
         tokens = model.encode(batch.inputs)
     with timed("aggregator"):
         taps = model.aggregate(tokens, batch.inputs)
     with timed("head"):
-        gaussians = model.decode(taps, batch.inputs)
-    assert isinstance(gaussians, Gaussians), "the breakdown by part is of models whose output is Gaussians"
-    made = fields(gaussians)
-    leaves = [value.detach().requires_grad_() for value in made]
+        output = model.decode(taps, batch.inputs)
+    tensors = {k: v for k, v in vars(output).items() if isinstance(v, Tensor) and v.requires_grad}
+    leaves = {name: value.detach().requires_grad_() for name, value in tensors.items()}
+    detached = replace(output, **leaves)  # type: ignore[type-var]
     with timed("rasterize"):
-        rendering = render(Gaussians(*leaves), batch.target_cameras, batch.background)
-    image = rendering.rgb.detach().requires_grad_()
-    prediction = Prediction(Gaussians(*leaves), replace(rendering, rgb=image))
+        rendering = outputs.of(output).render(detached, batch.target_cameras, batch.background)
+    image = None if rendering is None else rendering.rgb.detach().requires_grad_()
+    prediction = Prediction(detached, None if rendering is None or image is None else replace(rendering, rgb=image))
     with timed("losses"):
         values = [
             trainer.losses[name].weight * term(prediction, batch).sum() / scenes for name, term in trainer.terms.items()
         ]
     with timed("losses backward"):
         torch.autograd.backward(torch.stack(values).sum())
-    if image.grad is not None:
+    if rendering is not None and image is not None and image.grad is not None:
         with timed("rasterize backward"):
             torch.autograd.backward(rendering.rgb, image.grad)
     with timed("model backward"):
-        torch.autograd.backward(made, [_gradient(leaf) for leaf in leaves])
-
-
-def fields(gaussians: Gaussians) -> list[Tensor]:
-    return [gaussians.means, gaussians.rotations, gaussians.scales, gaussians.opacities, gaussians.harmonics]
+        torch.autograd.backward(list(tensors.values()), [_gradient(leaf) for leaf in leaves.values()])
 
 
 def _gradient(leaf: Tensor) -> Tensor:
-    """Zero where no loss term reaches."""
+    """Zero for a leaf that no loss term depends on."""
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

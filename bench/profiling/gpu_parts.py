@@ -1,4 +1,4 @@
-"""The parts of the GPU suite: each writes one JSON file, whatever becomes of the next."""
+"""The parts of the GPU suite: each writes one JSON file, independently of the others."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.common.errors import UserError
 from bench.common.json_files import write_json
+from bench.common.paths import SOURCE
 from bench.runs.folder import RunFolder
 from bench.runs.writer import PlainWriter
 
@@ -22,24 +23,16 @@ if TYPE_CHECKING:
     from bench.rendering import Backend
 
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
 MODELS = ("freesplatter", "ours1", "ours2")
-
-
 TOLERANCE = 1e-3  # relative difference of an image or a gradient, as ‖a − b‖ / ‖b‖
-
-
 FEW_SCENES = ["data=procedural", *(f"data.{split}_scenes=16" for split in ("training", "validation", "evaluation"))]
 
-
-RESERVE = 60  # seconds kept for evaluating the short training
+RESERVE_S = 60  # kept for evaluating the short training
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Where it runs, how large, and until when."""
+    """Where it writes and runs, at which size, and until when."""
 
     output: Path
     device: torch.device
@@ -47,18 +40,18 @@ class Suite:
     deadline: float  # time.monotonic()
 
     def remaining_s(self) -> float:
-        """Seconds."""
+        """Seconds until the deadline."""
         return self.deadline - time.monotonic()
 
 
 def run_part(suite: Suite, name: str) -> bool:
-    """Run a part and write <out>/<name>.json, whatever came of it; whether it passed."""
+    """Run a part and write <out>/<name>.json, also on failure; whether it passed."""
     from bench.runtime import provenance
 
     started = time.monotonic()
     result: dict[str, Any] = {"part": name, "provenance": provenance.of_process(suite.device, _threads())}
     if suite.remaining_s() <= 0:
-        result |= {"state": "skipped", "message": "no time was left"}
+        result |= {"state": "skipped", "message": "no time left"}
     else:
         try:
             result |= {"state": "done", **PARTS[name](suite)}
@@ -71,7 +64,7 @@ def run_part(suite: Suite, name: str) -> bool:
 
 
 def rendering(suite: Suite) -> dict[str, Any]:
-    """Every back end of the device against the reference, and on CUDA gsplat against the CPU kernel too."""
+    """Every back end of the device against the reference; on CUDA also gsplat against the CPU kernel."""
     from bench.profiling.benchmarks.rendering import Case, measure
 
     first: Backend = "gsplat" if suite.device.type == "cuda" else "compiled"
@@ -92,13 +85,13 @@ def rendering(suite: Suite) -> dict[str, Any]:
 
 
 def differences(case: Any, ours: Backend, device: torch.device, theirs: Backend) -> dict[str, float]:
-    """‖a − b‖ / ‖b‖ of color, depth, alpha and of each gradient; CPU back ends see copies of the same scene."""
+    """‖a − b‖ / ‖b‖ of color, depth, alpha and of each gradient; CPU back ends get copies of the same scene."""
     import torch
 
     from bench.profiling.benchmarks.rendering import scene
     from bench.rendering import render
 
-    def drawn(backend: Backend, where: torch.device) -> dict[str, torch.Tensor]:
+    def rendered(backend: Backend, where: torch.device) -> dict[str, torch.Tensor]:
         gaussians, cameras, background = scene(case, where)
         image = render(gaussians, cameras, background, backend=backend)
         weight = torch.rand(image.rgb.shape, generator=torch.Generator().manual_seed(1)).to(where)
@@ -108,14 +101,16 @@ def differences(case: Any, ours: Backend, device: torch.device, theirs: Backend)
         values |= {f"gradient of {name}": leaf.grad for name, leaf in vars(gaussians).items()}
         return {name: value.double().cpu() for name, value in values.items()}
 
-    a = drawn(ours, device)
-    b = drawn(theirs, device if theirs == "reference" else torch.device("cpu"))
+    a = rendered(ours, device)
+    b = rendered(theirs, device if theirs == "reference" else torch.device("cpu"))
     return {name: float((a[name] - b[name]).norm() / b[name].norm().clamp(min=1e-12)) for name in b}
 
 
 def cost(suite: Suite) -> dict[str, Any]:
-    """Table 3's right-hand columns, one GPU's share, from random weights (they cost what trained ones cost, but for
-    where the Gaussians lie)."""
+    """Table 3's right-hand columns for one GPU's share of the batch, with random weights.
+
+    Only the positions of the Gaussians make their cost differ from that of trained weights.
+    """
     import torch
 
     from bench.data.sampler import open_source
@@ -140,7 +135,7 @@ def cost(suite: Suite) -> dict[str, Any]:
 
 
 def training(suite: Suite) -> dict[str, Any]:
-    """Ours2 (scratch) at scale small until the end or until time is short; then its metrics on held-out scenes."""
+    """Ours2 (scratch) at scale small, to the end or until RESERVE_S before the deadline; then its metrics."""
     from bench.data.sampler import open_source
     from bench.evaluation.evaluate import evaluate
     from bench.training.train import Stopped, train
@@ -152,7 +147,7 @@ def training(suite: Suite) -> dict[str, Any]:
     writer = PlainWriter(suite.output / "training")
     ended = time.monotonic()
     try:
-        train(spec, writer, device=suite.device, source=source, stop=lambda: suite.remaining_s() < RESERVE)
+        train(spec, writer, device=suite.device, source=source, stop=lambda: suite.remaining_s() < RESERVE_S)
     except Stopped as error:
         records = RunFolder(writer.folder).metrics()
         return {"stopped": str(error), "first": records[0], "last": records[-1], "summary": str(error)}
@@ -175,19 +170,19 @@ PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {"rendering": rendering, "
 
 
 def resolve(model: str, suite: Suite, overrides: list[str], scale: str = "paper") -> RunSpec:
-    """A base of ablations/ at a scale, or at tiny when every path is only to be exercised."""
+    """A base of ablations/ at a scale; at tiny if the suite is only to exercise every path."""
     from bench import config as spec
 
-    (run,) = spec.load(ROOT / "ablations" / "base" / f"{model}.yaml", overrides, "tiny" if suite.tiny else scale).runs
+    (run,) = spec.load(SOURCE / "ablations" / "base" / f"{model}.yaml", overrides, "tiny" if suite.tiny else scale).runs
     return run.spec
 
 
-def _prepare_cuda() -> None:
-    """Raises UserError without a GPU. gsplat builds its kernels at first use: for this GPU alone."""
+def prepare_cuda() -> None:
+    """Let gsplat build its kernels for this GPU alone. Raises UserError without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
-        raise UserError("torch finds no CUDA device; --device cpu --size tiny exercises the suite without one")
+        raise UserError("torch finds no CUDA device; use --device cpu --size tiny to exercise the suite without one")
     major, minor = torch.cuda.get_device_capability()
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", f"{major}.{minor}")
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))

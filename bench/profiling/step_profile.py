@@ -1,8 +1,9 @@
-"""The profile stage: step time and memory of a run, measured apart from its training, with their definitions."""
+"""The profile stage: step time and memory of a run, measured separately from its training, with their definitions."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
+from bench.common.compat import profiler_enabled
 from bench.common.environment import device_name
 from bench.common.errors import UserError
 from bench.common.json_files import write_json
@@ -36,7 +38,8 @@ DEFINITIONS = {
     "host_peak_memory_gib": "peak resident memory of the process during the window (VmHWM, reset before it)",
     "allocated_peak_memory_gib": "torch.cuda.max_memory_allocated during the window",
     "reserved_peak_memory_gib": "torch.cuda.max_memory_reserved during the window",
-    "ranks": "the same of each rank; the numbers above are the largest of them",
+    "ranks": "the values of each rank; those above are the maxima",
+    "load_average": "of the machine when the warm-up began, over one minute: processes that run or wait for a core",
     "device_memory_gib": "memory in use on the whole device after the window, by any process (cudaMemGetInfo)",
 }
 
@@ -49,7 +52,7 @@ def profile(
     source: DataSource,
     ranks: DistributedContext = SINGLE_PROCESS,
 ) -> None:
-    """Commits profiles/<device>-<world>.json. No hook, trace or evaluation runs inside the window. Raises UserError."""
+    """Write profiles/<device>-<world>.json. No hook, trace or evaluation runs inside the window. Raises UserError."""
     result = measure(spec, device=device, source=source, ranks=ranks, folder=writer.folder)
     if ranks.is_first:
         writer.commit(f"profiles/{device.type}-{ranks.world_size}.json", lambda path: write_json(path, result))
@@ -63,9 +66,9 @@ def measure(
     ranks: DistributedContext = SINGLE_PROCESS,
     folder: Path | None = None,
 ) -> dict[str, Any]:
-    """The numbers, ready for JSON, with the trained weights of a run's `folder` where there are some.
+    """The profile, ready for JSON, with the trained weights of a run's `folder` if it has any.
 
-    Raises UserError while shapes are being checked or a profiler runs, which slow everything.
+    Raises UserError while shape checks or a profiler are active, which slow everything.
     """
     require_clean_timing()
     trainer = Trainer(spec, device, ranks, folder.parent if folder else None)
@@ -74,22 +77,24 @@ def measure(
     sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
     first = geometry_steps(spec.train)  # the first step with all losses
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
+    load_average = os.getloadavg()[0]
     times = sorted(_window(trainer, first, batch, device))
-    mine = {
+    own = {
         "step_time_ms": statistics.median(times),
         "step_time_ms_p10": times[len(times) // 10],
         "step_time_ms_p90": times[-1 - len(times) // 10],
-        "host_peak_memory_gib": _host_peak(),
+        "host_peak_memory_gib": _host_peak_gib(),
         **_device_peaks(device),
     }
-    everyone = ranks.gather(mine)
+    by_rank = ranks.gather(own)
     return {
-        **{name: max((each[name] for each in everyone if each[name] is not None), default=None) for name in mine},
-        "ranks": everyone,
+        **{name: max((rank[name] for rank in by_rank if rank[name] is not None), default=None) for name in own},
+        "ranks": by_rank,
         "batch": spec.train.batch,
         "micro_batch": spec.train.micro_batch,
         "warm_up_steps": WARM_UP,
         "window_steps": WINDOW,
+        "load_average": load_average,
         "weights": "trained" if trained else "initial",
         "threads": torch.get_num_threads(),
         "world": ranks.world_size,
@@ -100,7 +105,7 @@ def measure(
 
 
 def _window(trainer: Trainer, first: int, batch: Batch, device: torch.device) -> list[float]:
-    """Milliseconds of each step of the window; peaks of memory count from its beginning."""
+    """Milliseconds of each step of the window; memory peaks are reset at its start."""
     for step in range(first, first + WARM_UP):
         trainer.step(step, batch)
     synchronize(device)
@@ -117,13 +122,16 @@ def _window(trainer: Trainer, first: int, batch: Batch, device: torch.device) ->
 def require_clean_timing() -> None:
     """Raises UserError under jaxtyping's import hook and inside a profiler."""
     if any(type(finder).__module__.startswith("jaxtyping") for finder in sys.meta_path):
-        raise UserError("shape checking is on (jaxtyping's import hook): nothing measured now would be true")
-    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
-        raise UserError("a profiler is on: nothing measured now would be true")
+        raise UserError("jaxtyping checks are on; disable them before timing")
+    if profiler_enabled():
+        raise UserError("a torch profiler is active; stop it before timing")
 
 
 def load_trained(trainer: Trainer, folder: Path | None) -> bool:
-    """Where Gaussians lie decides what rendering costs: at initialization they are piled in the center."""
+    """Load a run's weights, if it has any; whether it has.
+
+    The positions of the Gaussians decide the cost of rendering: at initialization they are concentrated in the center.
+    """
     if folder is None or not (path := folder / WEIGHTS_FILE).is_file():
         return False
     load_strict(trainer.model, load_file(path), source=str(path))
@@ -131,20 +139,20 @@ def load_trained(trainer: Trainer, folder: Path | None) -> bool:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU; nothing to wait for on a CPU."""
+    """Wait for a GPU; does nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _reset_peaks(device: torch.device) -> None:
-    """Start both peaks anew; where VmHWM cannot be reset it covers the process's whole life."""
+    """Reset both peaks; where VmHWM cannot be reset it covers the whole process."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _host_peak() -> float | None:
+def _host_peak_gib() -> float | None:
     status = Path("/proc/self/status")
     if not status.is_file():
         return None
@@ -153,7 +161,7 @@ def _host_peak() -> float | None:
 
 
 def _device_peaks(device: torch.device) -> dict[str, float | None]:
-    """Null on a CPU: an empty cell."""
+    """GiB; None on a CPU."""
     if device.type != "cuda":
         names = ("allocated_peak_memory_gib", "reserved_peak_memory_gib", "device_memory_gib")
         return dict.fromkeys(names)

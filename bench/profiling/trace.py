@@ -1,9 +1,9 @@
-"""The trace stage, for runs whose spec says `profile.trace: true`: where a step's time goes, told twice.
+"""The trace stage, for runs with `profile.trace: true`: time by part, and a profiler's trace.
 
-traces/<device>-<world>.json                  time by part from clocks (bench/profiling/breakdown.py); the figure shows it
+traces/<device>-<world>.json                   time by part from clocks (bench/profiling/breakdown.py), for the figure
 traces/<device>-<world>/NAME.pt.trace.json.gz  a torch.profiler trace, for TensorBoard's profiler plugin or Perfetto
 
-Both are made after the profile stage and apart from it: a profiler slows small steps several times.
+Both are recorded after the profile stage and separately: a profiler slows small steps several times.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def trace(
     source: DataSource,
     ranks: DistributedContext = SINGLE_PROCESS,
 ) -> None:
-    """Commits the trace, then the JSON which says that both are there. Raises UserError like `bench.profiling.step_profile`."""
+    """Write the trace, then the JSON, whose presence marks the stage as complete. Raises UserError."""
     require_clean_timing()
     trainer = Trainer(spec, device, ranks, writer.folder.parent)
     started = provenance.of_stage(spec.model.precision, device)
@@ -75,7 +75,7 @@ def trace(
 
 
 def _record(trainer: Trainer, batch: Batch, first: int, device: torch.device) -> profiler:
-    """Whole training steps with all losses under the profiler, after some that only warm it up."""
+    """Training steps with all losses under the profiler, after some warm-up steps."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     plan = schedule(wait=0, warmup=WARM_UP, active=TRACED, repeat=1)
     record = profiler(activities=activities, schedule=plan, record_shapes=True)
@@ -88,10 +88,10 @@ def _record(trainer: Trainer, batch: Batch, first: int, device: torch.device) ->
 
 
 def _export(record: profiler, folder: Path, worker: str) -> None:
-    """Under the name that the plugin looks for, a folder with one such file being a run of TensorBoard's.
+    """Under the file name that TensorBoard's profiler plugin expects; the folder is a run of TensorBoard's.
 
-    The plugin's operator view leaves out what `record_function` marks (category user_annotation, torch-tb-profiler
-    0.4.3, node.py), so RANGES are filed as operators, cpu_op: then it sums their time and what lies below.
+    The plugin's operator view omits ranges of `record_function` (category user_annotation, torch-tb-profiler 0.4.3,
+    node.py), so RANGES get the category of operators, cpu_op: then the view sums their time and that of their children.
     """
     folder.mkdir()
     plain = folder / "trace.json"

@@ -86,7 +86,7 @@ def _answers(sweep: SweepReport) -> dict[str, Any]:
     if table is None:
         one = len(sweep.records.groups()) < 2
         return {"answer": None, "reason": "has fewer than two" if one else "has no results yet"}
-    return {"answer": grid(table.cells, set(table.cells.columns)), "title": table.title, "remarks": table.remarks}
+    return {"answer": grid(table.cells, table.text_columns), "title": table.title, "remarks": table.remarks}
 
 
 def _variants(sweep: SweepReport) -> dict[str, Any]:

@@ -16,38 +16,40 @@ FILE = "attempts.jsonl"
 
 
 def read_attempts(folder: RunFolder) -> list[dict[str, Any]]:
-    """One an attempt, in order: number, host, job, started; and state, phase, message, ended once that is known."""
-    found: dict[int, dict[str, Any]] = {}
+    """One record per attempt, in order: number, host, job, started; once known, state, phase, message, ended."""
+    attempts: dict[int, dict[str, Any]] = {}
     for record in read_lines(folder.path / FILE):
-        found.setdefault(record["number"], {}).update(record)
-    return [found[number] for number in sorted(found)]
+        attempts.setdefault(record["number"], {}).update(record)
+    return [attempts[number] for number in sorted(attempts)]
 
 
-def begin_attempt(writer: LeasedWriter, vanished: Callable[[str], tuple[State, str]]) -> None:
-    """Note this one; the one before, if it ended without a word, gets the end that `vanished` tells of its host."""
-    before = read_attempts(RunFolder(writer.folder))[-1:]
-    for last in before:
+def begin_attempt(writer: LeasedWriter, classify_missing_exit: Callable[[str], tuple[State, str]]) -> None:
+    """Record the start of this attempt; and the end of the previous one, if it recorded none.
+
+    `classify_missing_exit`: host → (state, message) of an attempt that ended without recording a status.
+    """
+    for last in read_attempts(RunFolder(writer.folder))[-1:]:
         if "ended" not in last:
-            state, message = vanished(last.get("host", ""))
+            state, message = classify_missing_exit(last.get("host", ""))
             status = Status(state, RunFolder(writer.folder).status().phase, message)
-            _append(writer, {"number": last["number"], **_ending(status)})
+            _append(writer, {"number": last["number"], **_end_record(status)})
     holder = writer.lease.holder
-    told = {"host": holder.host, "pid": holder.pid, "job": holder.job}
-    _append(writer, {"number": writer.lease.number, **told, "started": _now()})
+    process = {"host": holder.host, "pid": holder.pid, "job": holder.job}
+    _append(writer, {"number": writer.lease.number, **process, "started": _now()})
 
 
 def finish_attempt(writer: LeasedWriter, status: Status, number: int | None = None) -> None:
-    """How this attempt, or an earlier one, ended."""
-    _append(writer, {"number": number or writer.lease.number, **_ending(status)})
+    """Record how this attempt, or an earlier one, ended."""
+    _append(writer, {"number": number or writer.lease.number, **_end_record(status)})
 
 
 def _append(writer: LeasedWriter, record: dict[str, Any]) -> None:
-    """Unlike a line of metrics, only with a lease that is held now."""
+    """Unlike metrics, with a check of the lease for every line."""
     writer.check()
     writer.append(FILE, record)
 
 
-def _ending(status: Status) -> dict[str, Any]:
+def _end_record(status: Status) -> dict[str, Any]:
     return {"ended": _now()} | {key: value for key, value in asdict(status).items() if key != "trace"}
 
 

@@ -2,7 +2,7 @@
 
 results/runs/<id>/        spec.json scenes.json status.json lease/ log.txt metrics.jsonl checkpoints/ best/ model.json
                           weights.safetensors train.json evals/ samples/ profiles/ traces/ overfit.json
-results/archive/<id>.<n>/ what `--force` put aside
+results/archive/<id>.<n>/ run folders that `--force` has archived
 results/<sweep>/          sweep.json runs.jsonl environment.json tables/ figures/
                           and of a search search.json trials.jsonl front/ optuna_journal.log
 """
@@ -26,7 +26,7 @@ SCENES = "scenes.json"
 
 @dataclass(frozen=True)
 class Status:
-    """How a run stands: its state, the stage it was in, and for a bad end why and where its log is."""
+    """A run's state, the stage it was in, and for a failure its reason."""
 
     state: State = State.PLANNED
     phase: str = ""  # train, evaluate, profile
@@ -35,15 +35,19 @@ class Status:
 
 
 class RunFolder:
-    """What is known of a run, read from its folder."""
+    """Reads the records of a run's folder. Files of which the docstring says nothing else may be missing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.id = path.name
 
     def spec(self) -> dict[str, Any]:
-        """The resolved spec as written (bench.config.from_dict makes a RunSpec of it)."""
-        spec: dict[str, Any] = read_json(self.path / "spec.json")["spec"]
+        """The resolved spec (bench.config.from_dict returns the RunSpec). Raises UserError if it is missing."""
+        path = self.path / "spec.json"
+        try:
+            spec: dict[str, Any] = read_json(path)["spec"]
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is missing: re-run the sweep's command (bench.run SPEC) to restore it") from error
         return spec
 
     def status(self) -> Status:
@@ -60,12 +64,12 @@ class RunFolder:
         write_json(self.path / "status.json", asdict(status), check)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One record a step, in order; of steps run again after a crash the last record counts."""
+        """One record per step, in order; of a step that was repeated after a crash, the last one."""
         steps = {record["step"]: record for record in read_lines(self.path / "metrics.jsonl")}
         return [steps[step] for step in sorted(steps)]
 
     def scenes(self) -> dict[str, Any] | None:
-        """{"training", "validation", "evaluation": scenes of each, "broken": those skipped}, since training began."""
+        """{"training", "validation", "evaluation": scene ids, "broken": skipped scenes}; from the start of training."""
         path = self.path / SCENES
         return read_json(path) if path.is_file() else None
 
@@ -105,7 +109,7 @@ class RunFolder:
         return {path.stem: read_json(path) for path in sorted((self.path / "traces").glob("*.json"))}
 
     def overfit(self) -> dict[str, Any] | None:
-        """The verdict of a run that was to memorize its scenes: {"passed", "text"}."""
+        """Result of `--overfit`: {"passed", "text"}."""
         path = self.path / "overfit.json"
         return read_json(path) if path.is_file() else None
 
@@ -130,7 +134,7 @@ def run_folder(results: Path, run_id: str) -> RunFolder:
 def write_sweep(
     folder: Path, sweep: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]
 ) -> None:
-    """sweep.json, runs.jsonl (one line a run) and environment.json."""
+    """Write sweep.json, runs.jsonl (one line per run) and environment.json."""
     text = "".join(json.dumps(run, ensure_ascii=False) + "\n" for run in runs)
     atomic_write_text(folder / "runs.jsonl", text)
     write_json(folder / "environment.json", environment)

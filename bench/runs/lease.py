@@ -1,9 +1,11 @@
-"""Who works on a run: one holder at a time, known by a number that only grows, on plain files that also behave on NFS.
+"""Exclusive access to a run folder: one holder at a time, with a fencing number, on plain files that also work on NFS.
 
-`lease/` in the run folder holds one file a claim, `<number>.json`; the highest number holds the run. Claiming n + 1 is
-one `link`, which exactly one process wins. The holder touches its file every few seconds; a claim whose holder is dead
-on this host, or that has not been touched for long, may be followed by the next number. Before a write becomes
-visible `check` refuses whoever is no longer the highest.
+`lease/` in the run folder holds one file per claim, `<number>.json`; the highest number holds the run. Claiming n + 1
+is one `link`, at which exactly one process succeeds. The holder touches its file every few seconds. A claim may be
+followed by the next number when its holder is dead on this host, or when it has had no heartbeat for long. Before a
+write becomes visible `check` refuses every process whose claim is no longer the highest.
+
+Clocks may jump: an old heartbeat counts only once this process has seen none for CONFIRM_S of its monotonic clock.
 """
 
 from __future__ import annotations
@@ -24,15 +26,16 @@ from bench.runs.writer import PlainWriter
 
 HEARTBEAT_S = 5.0
 CHECK_EVERY_S = 10.0  # between lines of metrics
-LEASE_TIMEOUT_S = 90.0  # without a touch, where the holder cannot be seen; a page of NFS attributes may be 60 s old
+LEASE_TIMEOUT_S = 90.0  # without a heartbeat, of a holder on another host; NFS may cache attributes for 60 s
+CONFIRM_S = 3 * HEARTBEAT_S  # without a heartbeat, by the monotonic clock of the process that wants the lease
 
 
 class LeaseHeld(Exception):
-    """Somebody else works on the run; the text says who."""
+    """Another process holds the run; the text names it."""
 
 
 class LeaseLost(Exception):
-    """This process lost its lease; what it writes no longer counts."""
+    """Another process has taken over the run; this one may write nothing more."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,9 @@ class Holder(ProcessIdentity):
 
     @property
     def superseded(self) -> bool:
-        """Whether SLURM started this process's job again after giving that holder up, which may live on, cut off."""
-        (job, _, restart), (mine, _, count) = (who.partition(".") for who in (self.job, _job()))
-        return bool(job) and job == mine and int(restart or 0) < int(count or 0)
+        """Whether SLURM has restarted this process's job after losing contact with the holder, which may still run."""
+        (job, _, restart), (own_job, _, own_restart) = (name.partition(".") for name in (self.job, _job()))
+        return bool(job) and job == own_job and int(restart or 0) < int(own_restart or 0)
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,19 @@ class Claim:
 
     @property
     def free(self) -> bool:
-        """Whether the next number may be claimed: given back, or its holder is dead, silent or superseded."""
+        """Whether the next number may be claimed: released, or its holder is dead, superseded or without heartbeat."""
         if self.holder.released or self.holder.superseded:
             return True
         if self.holder.on_this_host:
             return not self.holder.alive
-        return heartbeat_age_s(self.path) > LEASE_TIMEOUT_S
+        return self.expired and _unchanged_s(self.path) > CONFIRM_S
+
+    @property
+    def expired(self) -> bool:
+        """Whether a holder elsewhere had its last heartbeat too long ago, or (a clock was set back) in the future."""
+        if self.holder.on_this_host:
+            return False
+        return not -HEARTBEAT_S <= heartbeat_age_s(self.path) <= LEASE_TIMEOUT_S
 
 
 def current_claim(folder: Path) -> Claim | None:
@@ -87,25 +97,28 @@ def current_claim(folder: Path) -> Claim | None:
 
 
 def active_holder(folder: Path) -> Holder | None:
-    """Who works on the run now."""
+    """The process that holds the run now."""
     claim = current_claim(folder)
     return None if claim is None or claim.free else claim.holder
 
 
 class Lease:
-    """A claim that this process holds, kept alive by a thread while in its `with` block.
+    """A claim that this process holds; a thread sends heartbeats inside the `with` block.
 
-    Raises Held when another one holds the run.
+    Raises LeaseHeld when another process holds the run. Waits CONFIRM_S where that one's heartbeat has expired.
     """
 
     def __init__(self, folder: Path) -> None:
         before = current_claim(folder)
-        if before and not before.free:
-            raise LeaseHeld(str(before.holder))
+        while before and not before.free:
+            if not before.expired:
+                raise LeaseHeld(str(before.holder))
+            time.sleep(HEARTBEAT_S / 10)
+            before = current_claim(folder)
         self.holder = Holder.of_this_process()
         self.number = before.number + 1 if before else 1
         self.path = folder / "lease" / f"{self.number:08d}.json"
-        self._over = threading.Event()
+        self._released = threading.Event()
         self._claim()
 
     def _claim(self) -> None:
@@ -113,7 +126,7 @@ class Lease:
         write_json(draft, asdict(self.holder))
         try:
             os.link(draft, self.path)
-            self.check()  # of two who found the same claim free, the slower may come after the faster's successor
+            self.check()  # a slower process may link a number that was free, but is below the current one by now
         except (FileExistsError, LeaseLost):
             raise LeaseHeld("a process that claimed it at the same moment") from None
         finally:
@@ -123,9 +136,9 @@ class Lease:
                 path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raises Stale unless this claim is still the highest."""
+        """Raises LeaseLost unless this claim is still the highest."""
         try:
-            os.utime(self.path)  # asks the file server, where a listing may be remembered
+            os.utime(self.path)  # reaches the file server, whereas a directory listing may be cached
             higher = any(int(path.stem) > self.number for path in self.path.parent.glob("[0-9]*.json"))
         except FileNotFoundError:
             higher = True
@@ -133,8 +146,8 @@ class Lease:
             raise LeaseLost(f"lease {self.number} of {self.path.parent.parent} was taken over")
 
     def release(self) -> None:
-        """Give the run back; nothing happens to a claim that was taken over."""
-        self._over.set()
+        """Release the run; does nothing if the claim was taken over."""
+        self._released.set()
         try:
             self.check()
         except LeaseLost:
@@ -142,23 +155,23 @@ class Lease:
         write_json(self.path, asdict(self.holder) | {"released": True})
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._beat, name="lease", daemon=True).start()
+        threading.Thread(target=self._heartbeat, name="lease", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _beat(self) -> None:
-        while not self._over.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError):  # the next write finds out
+    def _heartbeat(self) -> None:
+        while not self._released.wait(HEARTBEAT_S):
+            with contextlib.suppress(OSError):  # the next write raises
                 os.utime(self.path)
 
 
 class LeasedWriter(PlainWriter):
-    """Writes to a run folder as long as the lease is held. Raises Stale afterwards.
+    """Writes to a run folder as long as the lease is held. Raises LeaseLost afterwards.
 
-    Every commit and removal checks the lease, which costs a file server two requests; lines of metrics, of which many
-    runs write several a second, check it only if the last check is `check_every_s` old by `clock` (seconds).
+    Every commit and removal checks the lease, which costs a file server two requests; metrics lines, of which many
+    runs write several per second, check it only if the last check is `check_every_s` old by `clock` (seconds).
     """
 
     def __init__(
@@ -184,12 +197,12 @@ class LeasedWriter(PlainWriter):
 
 
 def _job() -> str:
-    """SLURM's job id and, once it was started again, the restart count: "123.1"."""
+    """SLURM's job id and, after a restart, the restart count: "123.1"."""
     return ".".join(filter(None, (os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT"))))
 
 
 def heartbeat_age_s(path: Path) -> float:
-    """Since a claim was last touched, by the file server's clock: hosts' clocks may differ."""
+    """Seconds since a claim's last heartbeat, by the file server's clock: hosts' clocks may differ."""
     probe = path.with_name(f".now-{uuid.uuid4().hex}")
     try:
         probe.touch()
@@ -198,3 +211,18 @@ def heartbeat_age_s(path: Path) -> float:
         return 0.0
     finally:
         probe.unlink(missing_ok=True)
+
+
+_last_heartbeats: dict[Path, tuple[int, float]] = {}  # claim → (mtime in ns, monotonic time when it was first seen)
+
+
+def _unchanged_s(path: Path) -> float:
+    """For how long this process has seen a claim without a new heartbeat, by its monotonic clock."""
+    try:
+        with path.open("rb") as file:  # opening makes NFS ask for the current attributes
+            heartbeat = os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return 0.0
+    if _last_heartbeats.get(path, (None, 0.0))[0] != heartbeat:
+        _last_heartbeats[path] = heartbeat, time.monotonic()
+    return time.monotonic() - _last_heartbeats[path][1]

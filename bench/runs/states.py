@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """How a run stands. `queued` and `starting` are derived from a queue and never recorded in a run's folder."""
+    """The state of a run. `queued` and `starting` are derived from a queue and never recorded in a run's folder."""
 
     PLANNED = "planned"
     QUEUED = "queued"
@@ -24,32 +24,32 @@ class State(StrEnum):
 
     @property
     def is_active(self) -> bool:
-        """A process or a queue will go on with it."""
+        """A process or a queue will continue it."""
         return self in (State.QUEUED, State.STARTING, State.RUNNING)
 
     @property
     def is_terminal(self) -> bool:
-        """It has been run and has ended, well or badly."""
+        """It has ended, successfully or not."""
         return self is not State.PLANNED and not self.is_active
 
     @property
     def failed(self) -> bool:
-        """It has ended, and not with all that was asked for."""
+        """It has ended without being done."""
         return self.is_terminal and self is not State.DONE
 
     @property
     def needs_retry(self) -> bool:
-        """A bad end that would come again: run again only with --retry. Other bad ends are resumed without it."""
+        """A failure that would probably repeat: resumed only with --retry. Other failures are resumed without it."""
         return self in (State.FAILED, State.OOM, State.NAN, State.TIMEOUT)
 
     @property
     def is_final(self) -> bool:
-        """An end that no queue changes: after a time limit, too, a queue may resume a run."""
+        """No queue changes this state; after a time limit, in contrast, a queue may resume the run."""
         return self is State.DONE or (self.needs_retry and self is not State.TIMEOUT)
 
     @property
     def was_stopped(self) -> bool:
-        """It was asked to stop, and has written a checkpoint."""
+        """It was stopped by a signal, and has written a checkpoint."""
         return self in (State.CANCELLED, State.TIMEOUT, State.PREEMPTED)
 
 

@@ -1,4 +1,4 @@
-"""How the stages of a run write to its folder: plainly, or not at all (a rank that leaves it to the first). No torch."""
+"""How the stages of a run write to its folder; ranks other than the first write nothing. No torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Writer(Protocol):
     folder: Path
 
     def commit(self, name: str, write: Callable[[Path], None]) -> None:
-        """`write` fills a file (or a directory, if it makes one) beside `name`, which then takes its place at once."""
+        """Atomic: `write` creates a file or a directory at the path it gets, which then replaces `name`."""
         ...
 
     def append(self, name: str, record: Mapping[str, object]) -> None:
@@ -26,7 +26,7 @@ class Writer(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Take away a file or a directory, if it is there."""
+        """Delete a file or a directory, if it exists."""
         ...
 
 
@@ -38,7 +38,7 @@ class PlainWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def check(self) -> None:
-        """Called before each write becomes visible; a lease refuses here."""
+        """Called before each write becomes visible. Raises LeaseLost in `LeasedWriter`."""
 
     def commit(self, name: str, write: Callable[[Path], None]) -> None:
         atomic_write(self.folder / name, write, self.check)
@@ -57,16 +57,16 @@ class PlainWriter:
 
 
 class NullWriter:
-    """Of a rank that computes and leaves writing to the first."""
+    """Writes nothing: for ranks other than the first."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def commit(self, name: str, write: Callable[[Path], None]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def append(self, name: str, record: Mapping[str, object]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def remove(self, name: str) -> None:
-        """Nothing."""
+        """Does nothing."""

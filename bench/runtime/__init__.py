@@ -1,1 +1,1 @@
-"""What a computing process sets up: torch's global state, provenance, and the ranks of one run."""
+"""Set-up of a computing process: torch's global state, provenance, and the ranks of one run."""

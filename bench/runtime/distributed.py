@@ -1,4 +1,4 @@
-"""Who computes which scenes of a step. One process is rank 0 of 1 and runs the same code."""
+"""The ranks of a run and what they exchange. A single process is rank 0 of 1 and runs the same code."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-BUCKET = 2**24  # numbers summed at once: 64 MiB of fp32
+from bench.common.compat import copy_tensors
+
+BUCKET = 2**24  # elements per all-reduce: 64 MiB of fp32
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """Rank r of a world of w takes samples r, r + w, r + 2w … of every step.
+    """Rank r of a world of size w computes samples r, r + w, r + 2w … of every step.
 
-    Losses are divided by the step's scenes, not the rank's, so that ranks add up: Group overrides the exchanges with
-    those between all of them.
+    Losses are divided by the scenes of the whole step, so that sums over ranks equal those of a single process;
+    `ProcessGroupContext` overrides the exchanges.
     """
 
     rank: int = 0
@@ -29,7 +31,7 @@ class DistributedContext:
         return self.rank == 0
 
     def samples(self, batch: int) -> range:
-        """This rank's share of a step's samples."""
+        """Indices of this rank's samples of a step."""
         return range(self.rank, batch, self.world_size)
 
     def reduce_gradients(self, model: nn.Module) -> None:
@@ -40,16 +42,16 @@ class DistributedContext:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether some rank says so: all stop at the same step."""
+        """Whether the flag is set on any rank."""
         return flag
 
     def gather(self, content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """What every rank says, in their order, known to all; no rank goes on before the last has spoken."""
+        """The contents of all ranks, in order, on every rank. A barrier: returns once all ranks have called it."""
         return [content]
 
-    def broadcast(self, words: Sequence[str] = ()) -> list[str]:
-        """What the first rank says, known to all; what others say is not heard."""
-        return list(words)
+    def broadcast(self, strings: Sequence[str] = ()) -> list[str]:
+        """The strings of rank 0, on every rank."""
+        return list(strings)
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,16 @@ class ProcessGroupContext(DistributedContext):
     """Several processes, joined by bench.runtime.rendezvous: NCCL between GPUs, gloo between CPUs.
 
     Every rank holds the whole model and optimizer, and the gradients' sum is the same on all, so weights stay equal
-    without being sent. Gradients are summed after the backward pass, in buckets: a part may leave parameters unused,
-    and micro-batches need no care.
+    without being exchanged. Gradients are summed after the backward pass, in buckets: parameters may be unused, and
+    micro-batches need no special handling.
     """
 
     def reduce_gradients(self, model: nn.Module) -> None:
-        for bucket in _buckets([p.grad for p in model.parameters() if p.grad is not None]):
+        for bucket in gradient_buckets([p.grad for p in model.parameters() if p.grad is not None]):
             flat = torch.cat([gradient.flatten() for gradient in bucket])
             torch.distributed.all_reduce(flat)
             parts = flat.split_with_sizes([gradient.numel() for gradient in bucket])
-            torch._foreach_copy_(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
+            copy_tensors(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
 
     def reduce(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         summed = torch.stack([value.float() for value in values.values()])
@@ -74,23 +76,23 @@ class ProcessGroupContext(DistributedContext):
         return dict(zip(values, summed.unbind(), strict=True))
 
     def any(self, flag: bool) -> bool:
-        said = torch.tensor([flag], dtype=torch.uint8)  # on the CPU: no GPU is waited for
-        torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
-        return bool(said)
+        flags = torch.tensor([flag], dtype=torch.uint8)  # on the CPU: without synchronizing a GPU
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        return bool(flags)
 
     def gather(self, content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        found: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(found, content)
-        return found
+        contents: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(contents, content)
+        return contents
 
-    def broadcast(self, words: Sequence[str] = ()) -> list[str]:
-        box = [list(words)]
-        torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
+    def broadcast(self, strings: Sequence[str] = ()) -> list[str]:
+        objects = [list(strings)]
+        torch.distributed.broadcast_object_list(objects, src=0)
+        return objects[0]
 
 
-def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """In order, each of one dtype and of BUCKET numbers at most unless one gradient alone has more."""
+def gradient_buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Consecutive gradients of one dtype, at most BUCKET elements together (a larger gradient is alone)."""
     bucket: list[Tensor] = []
     for gradient in gradients:
         if bucket and (sum(g.numel() for g in bucket) + gradient.numel() > BUCKET or bucket[0].dtype != gradient.dtype):

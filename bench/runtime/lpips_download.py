@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.compat import numpy_reconstruct
 from bench.common.errors import UserError
 from bench.common.files import atomic_write
 from bench.runtime.lpips_weights import CONVOLUTIONS, Net, path, verify
@@ -32,7 +33,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in RECONSTRUCT:
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+            return numpy_reconstruct()
         if (module, name) in ALLOWED_GLOBALS:
             return getattr(np, name)
         raise UserError(f"a weight file refers to {module}.{name}: only numpy arrays are allowed")

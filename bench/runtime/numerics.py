@@ -1,6 +1,6 @@
-"""The process-wide settings of torch that decide which numbers come out: set by every stage, never inherited.
+"""Process-wide settings of torch that affect numerical results: set by every stage, never inherited.
 
-Threads are not among them: a worker sets them once, before its first stage (`bench.work`), and they are recorded.
+Threads are not among them: a worker sets them once, before its first stage (`bench.work`), and records them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from typing import Any, Literal
 
 import torch
 
-MatmulPrecision = Literal["highest", "high", "medium"]  # of fp32 matrix products: fp32, TF32 or bf16 where there is it
+MatmulPrecision = Literal[
+    "highest", "high", "medium"
+]  # of fp32 matrix products: fp32, TF32 or bf16 on hardware that has it
 EVALUATION_PRECISION: MatmulPrecision = "highest"  # cameras, baselines and metrics are matrix products, too
 
 
 def configure(device: torch.device, matmul_precision: MatmulPrecision, seed: int) -> None:
-    """Set all global state of torch for a stage, whatever ran before in the process.
+    """Set all global state of torch for a stage, independently of earlier stages in the process.
 
     Every stage calls this before it computes anything: train, profile and trace with the run's own precision, evaluate
-    and the overfit check with that of `EVALUATION`. On a CPU algorithms are deterministic; on CUDA the rasterizer adds
-    in any order, so nothing is promised there. cuDNN keeps torch's own default of TF32 convolutions.
+    and the overfit check with EVALUATION_PRECISION. CPU algorithms are deterministic; on CUDA the rasterizer sums in
+    any order, so results are not reproducible bit by bit. cuDNN keeps torch's default of TF32 convolutions.
     """
     torch.set_default_dtype(torch.float32)
     torch.set_float32_matmul_precision(matmul_precision)
@@ -34,7 +36,7 @@ def configure(device: torch.device, matmul_precision: MatmulPrecision, seed: int
 
 @contextmanager
 def evaluation_precision() -> Iterator[None]:
-    """Compute as an evaluation does, within another stage: for validation while training."""
+    """Use the evaluation's precision within another stage: for validation during training."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(EVALUATION_PRECISION)
     try:
@@ -44,7 +46,7 @@ def evaluation_precision() -> Iterator[None]:
 
 
 def precision_settings() -> dict[str, Any]:
-    """What is in force now, ready for JSON. The dtypes of autocast are the model's own: see the run's spec."""
+    """The current settings, ready for JSON. The dtypes of autocast belong to the model: see the run's spec."""
     return {
         "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),

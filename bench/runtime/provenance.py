@@ -1,11 +1,12 @@
-"""Which code, machine and settings produced a result: every stage's JSON carries its own record, under "provenance".
+"""Which code, machine and settings produced a result: every stage's JSON has its own record, under "provenance".
 
-Local changes are tracked files that differ from the commit and, of what a run is made of, files that git does not
-track: a part or spec that was never committed cannot be reproduced from the commit.
+Local changes are tracked files that differ from the commit, and untracked files of code and specs: a part or spec that
+was never committed cannot be reproduced from the commit.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import platform
 import socket
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 CODE_FOLDERS = ("bench", "models", "ablations")
 CODE_SUFFIXES = {".py", ".yaml", ".yml", ".cpp"}
 PACKAGES = ("numpy", "lpips", "gsplat")  # beside torch, those that compute results
+DIFF_LIMIT = 200_000  # characters of a sweep's record of its code
 SpecFileState = Literal["committed", "changed", "untracked", "outside the repository"]
 
 
@@ -45,8 +47,10 @@ def of_stage(precision: Precision, device: torch.device) -> dict[str, Any]:
 
 
 def of_sweep(spec_file: Path, device: torch.device, threads: int) -> dict[str, Any]:
-    """The record of the command that runs or submits a sweep; a spec file that the commit does not hold as it is counts
-    as a local change."""
+    """The record of the command that runs or submits a sweep.
+
+    A spec file that is changed or not committed counts as a local change.
+    """
     record, state = of_process(device, threads), spec_file_state(spec_file)
     name = _relative(spec_file)
     if state not in ("committed", None) and name not in record["local_changes"]:
@@ -55,7 +59,7 @@ def of_sweep(spec_file: Path, device: torch.device, threads: int) -> dict[str, A
 
 
 def of_process(device: torch.device, threads: int | None = None) -> dict[str, Any]:
-    """Time, commit, versions and hardware, ready for JSON; `threads` of the CPU if not those of this process."""
+    """Time, commit, versions and hardware, ready for JSON; `threads`: CPU threads, default those of this process."""
     import torch
 
     commit, local_changes = source_version()
@@ -81,10 +85,10 @@ def of_process(device: torch.device, threads: int | None = None) -> dict[str, An
 
 
 def source_version(source: Path = SOURCE) -> tuple[str | None, list[str]]:
-    """(git commit, files that differ from it or that it lacks); (None, []) outside a repository."""
+    """(git commit, changed and untracked files); (None, []) outside a repository."""
     if (source / SNAPSHOT).is_file():
-        kept = read_json(source / SNAPSHOT)
-        return kept["commit"], list(kept["changed"])
+        snapshot = read_json(source / SNAPSHOT)
+        return snapshot["commit"], list(snapshot["changed"])
     head = _git(source, "rev-parse", "HEAD")
     changed = _git(source, "diff", "--name-only", "-z", "--no-renames", "--relative", "HEAD")
     others = _git(source, "ls-files", "-z", "--others", "--", *CODE_FOLDERS)  # also those that .gitignore names
@@ -94,8 +98,22 @@ def source_version(source: Path = SOURCE) -> tuple[str | None, list[str]]:
     return head.strip(), sorted({*filter(None, changed.split("\0")), *new})
 
 
+def code_diff(source: Path = SOURCE) -> str | None:
+    """How the code differs from its commit, new files included, as a unified diff of at most DIFF_LIMIT characters;
+    None outside a repository."""
+    text = _git(source, "diff", "--no-renames", "--no-color", "--no-ext-diff", "--relative", "HEAD")
+    tracked = _git(source, "ls-files", "-z")
+    if text is None or tracked is None:
+        return None
+    for name in set(source_version(source)[1]) - set(tracked.split("\0")):
+        lines = (source / name).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        text += "".join(difflib.unified_diff([], lines, "/dev/null", f"b/{name}"))
+    cut = len(text) - DIFF_LIMIT
+    return text if cut <= 0 else f"{text[:DIFF_LIMIT]}\n({cut:,} more characters)\n"
+
+
 def spec_file_state(path: Path, source: Path = SOURCE) -> SpecFileState | None:
-    """How a spec file stands to the source's commit; None where there is no repository to compare it with."""
+    """The state of a spec file relative to the source's commit; None outside a repository."""
     commit, changed = source_version(source)
     if commit is None:
         return None
@@ -108,36 +126,38 @@ def spec_file_state(path: Path, source: Path = SOURCE) -> SpecFileState | None:
 
 
 def commit_label(provenance: Mapping[str, Any]) -> str:
-    """The commit's first 12 digits, with "+" if there were local changes; empty if none was recorded."""
+    """The commit's first 12 digits, followed by "+" if there were local changes; empty if no commit was recorded."""
     commit = provenance.get("commit") or ""
-    local = provenance.get("local_changes") or commit.endswith("+")  # as records written before stages had their own
+    local = provenance.get("local_changes") or commit.endswith("+")  # records of older versions
     return commit[:12] + "+" * bool(commit and local)
 
 
 def commit_labels(provenance: Mapping[str, Any]) -> list[str]:
-    """Of every session of a training that was resumed, else the record's own."""
+    """Of every session of a resumed training; else of the record itself."""
     labels = map(commit_label, provenance.get("sessions") or [provenance])
     return [label for label in dict.fromkeys(labels) if label]
 
 
 def by_commit(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, list[str]]:
-    """Commit label → what was computed at it, from {run: {stage: provenance}}: "RUN", or "RUN: STAGE" of a run whose
-    stages have several."""
-    found: dict[str, list[str]] = {}
+    """{run: {stage: provenance}} → {commit label: what was computed at it}.
+
+    Results are "RUN", or "RUN: STAGE" of a run whose stages have different commits.
+    """
+    results: dict[str, list[str]] = {}
     for run, stages in runs.items():
         labels = {stage: commit_labels(provenance) for stage, provenance in stages.items()}
         single = len({label for several in labels.values() for label in several}) == 1
         for stage, several in labels.items():
             for label in several:
-                what = run if single else f"{run}: {stage}"
-                found.setdefault(label, [])
-                if what not in found[label]:
-                    found[label].append(what)
-    return found
+                result = run if single else f"{run}: {stage}"
+                results.setdefault(label, [])
+                if result not in results[label]:
+                    results[label].append(result)
+    return results
 
 
 def _relative(path: Path, source: Path = SOURCE) -> str:
-    """As git names it; of a path outside the source, as it was given."""
+    """Relative to the source, as git prints it; absolute outside the source."""
     path, source = path.resolve(), source.resolve()
     return path.relative_to(source).as_posix() if path.is_relative_to(source) else str(path)
 
@@ -149,9 +169,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(source: Path, *words: str) -> str | None:
-    """Its output; None where there is no git or no repository."""
+def _git(source: Path, *arguments: str) -> str | None:
+    """Output of a git command; None without git or outside a repository."""
     try:
-        return subprocess.run(["git", "-C", str(source), *words], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(["git", "-C", str(source), *arguments], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bench.common.console import print_line
+from bench.common.console import print_json, print_line
 from bench.common.errors import ConfigError, UserError
 from bench.common.exit_codes import DONE, SOME_FAILED, STOPPED
 from bench.execution.launcher import needs_work
@@ -64,7 +63,7 @@ class SearchController:
             return STOPPED
         self._report(session, rows)
         if self.options.json:
-            print(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False))
+            print_json([asdict(row) for row in rows])
         done = all(row.values for row in rows if row.kind in ("reference", "trial"))
         return DONE if done else SOME_FAILED
 
@@ -162,6 +161,7 @@ class SearchController:
             return
         session = self._session(runs)
         pending = session.pending()
+        session.verify_files()
         session.verify_data_unchanged()
         session.prepare([run for run, task in zip(runs, session.tasks, strict=True) if task in pending])
         _, self.stopped = session.launch(progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from bench.analysis.latex import latex, reference
 from bench.analysis.remarks import TINY
 from bench.common.files import atomic_write, atomic_write_text
 from bench.common.json_files import write_json
+from bench.common.labels import file_name, markdown
 from bench.config.objectives import Objective, dominates
 from bench.runs.folder import run_folder
 
@@ -82,8 +82,7 @@ def write_rows(folder: Path, rows: Sequence[ParetoRow]) -> Path:
 
 def spec_name(row: ParetoRow, search: Search) -> str:
     """File name of a front member's spec, without suffix."""
-    text = row.label if row.number is None else f"{search.sweep.name}_{row.number:03d}"
-    return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")
+    return file_name(row.label if row.number is None else f"{search.sweep.name} {row.number:03d}")
 
 
 def formatted(objective: Objective, value: float) -> str:
@@ -103,11 +102,12 @@ def _tables(search: Search, front: Sequence[ParetoRow], notes: Sequence[str]) ->
                            **{key: json.dumps(value) for key, value in row.settings.items()}})  # fmt: skip
     table = pd.DataFrame(formatted_rows or [{"": "no run has a result yet"}])
     title = f"Pareto front of {search.sweep.name} at scale {search.sweep.scale}: {_directions(search)}"
-    markdown = table.to_markdown(index=False, disable_numparse=True)
+    escaped = table.assign(**{"": [markdown(row.label) for row in front]}) if front else table
+    pipe_table = escaped.to_markdown(index=False, disable_numparse=True)
     body = "\n".join(f"- {note}" for note in notes)
     return {
         "csv": pd.DataFrame(plain_rows).to_csv(index=False),
-        "md": f"**{title}**\n\n{markdown}\n\n{body}\n",
+        "md": f"**{title}**\n\n{pipe_table}\n\n{body}\n",
         "tex": latex(table, f"{title}.", notes, reference(f"{search.sweep.name}-front")),
     }
 

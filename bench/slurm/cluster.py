@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from bench.common.errors import ConfigError
 from bench.config.convert import TypeMismatch, convert, field_types
@@ -193,16 +193,10 @@ def _section(
                 values[key] = node.value
         else:
             try:
-                values[key] = convert(types[key], _as_text(types[key], node.plain()))
+                values[key] = convert(types[key], node.plain(), node.text)
             except TypeMismatch as error:
                 problems.add(node.where, f"{owner}{key}: {error}")
     return values
-
-
-def _as_text(annotation: Any, value: Any) -> Any:
-    """A number where text is wanted (`account: 12345`, `memory: 0`) is that text."""
-    kinds = get_args(annotation)
-    return str(value) if type(value) is int and str in kinds and int not in kinds else value
 
 
 def _sbatch(node: Node, problems: Problems) -> dict[str, str | bool]:

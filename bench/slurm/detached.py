@@ -9,6 +9,8 @@ from typing import Any
 
 from submitit import LocalExecutor, LocalJob
 
+from bench.common.compat import SUBMITIT_LOCAL_MODULE
+
 
 class DetachedExecutor(LocalExecutor):
     """Jobs get a session of their own and write to a file: they hold no terminal and no pipe of the submitter."""
@@ -29,7 +31,7 @@ class DetachedExecutor(LocalExecutor):
         }
         with (self.folder / "controllers.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "submitit.local._local", str(self.folder)],
+                [sys.executable, "-m", SUBMITIT_LOCAL_MODULE, str(self.folder)],
                 env=os.environ | {key: str(value) for key, value in variables.items()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -6,6 +6,7 @@ controller is down. SLURM is queried for the other runs only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from bench.common.json_files import read_json, read_lines
 from bench.common.process import ProcessIdentity
 from bench.execution.progress import last_records, median_step_ms
 from bench.runs.attempts import read_attempts
+from bench.runs.controllers import Controller, live_controllers
 from bench.runs.folder import RunFolder, run_folder
 from bench.runs.lease import LEASE_TIMEOUT_S, Claim, current_claim, heartbeat_age_s
 from bench.runs.states import State
@@ -65,7 +67,8 @@ def query_sweep(sweep: Path, results: Path) -> SweepState:
     jobs = {run: job_of(folder) for run, folder in folders.items()}
     unclear = [jobs[run]["job"] for run, folder in folders.items() if _needs_query(folder, jobs[run])]
     queued = queue.query_jobs(unclear)
-    runs = [derive_run_state(line, folders[line["id"]], jobs[line["id"]], queued) for line in lines]
+    controllers = live_controllers(sweep)
+    runs = [derive_run_state(line, folders[line["id"]], jobs[line["id"]], queued, controllers) for line in lines]
     return SweepState(runs, queued.answered)
 
 
@@ -88,11 +91,16 @@ def active_claim(folder: RunFolder) -> Claim | None:
     return claim
 
 
-def derive_run_state(line: dict[str, Any], folder: RunFolder, job: dict[str, Any], queued: Queue) -> RunState:
-    """State of one run from its line of runs.jsonl, its folder, its job.json and the queue."""
+def derive_run_state(
+    line: dict[str, Any], folder: RunFolder, job: dict[str, Any], queued: Queue, controllers: Sequence[Controller]
+) -> RunState:
+    """State of one run from its line of runs.jsonl, its folder, its job.json, the queue and local commands."""
     status, claim = folder.status(), active_claim(folder)
     slurm_job = queued.jobs.get(job.get("job", ""))
     state, message, unrecorded = _state(folder, job, claim is not None, slurm_job, queued.answered)
+    if waits_for := _local_controller(folder, state, controllers):
+        previous = f"{state}: {message}; " if state.is_terminal else ""
+        state, message, unrecorded = State.QUEUED, f"{previous}waiting in {waits_for.process}", None
     attempts = read_attempts(folder)
     last = attempts[-1] if attempts else {}
     records = last_records(folder.path / "metrics.jsonl")
@@ -112,6 +120,15 @@ def derive_run_state(line: dict[str, Any], folder: RunFolder, job: dict[str, Any
         log=str(folder.path / "log.txt") if (folder.path / "log.txt").is_file() else "",
         unrecorded=unrecorded,
     )  # fmt: skip
+
+
+def _local_controller(folder: RunFolder, state: State, controllers: Sequence[Controller]) -> Controller | None:
+    """The command on this machine that is going to start the run; None if it has ended since the command started."""
+    if state.is_active or state.is_final:
+        return None
+    path = folder.path / "status.json"
+    changed = path.stat().st_mtime if path.is_file() else 0.0
+    return next((c for c in controllers if folder.id in c.runs and changed < c.since), None)
 
 
 def _needs_query(folder: RunFolder, job: dict[str, Any]) -> bool:

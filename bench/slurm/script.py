@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.common.compat import SUBMITIT_JOB_MODULE, sbatch_script
+from bench.common.labels import file_name
 from bench.slurm.cluster import Cluster
 from bench.slurm.context import JOB_START_MARKER, JOBS
 
@@ -24,7 +25,7 @@ class Script:
     """The batch scripts of one submission."""
 
     cluster: Cluster
-    name: str  # of the sweep; squeue shows it
+    name: str  # of the sweep; squeue lists it
     folder: Path  # of the submission, absolute
     code: Path  # the snapshot
     threads: int
@@ -90,20 +91,14 @@ class Script:
 
     def text(self, parameters: Mapping[str, Any], count: int = 1) -> str:
         """The batch script that submitit would submit; works without SLURM."""
-        from submitit.slurm.slurm import _make_sbatch_string
-
-        command = f"{self.python} -u -m submitit.core._submit {shlex.quote(str(self.jobs))}"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            map_count = count if count > 1 else None
-            arguments = {**parameters, "map_count": map_count}
-            return str(_make_sbatch_string(command=command, folder=self.jobs, **arguments))
+        command = f"{self.python} -u -m {SUBMITIT_JOB_MODULE} {shlex.quote(str(self.jobs))}"
+        return sbatch_script(command, self.jobs, {**parameters, "map_count": count if count > 1 else None})
 
     def _common(self, name: str, dependency: str | None) -> dict[str, Any]:
         extra = {"requeue": True, **self.cluster.sbatch}
         if self.cluster.reservation:
             extra["reservation"] = self.cluster.reservation
-        return {"job_name": name, "account": self.cluster.account, "dependency": dependency, "wckey": None,
+        return {"job_name": file_name(name), "account": self.cluster.account, "dependency": dependency, "wckey": None,
                 "additional_parameters": extra}  # fmt: skip
 
     def _setup(self, threads: int) -> list[str]:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from bench.common.labels import terminal
 from bench.runs.states import State
 from bench.slurm.run_state import RunState, SweepState, query_sweep
 
@@ -54,7 +55,7 @@ def render_status(sweep: SweepState) -> Group:
     for run in sweep.runs:
         state = run.phase if run.state is State.RUNNING and run.phase not in ("", "train") else run.state
         table.add_row(
-            escape(run.label),
+            escape(terminal(run.label)),
             Text(state, style=COLORS.get(run.state, "red")),
             f"{run.step}/{run.steps}",
             "" if run.loss is None else f"{run.loss:.4f}",
@@ -92,7 +93,7 @@ def _failures(runs: Sequence[RunState]) -> list[Text]:
         first = group[0]
         phase = f" in {first.phase}" if first.phase else ""
         text = Text(f"\n{len(group)} × {first.state}{phase}: {first.message}\n", style="red")
-        text.append(f"  {'; '.join(run.label for run in group)}\n", style="default")
+        text.append(f"  {'; '.join(terminal(run.label) for run in group)}\n", style="default")
         for line in first.trace.splitlines()[-TRACE_LINES:]:
             text.append(f"    {line}\n", style="bright_black")
         text.append(f"  log: {first.log}\n" if first.log else "", style="default")
@@ -107,5 +108,5 @@ def _waiting_reasons(runs: Sequence[RunState]) -> list[Text]:
     reasons: dict[str, list[str]] = {}
     for run in runs:
         if run.state in (State.QUEUED, State.PLANNED, State.STARTING) and run.message:
-            reasons.setdefault(run.message, []).append(run.label)
+            reasons.setdefault(run.message, []).append(terminal(run.label))
     return [Text(f"{'; '.join(labels)}: {reason}", style="yellow") for reason, labels in reasons.items()]

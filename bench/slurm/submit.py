@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.common.errors import UserError
 from bench.common.exit_codes import DONE, SOME_FAILED
 from bench.common.json_files import write_json
+from bench.common.labels import file_name
 from bench.common.paths import SOURCE
 from bench.common.process import ProcessIdentity
 from bench.execution.dry_run import print_dry_run
@@ -70,6 +71,7 @@ class Submission:
             if task.id in queued:
                 session.print(f"{task.label}: already queued as job {queued[task.id]}")
         to_submit = [task for task in pending if task.id not in queued and not self._blocked_by_parent(task, queued)]
+        session.verify_files()
         session.verify_data_unchanged()
         if to_submit:
             session.prepare([run for run, task in zip(session.chosen, self.tasks, strict=True) if task in to_submit])
@@ -102,7 +104,7 @@ class Submission:
             validate_scripts(self._script_texts(script, self._groups(pending)), session.print)
             return DONE
         self.console.stderr = True
-        print_dry_run(session.sweep, session.chosen, False, self.console, session.results)
+        print_dry_run(session.sweep, session.chosen, False, self.console, session.results, self.cluster.ranks)
         if self.cluster.executor == "local":
             session.print("executor: local starts processes on this machine, without a batch script")
             return DONE
@@ -188,7 +190,7 @@ class Submission:
             except LeaseHeld as held:
                 self.session.print(f"{task.label}: locked by {held}")
                 continue
-            link = self.session.folder / "logs" / f"{_file_name(task.label)}.txt"
+            link = self.session.folder / "logs" / file_name(task.label, ".txt")
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(task.folder.path / "log.txt", link.parent))
@@ -281,7 +283,3 @@ def _check_batches(tasks: Sequence[Task], cluster: Cluster) -> None:
                 f"{task.label}: train.batch {batch} is not a multiple of the {cluster.ranks} processes of a run "
                 f"({cluster.path}: nodes × {'gpus' if cluster.gpus else 'tasks'}); change one of them"
             )
-
-
-def _file_name(label: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-=+" else "_" for c in label)

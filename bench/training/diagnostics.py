@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import outputs
+from bench.common.compat import tensor_norms
 from bench.common.errors import NonFinite as NonFinite
 from bench.data.batch import Batch
 from models.ead import EAD
@@ -35,7 +36,7 @@ def gradient_norms(model: EAD) -> dict[str, Tensor]:
     for name, part in model.parts().items():
         gradients = [p.grad for p in part.parameters() if p.grad is not None]
         if gradients:
-            norms[f"gradient_norm/{name}"] = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            norms[f"gradient_norm/{name}"] = torch.linalg.vector_norm(torch.stack(tensor_norms(gradients)))
     return norms
 
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +128,8 @@ class Campaign:
     def working(self) -> list[RunFolder]:
         return [run for run in self.folders if run.status().phase == "train" and run.status().state == "running"]
 
-    def kill_controller(self) -> None:
-        """While something trains."""
+    def kill_controller(self) -> bool:
+        """While a run trains; whether the fault happened."""
         steps = {run.id: len(run.metrics()) for run in self.working()}
         pid = self.cluster.pid("slurmctld")
         self.cluster.stop("slurmctld", signal.SIGKILL)
@@ -137,6 +137,7 @@ class Campaign:
         time.sleep(2)
         self.cluster.start_controller()
         self.recover()
+        return True
 
     def recover(self) -> None:
         """What an administrator does after a crash."""
@@ -144,12 +145,15 @@ class Campaign:
         names = ",".join(self.cluster.nodes)
         self.cluster.client("scontrol", "update", f"nodename={names}", "state=resume")
 
-    def cut_off(self) -> None:
-        """A node's daemon dies and its run goes on unseen, beside the one that SLURM starts elsewhere."""
-        run = next(iter(self.working()), None)
-        claim = current_claim(run.path) if run else None
-        if run is None or claim is None or claim.free:
-            return
+    def cut_off(self) -> bool:
+        """A node's daemon dies and its run goes on unseen, beside the one that SLURM starts elsewhere.
+
+        False if no run has a live process now: a killed one leaves the status "running".
+        """
+        claims = [(run, current_claim(run.path)) for run in self.working()]
+        run, claim = next(((run, claim) for run, claim in claims if claim and not claim.free), (None, None))
+        if run is None or claim is None:
+            return False
         node, pid = claim.holder.host, claim.holder.pid
         kill(pid, signal.SIGSTOP)
         self.cluster.stop(node, signal.SIGKILL)
@@ -170,6 +174,7 @@ class Campaign:
             kill(pid, signal.SIGKILL)
             self.cluster.start_node(node)
             self.recover()
+        return True
 
     def lines(self, run: RunFolder, number: int) -> list[dict[str, Any]]:
         return [w for w in read_lines(self.faults / "writes.jsonl") if (w["run"], w["number"]) == (run.id, number)]
@@ -188,7 +193,7 @@ class Campaign:
         self.folders = self.runs()
         plan = fault_plan([run.id for run in self.folders], self.broken)
         (self.faults / "plan.json").write_text(json.dumps(plan, indent=1))
-        deadline, acts = time.monotonic() + 60 * minutes, self.acts()
+        deadline, faults = time.monotonic() + 60 * minutes, self.external_faults()
         if not self.broken:
             self.launcher_faults()
         last = 0.0
@@ -196,18 +201,18 @@ class Campaign:
             if not self.queued() and time.monotonic() - last > 10:
                 self.submit()
                 last = time.monotonic()
-            if self.working() and time.monotonic() - last > 12 and (act := next(acts, None)):
-                act()
+            if self.working() and time.monotonic() - last > 12 and faults and faults[0]():
+                faults.pop(0)
                 last = time.monotonic()
             time.sleep(0.5)
         self.submit()  # nothing is left to do; what a lost collection would have made is made now
         self.collect()
 
-    def acts(self) -> Iterator[Callable[[], None]]:
-        if self.broken == "fencing":
-            yield self.cut_off
-        if not self.broken:
-            yield from [self.kill_controller, self.cut_off, *[self.kill_controller] * 4]
+    def external_faults(self) -> list[Callable[[], bool]]:
+        """In order; each returns whether it happened, and is repeated until it does."""
+        if self.broken:
+            return [self.cut_off] if self.broken == "fencing" else []
+        return [self.kill_controller, self.cut_off, *[self.kill_controller] * 4]
 
     def queued(self) -> bool:
         return bool(self.cluster.client("squeue", "-h", "--name=campaign").strip())

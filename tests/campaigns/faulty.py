@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import bench.common.files
-import bench.runs.folder
 import bench.runs.lease
+import bench.runs.writer
 from bench.execution.worker import Worker
 from bench.runs.folder import RunFolder
 from bench.runs.writer import PlainWriter
@@ -136,7 +136,7 @@ def commit_file(writer: PlainWriter, name: str, write: Callable[[Path], None]) -
 
 
 original_atomic_write = bench.common.files.atomic_write
-bench.common.files.atomic_write = bench.runs.folder.atomic_write = commit  # type: ignore[attr-defined]
+bench.common.files.atomic_write = bench.runs.writer.atomic_write = commit
 original_append, PlainWriter.append = PlainWriter.append, append  # type: ignore[method-assign]
 original_commit, PlainWriter.commit = PlainWriter.commit, commit_file  # type: ignore[method-assign]
 original_run, Worker.run = Worker.run, run_worker  # type: ignore[method-assign]

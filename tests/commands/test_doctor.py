@@ -1,8 +1,10 @@
 """Each planted defect gets a line of its own and exit code 2; a fit machine none."""
 
+import io
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,8 @@ Plant = Callable[[pytest.MonkeyPatch, Path], None]
 @pytest.fixture
 def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine where nothing is wrong: room, backbones, no SLURM, no override."""
-    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    for name in ("NVIDIA_TF32_OVERRIDE", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
     monkeypatch.setattr(machine_checks, "SLURM", tuple(f"absent-{tool}" for tool in machine_checks.SLURM))
     return tmp_path / "results"
@@ -125,14 +128,31 @@ def slurm_down(patch: pytest.MonkeyPatch, folder: Path) -> None:
     on_path(patch, folder / "bin")
 
 
+def launcher_variables(patch: pytest.MonkeyPatch, _: Path) -> None:
+    patch.setenv("RANK", "0")
+    patch.setenv("WORLD_SIZE", "4")
+
+
+def ascii_output(patch: pytest.MonkeyPatch, _: Path) -> None:
+    patch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+
+
+def home_not_writable(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    (folder / "home").write_text("a file")
+    patch.delenv("EAD_BENCH_CACHE", raising=False)
+    patch.setenv("HOME", str(folder / "home"))
+
+
 PLANTED: dict[Plant, str] = {
+    launcher_variables: "environment .*RANK=0, WORLD_SIZE=4.*unset RANK WORLD_SIZE",
+    ascii_output: "encoding .*ascii.*PYTHONUTF8=1",
     no_compiler: "compiler .*install g\\+\\+",
-    gpu_unseen: "cuda .*a GPU is there",
+    gpu_unseen: "cuda .*there is a GPU, but",
     precision_overridden: "tf32 .*NVIDIA_TF32_OVERRIDE=0",
     backbone_missing: "lpips .*alex.*bench.setup",
     backbone_altered: "lpips .*alex.*sha256",
     no_links: "results .*no hard links",
-    links_over_links: "results .*two processes could hold one run",
+    links_over_links: "results .*two processes could lock one run",
     renames_by_copy: "results .*does not rename",
     skewed: "results .*clock .*-60 s",
     full: "results .*1.0 GB free",
@@ -153,6 +173,16 @@ def test_a_planted_defect_is_named(
     assert code == 2 and len(matching) == 1, defects
     others = {line.split()[1] for line in defects} - {matching[0].split()[1], "cache"}
     assert not others, defects  # file systems of results and cache may share a fault
+
+
+def test_a_home_that_cannot_be_written_to_is_named(
+    fit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LPIPS's backbones and the compiled kernel are missing, too: only the cache is looked at here."""
+    home_not_writable(monkeypatch, tmp_path)
+    code, defects = examine(fit, capsys)
+    (line,) = [line for line in defects if line.split()[1] == "cache"]
+    assert code == 2 and "cannot be written to" in line and "EAD_BENCH_CACHE" in line
 
 
 def test_a_fit_machine_has_none(fit: Path, capsys: pytest.CaptureFixture[str]) -> None:

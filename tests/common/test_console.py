@@ -35,7 +35,8 @@ from bench.data.storage.store import open_store
 from bench.evaluation.evaluate import evaluate
 from bench.execution.launcher import Task
 from bench.execution.progress import SweepProgress
-from bench.runs.folder import RunFolder
+from bench.runs.folder import RunFolder, Status
+from bench.runs.states import State
 from bench.runs.writer import PlainWriter
 from models import weights
 
@@ -178,8 +179,32 @@ def test_a_sweep_prints_lines_of_runs_at_work_and_of_runs_that_are_waited_for(
             shown.update([task], {"theirs": "pid 7 on host"})
             time.sleep(0.01)
     lines = output.getvalue().splitlines()
-    assert lines.count("theirs: pid 7 on host works on it; waiting for that") > 2
+    assert lines.count("theirs: locked by pid 7 on host; waiting") > 2
     assert sum(line.startswith("mine:") for line in lines) > 2
+
+
+def test_a_sweep_in_a_terminal_has_bars_and_names_its_preview_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.execution.progress, "PREVIEW_EVERY_S", 0.0)
+    output, folder = io.StringIO(), RunFolder(tmp_path / "runs" / "abc")
+    writer = PlainWriter(folder.path)
+    folder.set_status(Status(State.RUNNING, "train"))
+    task = Task(folder, "mine [x]", {"train": {"steps": 9}})
+    console = Console(file=output, force_terminal=True, width=200)
+    with SweepProgress(console, 1, tmp_path / "sweep") as shown:
+        shown.update([task], {})
+        assert not (tmp_path / "sweep").exists()
+        for step in (3, 4):
+            writer.append("metrics.jsonl", {"step": step, "loss": 0.5})
+            (folder.path / "preview.png").write_bytes(b"image %d" % step)
+            os.utime(folder.path / "preview.png", (step, step))
+            shown.update([task], {})
+            time.sleep(0.2)
+    printed = output.getvalue()
+    assert "mine [x]" in printed and "step 4/9  loss 0.5000" in printed and "━" in printed
+    assert (tmp_path / "sweep" / "preview.png").read_bytes() == b"image 4"
+    assert printed.count(f"preview: {tmp_path / 'sweep' / 'preview.png'}") == 1
 
 
 def test_set_up_prints_lines_while_it_fetches(
@@ -202,7 +227,10 @@ def test_json_alone_is_on_the_standard_output(tmp_path: Path) -> None:
     """Scenes are generated, and their lines go to the stream of the messages."""
     path = tmp_path / "sweep.yaml"
     path.write_text(SPEC)
-    program = "import bench.common.console, bench.run; bench.common.console.FIRST_LINE_S = 0.001; raise SystemExit(bench.run.main())"
+    program = (
+        "import bench.common.console, bench.run; bench.common.console.FIRST_LINE_S = 0.001\n"
+        "raise SystemExit(bench.run.main())"
+    )
     words = [str(path), "train.steps=6", "--only", "patch 8", "--json", "--no-report", "--results", str(tmp_path / "r")]
     environment = os.environ | {"EAD_BENCH_CACHE": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, env=environment)

@@ -1,9 +1,11 @@
 """What a spec means: precedence, sweeps, labels, graph, identity."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 from bench.common.errors import ConfigError, UserError
 from bench.config import (
@@ -126,6 +128,68 @@ def test_yaml_1_2(specs: Specs) -> None:
 def test_convert_is_strict(kind: object, value: object) -> None:
     with pytest.raises(TypeMismatch):
         convert(kind, value)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.root=/d/my set #2", "/d/my set #2"),
+        ("data.root=/d/a: b", "/d/a: b"),
+        ("data.root=/d/[x]", "/d/[x]"),
+        ("data.root=2024", "2024"),
+        ("data.root=1.10", "1.10"),
+        ("data.root=true", "true"),
+        ('data.root="/d/quoted #1"', "/d/quoted #1"),
+        ("data.root=~/sets", str(Path("~/sets").expanduser())),
+        ("data.root=null", None),
+    ],
+)
+def test_an_overrides_value_is_a_value(specs: Specs, override: str, expected: str | None) -> None:
+    """Not a YAML document, in which a # would begin a comment; a field of text takes it as it is."""
+    spec = specs.load("base: mine\n", "data=gobjaverse", override).runs[0].spec
+    assert spec.data.root == expected  # type: ignore[attr-defined]
+
+
+def test_overrides_of_other_types(specs: Specs) -> None:
+    spec = (
+        specs.load("base: mine\n", "train.steps= 2e3", "model.head={name: linear}", "train.betas=[0.8, 0.9]")
+        .runs[0]
+        .spec
+    )
+    assert (spec.train.steps, spec.model.head.name, spec.train.betas) == (2000, "linear", (0.8, 0.9))
+    with pytest.raises(ConfigError, match="got '100 # many'"):
+        specs.load("base: mine\n", "train.steps=100 # many")
+
+
+def test_text_that_looks_like_a_number(specs: Specs) -> None:
+    text = "base: mine\nset: {data.version: 1.10}\nruns: [{name: 2}, {name: 3, seed: 1}]\nwhere: {data.version: 1.10}\n"
+    runs = specs.load(text).runs
+    assert [run.label for run in runs] == ["2", "3"] and runs[0].spec.data.version == "1.10"  # type: ignore[attr-defined]
+
+
+def test_a_base_is_told_by_its_content(specs: Specs, tmp_path: Path) -> None:
+    """A spec may lie in a folder called base, and a base anywhere."""
+    spec = specs.folder / "base" / "question.yaml"
+    spec.write_text("base: mine\ngrid: {seed: [0, 1]}\n")
+    assert len(load(spec).runs) == 2
+    alone = tmp_path / "alone.yaml"
+    alone.write_text(BASE)
+    assert [run.label for run in load(alone).runs] == ["alone"]
+
+
+def test_notes_of_what_may_not_be_meant(specs: Specs) -> None:
+    text = "base: mine\nruns: [{model.encoder.patch: 4}, {model.encoder.patch: 8, train.steps: 50}]\nseeds: [0, 1]\n"
+    assert specs.load(text).notes == ()
+    assert specs.load(text, "train.weight_decay=0").notes == ()
+    (note,) = specs.load(text, "seed=5").notes
+    assert note == "command line: 4 → 2 runs: the spec sweeps seed, which the command line fixes"
+    merged = "base: mine\nruns: [{data.seed: 0}, {data.seed: 0, train.steps: 50}]\n"
+    (note,) = specs.load(merged, "train.steps=50").notes
+    assert note == "command line: 2 → 1 runs: '50 steps' equals 'spec'"
+    assert specs.load("base: mine\nset: {losses: {mse: 2, points: null}, train.geometry_first: 0}\n").notes == ()
+    assert specs.load("base: mine\nset: {losses.mse: 2}\n").notes == ()
+    (note,) = specs.load("base: mine\nset:\n  losses: {mse: 2}\n").notes
+    assert "spec.yaml:3: losses is merged with the base's: lpips, points" in note
 
 
 def test_sweep_order_labels_and_settings(specs: Specs) -> None:
@@ -300,6 +364,14 @@ def test_folder_names(specs: Specs) -> None:
 def test_a_base_can_be_run_as_it_is(specs: Specs) -> None:
     sweep = load(specs.folder / "base" / "mine.yaml", ["train.steps=30"])
     assert [run.label for run in sweep.runs] == ["mine"] and sweep.runs[0].spec.train.steps == 30
+
+
+def test_the_spec_of_the_docs(specs: Specs) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "specs.md").read_text(), re.DOTALL)
+    for scale, reference in (("tiny", "patch 4, 2 blocks, seed 0"), ("paper", "patch 8, 12 blocks, seed 0")):
+        sweep = specs.load(text, scale=scale)
+        assert len(sweep.runs) == 8 and sweep.reference == reference and sweep.notes == ()
+        assert sorted(sweep.runs[0].spec.losses) == ["lpips", "mse"]
 
 
 def test_problems_are_raised_together(specs: Specs) -> None:

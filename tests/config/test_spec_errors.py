@@ -142,7 +142,7 @@ def test_in_a_base(folder: Path) -> None:
 def test_in_a_base_that_lacks_a_part(folder: Path) -> None:
     Path("base/mine.yaml").write_text("data: procedural\n")
     (found,) = problems("base: mine")
-    assert found.startswith("spec.yaml:1: model.encoder is not set: it needs one of conv, croco")
+    assert found.startswith("spec.yaml:1: model.encoder is not set: it needs one of conv, ")
 
 
 def test_in_an_included_spec(folder: Path) -> None:

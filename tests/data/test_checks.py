@@ -210,6 +210,10 @@ DAMAGE: dict[str, tuple[Damage, list[str]]] = {  # what is planted, and how the 
     "swapped depths": (swap(4, 5, "_nd.exr"), [f"mask: {HARMED} view 4: ", f"mask: {HARMED} view 5: "]),
     "empty picture": (png(np.zeros_like), [f"empty picture: {HARMED} view 4: "]),
     "blue for red": (png(lambda rgba: rgba[..., [2, 1, 0, 3]]), [f"channels: {HARMED} view 4: "]),
+    "blue for red from below": (  # its neighbors see little of it
+        png(lambda rgba: rgba[..., [2, 1, 0, 3]], 26),
+        [f"channels: {HARMED} view 26: "],
+    ),
     "exchanged channels": (png(lambda rgba: rgba[..., [1, 2, 0, 3]]), [f"channels: {HARMED} view 4: "]),
     "dark picture": (png(lambda rgba: rgba // np.array([4, 4, 4, 1], np.uint8)), [f"color: {HARMED} view 4: "]),
     "flipped normals everywhere": (exr(flip, *range(40)), [f"normals: {HARMED}: 40 of 40 views, as in 0: "]),

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.paths import ROOT
 
 from bench.config.schema import ViewsSpec
 from bench.data.batch import Batch
@@ -252,3 +253,13 @@ def test_clusters_do_not_depend_on_threads() -> None:
         for threads in ("1", "2", "4")
     }
     assert len(found) == 1 and found.pop().count(b"\n") == 30
+
+
+@pytest.mark.parametrize("name", ["training_scenes", "validation_scenes", "evaluation_scenes", "seed"])
+def test_negative_numbers_of_scenes_are_refused_in_the_dry_run(tmp_path: Path, name: str) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(f"base: freesplatter\nset:\n  data.{name}: -3\n")
+    command = [sys.executable, "-m", "bench.run", str(spec), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "-3 is too small: at least" in done.stderr, done.stderr
+    assert f"{spec.name}:3: data.{name}: " in done.stderr

@@ -152,7 +152,7 @@ runs:
     assert "frames (freesplatter, lara) do not compare" in table and "Tiny results" not in table
     assert {line["steps"] for line in read_lines(folder / "results" / "both_tiny" / "runs.jsonl")} == {0}
     assert {path.name for path in (folder / "results" / "both_tiny" / "figures").iterdir()} >= {"qualitative.png"}
-    assert bench.run.main(command) == 0 and "0 of 2 runs to do" in capsys.readouterr().out
+    assert bench.run.main(command) == 0 and "0 of 2 runs pending" in capsys.readouterr().out
 
 
 def test_the_whole_model_of_another_run_of_the_sweep(folder: Path, tmp_path: Path) -> None:

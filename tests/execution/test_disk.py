@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +16,7 @@ from support.training import run, spec, stop_after
 from bench import run as command
 from bench.common import disk
 from bench.common.errors import run_command
-from bench.execution import launcher
 from bench.execution.endings import status_of_exception
-from bench.execution.launcher import Launcher, Task
 from bench.runs.folder import RunFolder
 from bench.training import checkpoint
 from bench.training.train import Stopped
@@ -23,6 +24,19 @@ from models import weights
 from models.ead import count_parameters
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
+ON_A_FULL_DISK = """
+import errno, pathlib, sys
+from rich.console import Console
+from bench.execution.launcher import Launcher, Task
+from bench.execution.progress import SweepProgress
+from bench.runs.folder import RunFolder
+def refuse(event, arguments):
+    if event == "os.mkdir":
+        raise OSError(errno.ENOSPC, "No space left on device")
+sys.addaudithook(refuse)
+tasks = [Task(RunFolder(pathlib.Path(sys.argv[1]) / "runs" / name), name, {}) for name in ("a", "b")]
+Launcher(tasks, SweepProgress(Console(width=200), 2)).run()
+"""
 
 
 def size(folder: Path) -> int:
@@ -86,27 +100,22 @@ def test_training_goes_on_from_before_the_disk_was_full(tmp_path: Path, monkeypa
     ) == 2
 
 
-def test_a_sweep_ends_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise FULL
-
-    monkeypatch.setattr(launcher, "prepare", refuse)
-    watcher = SimpleNamespace(update=lambda *_: None, ended=lambda *_: None)
-    tasks = [Task(RunFolder(tmp_path / "runs" / name), name, {}) for name in ("a", "b")]
-    ends = Launcher(tasks, watcher).run()
-    assert {status.state for status in ends.values()} == {"failed"}
-    assert all("make room" in status.message for status in ends.values())
+def test_a_sweep_ends_where_nothing_can_be_written(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", ON_A_FULL_DISK, tmp_path], capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if ": failed: the disk is full" in line]
+    assert [line[0] for line in lines] == ["a", "b"] and all("free space and re-run" in line for line in lines), done
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_too_little_room_is_refused_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(disk, "free", lambda _: 10**7)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**7))
     arguments = ["ablations/base/freesplatter.yaml", "--results", str(tmp_path / "results")]
     with pytest.raises(SystemExit) as ended:
         run_command(lambda: command.main(arguments))
     assert ended.value.code == 2
-    assert "10.0 MB are free, 1 runs need" in capsys.readouterr().err
+    assert "10.0 MB free, but 1 runs need" in capsys.readouterr().err
     assert not list((tmp_path / "results").rglob("*.safetensors"))
     command.main([*arguments, "--dry-run"])
     assert "10.0 MB free in" in capsys.readouterr().out.replace("\n", " ")

@@ -35,5 +35,5 @@ def test_what_an_exception_says(error: BaseException, state: State, message: str
 def test_a_lost_company_is_no_fault_of_the_one_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     found = status_of_exception(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), "train")
-    assert found.state == "lost" and "another process of the run is gone" in found.message
+    assert found.state == "lost" and "another rank exited" in found.message
     assert status_of_exception(torch.cuda.OutOfMemoryError("CUDA out of memory in NCCL"), "train").state == "oom"

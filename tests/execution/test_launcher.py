@@ -16,19 +16,13 @@ import pytest
 from bench.common.errors import UserError
 from bench.common.exit_codes import LOCKED, STOPPED
 from bench.common.json_files import read_lines, write_json
-from bench.execution import launcher as launch
-from bench.execution.launcher import (
-    Launcher,
-    Task,
-    archive_run,
-    needs_work,
-)
+from bench.execution.launcher import Launcher, Task, archive_run, needs_work, prepare_run_folder
 from bench.runs.folder import RunFolder, Status
 from bench.runs.lease import Lease, LeasedWriter, LeaseHeld
 from bench.runs.states import State
 
 SPEC = {"train": {"steps": 1}, "evaluation": {"protocols": ["per_image_white"]}, "views": {"overfit": 0}}
-CONTROLLER = [sys.executable, "-m", "tests.test_run_launch", "controller"]
+CONTROLLER = [sys.executable, __file__, "controller"]
 FILES = ("train.json", "evals/per_image_white@1.json", "profiles/cpu-1.json")
 
 
@@ -64,17 +58,17 @@ def worker(folder: Path, claims: int) -> int:
         return LOCKED
 
 
-class Heard:
-    """A watcher that remembers, and acts once something is at work."""
+class Recorder:
+    """Callbacks that record, and act once when a run is at work."""
 
     def __init__(self, once: Callable[[], None] = lambda: None) -> None:
         self.ends: list[tuple[str, State]] = []
         self.elsewhere: set[str] = set()
         self.once = once
 
-    def update(self, working: Collection[Task], elsewhere: Mapping[str, str]) -> None:
+    def update(self, running: Collection[Task], elsewhere: Mapping[str, str]) -> None:
         self.elsewhere |= elsewhere.keys()
-        if any(count(task) for task in working):
+        if any(count(task) for task in running):
             self.once()
             self.once = lambda: None
 
@@ -83,13 +77,12 @@ class Heard:
 
 
 @pytest.fixture
-def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Task]:
-    monkeypatch.setattr(launch, "worker_command", command)
+def tasks(tmp_path: Path) -> list[Task]:
     return make(tmp_path)
 
 
 def command(folder: Path, _device: str, _threads: int, claims: int) -> list[str]:
-    return [sys.executable, "-m", "tests.test_run_launch", "worker", str(folder), str(claims)]
+    return [sys.executable, __file__, "worker", str(folder), str(claims)]
 
 
 def make(results: Path) -> list[Task]:
@@ -97,7 +90,7 @@ def make(results: Path) -> list[Task]:
 
 
 def behave(task: Task, how: str) -> None:
-    launch.prepare_run_folder(task)
+    prepare_run_folder(task)
     (task.folder.path / how).touch()
 
 
@@ -107,12 +100,13 @@ def count(task: Task) -> int:
 
 
 def states(tasks: Sequence[Task], **kwargs: Any) -> list[State]:
-    return [status.state for status in Launcher(tasks, kwargs.pop("watcher", Heard()), **kwargs).run().values()]
+    kwargs.setdefault("command", command)
+    return [status.state for status in Launcher(tasks, kwargs.pop("callbacks", Recorder()), **kwargs).run().values()]
 
 
 def test_everything_is_done_once(tasks: list[Task]) -> None:
-    heard = Heard()
-    assert states(tasks, watcher=heard, jobs=2) == ["done"] * 3
+    heard = Recorder()
+    assert states(tasks, callbacks=heard, jobs=2) == ["done"] * 3
     assert states(tasks) == ["done"] * 3
     assert [count(task) for task in tasks] == [1, 1, 1] and len(heard.ends) == 3
 
@@ -125,8 +119,8 @@ def test_done_without_its_files_is_not_done(tasks: list[Task]) -> None:
 
 def test_a_failure_is_told_and_the_sweep_goes_on_and_only_retry_tries_again(tasks: list[Task]) -> None:
     behave(tasks[0], "fail")
-    heard = Heard()
-    assert states(tasks, watcher=heard) == ["failed", "done", "done"]
+    heard = Recorder()
+    assert states(tasks, callbacks=heard) == ["failed", "done", "done"]
     assert heard.ends[0] == ("a", "failed")
     assert states(tasks) == ["failed", "done", "done"] and states(tasks, retry=["oom"])[0] == "failed"
     assert count(tasks[0]) == 1
@@ -140,23 +134,25 @@ def test_a_killed_child_is_lost_and_taken_up_the_next_time(tasks: list[Task]) ->
     assert states(tasks) == ["done"] * 3
 
 
-def test_a_child_that_cannot_even_start_has_failed(tasks: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "worker_command", lambda *_: [sys.executable, "-c", "import no_such_module"])
-    assert states(tasks[:1]) == ["failed"] and "exit code 1" in tasks[0].folder.status().message
+def test_a_child_that_cannot_even_start_has_failed(tasks: list[Task]) -> None:
+    broken = [sys.executable, "-c", "import no_such_module"]
+    assert (
+        states(tasks[:1], command=lambda *_: broken) == ["failed"] and "exit code 1" in tasks[0].folder.status().message
+    )
     assert "no_such_module" in (tasks[0].folder.path / "log.txt").read_text()
 
 
 def test_parents_come_first_and_nothing_starts_from_a_failure(tasks: list[Task]) -> None:
     a, b, c = tasks
     family = [Task(c.folder, "c", SPEC, (b.id,)), Task(b.folder, "b", SPEC, (a.id,)), a]
-    heard = Heard()
-    assert states(family, watcher=heard, jobs=3) == ["done"] * 3
+    heard = Recorder()
+    assert states(family, callbacks=heard, jobs=3) == ["done"] * 3
     assert [label for label, _ in heard.ends] == ["a", "b", "c"]
     for task in family:
         assert archive_run(task)
     behave(a, "fail")
-    heard = Heard()
-    assert states(family, watcher=heard, jobs=3) == ["planned", "planned", "failed"]
+    heard = Recorder()
+    assert states(family, callbacks=heard, jobs=3) == ["planned", "planned", "failed"]
     assert sorted(heard.ends) == [("a", "failed"), ("b", "planned"), ("c", "planned")] and not count(b)
 
 
@@ -179,15 +175,15 @@ def test_a_run_that_another_controller_gave_up_is_taken_up_here(tasks: list[Task
         assert other.wait(20) == 0 and tasks[0].folder.status().state == "cancelled"
         (tasks[0].folder.path / "wait").unlink()
 
-    heard = Heard(give_up)
-    assert states(tasks, watcher=heard) == ["done"] * 3
+    heard = Recorder(give_up)
+    assert states(tasks, callbacks=heard) == ["done"] * 3
     assert heard.elsewhere == {"a"} and [count(task) for task in tasks] == [2, 1, 1]
 
 
 def test_interrupt_lets_children_stop_and_a_second_one_kills(tasks: list[Task]) -> None:
     behave(tasks[0], "wait")
-    heard = Heard(lambda: os.kill(os.getpid(), signal.SIGINT))
-    launcher = Launcher(tasks, heard)
+    heard = Recorder(lambda: os.kill(os.getpid(), signal.SIGINT))
+    launcher = Launcher(tasks, heard, command=command)
     assert [status.state for status in launcher.run().values()] == ["cancelled", "planned", "planned"]
     assert launcher.stop_request == "stop" and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -195,8 +191,19 @@ def test_interrupt_lets_children_stop_and_a_second_one_kills(tasks: list[Task]) 
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    launcher = Launcher(tasks, Heard(twice))
+    launcher = Launcher(tasks, Recorder(twice), command=command)
     assert launcher.run()[tasks[0].id].message.startswith("killed on request") and launcher.stop_request == "kill"
+
+
+def test_left_over_variables_of_a_launcher_do_not_reach_a_run(
+    tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell of an earlier torchrun: the child would wait for three more ranks."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "gone", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    code = "import os, sys; print(sorted({'RANK', 'WORLD_SIZE', 'MASTER_ADDR'} & os.environ.keys())); sys.exit(3)"
+    assert states(tasks[:1], command=lambda *_: [sys.executable, "-c", code]) == ["failed"]
+    assert (tasks[0].folder.path / "log.txt").read_text() == "[]\n"
 
 
 def test_force_puts_aside_but_not_what_is_at_work(tasks: list[Task], tmp_path: Path) -> None:
@@ -213,5 +220,4 @@ def test_force_puts_aside_but_not_what_is_at_work(tasks: list[Task], tmp_path: P
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
         sys.exit(worker(Path(sys.argv[2]), int(sys.argv[3])))
-    launch.worker_command = command
-    Launcher(make(Path(sys.argv[2])), Heard()).run()
+    Launcher(make(Path(sys.argv[2])), Recorder(), command=command).run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from support.commands import SPEC
+from support.restrictions import run_restricted
 
 import bench.run
 from bench.common.errors import UserError
@@ -74,7 +76,8 @@ def undisturbed(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     results = tmp_path_factory.mktemp("undisturbed")
     code, output = end(start(spec, results, report=True))
     assert code == 0, output
-    assert (results / "sweep_tiny" / "report.html").is_file() and "report.ipynb" in output
+    page = results / "sweep_tiny" / "report.html"
+    assert page.is_file() and output.splitlines()[-1] == f"report: {page}"
     return results
 
 
@@ -106,7 +109,7 @@ def test_killed_in_the_middle_then_two_at_once_gives_the_undisturbed_table(
 def test_a_third_time_trains_nothing(spec: Path, undisturbed: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in undisturbed.glob("runs/*/**/*") if p.is_file()}
     code, output = run(spec, undisturbed)
-    assert code == 0 and "0 of 2 runs to do" in output and "table.md" in output
+    assert code == 0 and "0 of 2 runs pending" in output and "| patch 4 " in output
     assert {p: p.stat().st_mtime_ns for p in undisturbed.glob("runs/*/**/*") if p.is_file()} == before
 
 
@@ -119,6 +122,55 @@ def test_a_report_that_fails_is_a_line_and_no_failure_of_the_sweep(
     monkeypatch.setattr("bench.report.write", fail)
     assert bench.run.main([str(spec), "--results", str(undisturbed)]) == 0
     assert "no report: the kernel [died]" in capsys.readouterr().out
+
+
+@pytest.fixture
+def finished(undisturbed: Path, tmp_path: Path) -> Path:
+    """A copy of the finished sweep, to be damaged."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "results"))
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated"])
+def test_damaged_weights_are_named_with_a_cure(
+    spec: Path, finished: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = folders(finished)[1].path / "weights.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    if damage == "truncated":
+        weights.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="--force --only 'patch 8'") as raised:
+        bench.run.main([str(spec), "--results", str(finished)])
+    word = "is missing" if damage == "deleted" else "is damaged"
+    assert f"patch 8: {weights} {word}" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_deleted_spec_of_a_finished_run_is_restored(
+    spec: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folders(finished)[0].path / "spec.json"
+    content = read_json(path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"spec\.json is missing: re-run"):
+        RunFolder(path.parent).spec()
+    assert bench.run.main([str(spec), "--results", str(finished), "--no-report"]) == 0
+    assert read_json(path) == content and f"restored {path}" in capsys.readouterr().out
+
+
+def test_a_finished_sweep_on_a_read_only_folder_prints_its_table(spec: Path, finished: Path) -> None:
+    done = run_restricted("read-only", finished, "bench.run", str(spec), "--results", str(finished))
+    assert done.returncode == 0 and "| patch 4 " in done.stdout, done
+    assert done.stdout.splitlines()[-1] == f"read-only, nothing updated; report: {finished}/sweep_tiny/report.html"
+
+
+def test_the_results_folder_is_named_from_any_directory(
+    spec: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished.parent)
+    assert bench.run.main([str(spec), "--no-report"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(f"0 of 2 runs pending; results: {finished}")
+    assert lines[-1] == f"report: {finished / 'sweep_tiny'}"
 
 
 def test_what_is_recorded(undisturbed: Path) -> None:
@@ -145,7 +197,7 @@ def test_one_interrupt_stops_with_a_checkpoint(spec: Path, tmp_path: Path) -> No
     folder = wait_for_step(tmp_path, 3, process)
     process.send_signal(signal.SIGINT)
     code, output = end(process)
-    assert code == 130 and "run the same command again" in output, output
+    assert code == 130 and "re-run the same command to resume" in output, output
     status, steps = folder.status(), len(folder.metrics())
     assert status.state == "cancelled" and "SIGTERM" in status.message
     assert [path.name for path in folder.checkpoints()] == [f"step_{steps:08d}"]
@@ -172,9 +224,9 @@ def test_a_bad_end_is_told_in_a_line_and_the_sweep_goes_on(
     (line,) = [line for line in output.splitlines() if ": nan in train: step " in line]
     assert code == 1 and "log.txt" in line and "done (1 of 2)" in output, output
     assert bench.run.main([str(bad), "--results", str(tmp_path), "train.steps=12", "--json", "--no-report"]) == 1
-    told = capsys.readouterr()
-    assert [run["status"] for run in json.loads(told.out)] == ["nan", "done"]
-    assert "0 of 2 runs to do" in told.err and "nan before; --retry nan" in told.err
+    printed = capsys.readouterr()
+    assert [run["status"] for run in json.loads(printed.out)] == ["nan", "done"]
+    assert "0 of 2 runs pending" in printed.err and "nan previously; pass --retry nan" in printed.err
 
 
 @pytest.mark.parametrize(

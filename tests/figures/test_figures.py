@@ -39,6 +39,15 @@ def test_labels_of_any_script_are_drawn_and_missing_glyphs_are_logged_once(
     assert len(messages) == 1 and "\U00013000" in messages[0] and "no installed font" in messages[0]
 
 
+def test_long_labels_leave_room_for_the_panels() -> None:
+    label = ", ".join(f"field number {i} with a value" for i in range(12))
+    panel = comparison.Panel("PSNR", "higher", {label: [1.0, 2.0]})
+    with style.style():
+        figure = comparison.draw([panel] * 4, [label])
+        figure.canvas.draw()
+        assert all(axes.get_position().width > 0.1 for axes in figure.axes)
+
+
 def test_two_labels_never_share_a_diagram() -> None:
     assert figures.diagram_name("patch 4, 2 blocks") == "model_patch_4__2_blocks.svg"
     labels = ["a/b", "a_b", "a b", "提案手法", "従来手法", "x" * 300, "x" * 301]

@@ -11,9 +11,8 @@ import pytest
 import torch
 from support.paths import ROOT
 
-from bench import gpu_bundle
 from bench.common.json_files import read_json
-from bench.profiling import gpu_parts
+from bench.profiling import bundle, gpu_parts
 from bench.profiling.benchmarks.rendering import Case
 from bench.runtime import lpips_weights
 
@@ -72,7 +71,7 @@ def test_halved_backbones_load_and_agree(tmp_path: Path, monkeypatch: pytest.Mon
     image, other = (torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     lpips_weights._backbone.cache_clear()
     full = float(lpips_weights.lpips_model("alex")(image, other))
-    gpu_bundle.write_backbones(tmp_path / "lpips")
+    bundle.write_backbones(tmp_path / "lpips")
     monkeypatch.setenv("EAD_BENCH_CACHE", str(tmp_path))
     lpips_weights._backbone.cache_clear()
     assert lpips_weights.backbone_available("alex") and not lpips_weights.path("alex").is_file()

@@ -139,5 +139,5 @@ def test_nothing_is_measured_under_a_profiler(monkeypatch: pytest.MonkeyPatch) -
     finders = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("jaxtyping")]
     monkeypatch.setattr(sys, "meta_path", finders)
     step_profile.require_clean_timing()
-    with torch.profiler.profile(), pytest.raises(UserError, match="profiler is on"):
+    with torch.profiler.profile(), pytest.raises(UserError, match="profiler is active"):
         step_profile.require_clean_timing()

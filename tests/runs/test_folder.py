@@ -164,7 +164,8 @@ def test_sweep_folder(tmp_path: Path) -> None:
 
 def test_reading_and_help_do_not_import_torch() -> None:
     code = (
-        "import sys, bench.runs.folder, bench.runs.lease, bench.execution.launcher, bench.work, bench.execution.progress, bench.run\n"
+        "import sys, bench.runs.folder, bench.runs.lease\n"
+        "import bench.execution.launcher, bench.work, bench.execution.progress, bench.run\n"
         "try: bench.run.main(['--help'])\n"
         "except SystemExit: sys.exit('torch' in sys.modules)"
     )

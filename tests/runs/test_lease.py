@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,20 @@ try:
     time.sleep(2)
 except LeaseHeld:
     print("lost")
+"""
+SLOW = """
+import os, pathlib, sys
+from bench.runs.lease import Lease, LeaseHeld
+def pause(event, arguments):
+    if event == "os.link":
+        print("about to claim 2", flush=True)
+        sys.stdin.readline()
+sys.addaudithook(pause)
+try:
+    Lease(pathlib.Path(sys.argv[1]))
+    print("claimed", flush=True)
+except LeaseHeld:
+    print("held", flush=True)
 """
 
 
@@ -111,11 +126,43 @@ def test_a_pid_that_came_again_holds_nothing(tmp_path: Path) -> None:
     assert active_holder(tmp_path) is None
 
 
-def test_what_cannot_be_seen_holds_until_it_has_been_silent_for_long(tmp_path: Path) -> None:
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old heartbeat is confirmed within 0.3 s."""
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(lease, "CONFIRM_S", 0.3)
+
+
+def test_what_cannot_be_seen_holds_until_it_has_been_silent_for_long(tmp_path: Path, soon: None) -> None:
     elsewhere(tmp_path, 4, LEASE_TIMEOUT_S - 10)
     with pytest.raises(LeaseHeld, match="process 1 on node17"):
         Lease(tmp_path)
     elsewhere(tmp_path, 4, LEASE_TIMEOUT_S + 10)
+    assert active_holder(tmp_path) is not None  # not yet confirmed
+    assert Lease(tmp_path).number == 5
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_a_clock_that_jumps_neither_loses_a_lease_nor_keeps_a_dead_one(
+    jump_s: float, tmp_path: Path, soon: None
+) -> None:
+    """The file server's clock is set forward or back by an hour between two heartbeats of a holder elsewhere."""
+    elsewhere(tmp_path, 4, jump_s)
+    path, stopped = tmp_path / "lease" / "00000004.json", threading.Event()
+
+    def heartbeats() -> None:
+        while not stopped.wait(0.1):
+            os.utime(path)
+
+    holder = threading.Thread(target=heartbeats)
+    holder.start()
+    try:
+        with pytest.raises(LeaseHeld, match="process 1 on node17"):
+            Lease(tmp_path)
+    finally:
+        stopped.set()
+        holder.join()
+    elsewhere(tmp_path, 4, jump_s)
     assert Lease(tmp_path).number == 5
 
 
@@ -166,17 +213,20 @@ def test_a_claim_whose_file_is_gone_is_stale(tmp_path: Path) -> None:
         held.check()
 
 
-def test_a_slow_claim_after_a_faster_ones_successor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_claim_after_a_faster_ones_successor_is_refused(tmp_path: Path) -> None:
+    """A process stops between reading the claims and linking its own; meanwhile the lease changes hands twice."""
     with Lease(tmp_path):
         pass
-    seen = current_claim(tmp_path)
-    with Lease(tmp_path):
-        pass
-    with Lease(tmp_path) as third, monkeypatch.context() as patch:  # number 2 has been swept up: its name is free
-        patch.setattr(lease, "current_claim", lambda _: seen)
-        with pytest.raises(LeaseHeld):
-            Lease(tmp_path)
-        third.check()
+    command = [sys.executable, "-c", SLOW, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as slow:
+        assert slow.stdin and slow.stdout and slow.stdout.readline() == "about to claim 2\n"
+        with Lease(tmp_path):
+            pass
+        with Lease(tmp_path) as third:  # number 2 has been removed: its name is free
+            slow.stdin.write("go on\n")
+            slow.stdin.flush()
+            assert slow.stdout.readline() == "held\n"
+            third.check()
 
 
 def test_a_holder_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from bench.runtime.distributed import (
     BUCKET,
     SINGLE_PROCESS,
     ProcessGroupContext,
-    _buckets,
+    gradient_buckets,
 )
 
 SPEC = """# Do ranks add up?
@@ -148,7 +148,7 @@ def test_buckets_hold_everything_in_order() -> None:
     sizes = [5, BUCKET - 5, 1, BUCKET + 1, 2]
     gradients = [torch.empty(size, device="meta") for size in sizes]
     gradients.append(torch.empty(3, dtype=torch.bfloat16, device="meta"))
-    made = [[g.numel() for g in bucket] for bucket in _buckets(gradients)]
+    made = [[g.numel() for g in bucket] for bucket in gradient_buckets(gradients)]
     assert made == [[5, BUCKET - 5], [1], [BUCKET + 1], [2], [3]]
 
 

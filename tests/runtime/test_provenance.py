@@ -17,7 +17,10 @@ from support.training import CPU, stop_after
 from test_numerics import SIZE, of
 
 import bench.report
+from bench import config
 from bench.analysis import tables
+from bench.analysis.formatting import read_markdown
+from bench.analysis.sweep_sources import sweep_sources
 from bench.common.json_files import read_json, write_json
 from bench.evaluation.evaluate import evaluate
 from bench.profiling import step_profile, trace
@@ -165,7 +168,10 @@ def at(commit: str, *changed: str) -> dict[str, Any]:
 
 
 def markdown(folder: Path) -> str:
-    return next(path for path in tables.write(folder, folder.parent) if path.suffix == ".md").read_text()
+    """Title and notes of the result table."""
+    tables.write(folder, folder.parent)
+    table = read_markdown((folder / "tables" / "table.md").read_text())
+    return "\n".join([table.title, *table.remarks, *table.definitions])
 
 
 def test_captions_name_the_commit_that_computed_the_numbers_not_the_last_commands(tmp_path: Path) -> None:
@@ -226,3 +232,20 @@ def test_a_summary_without_its_runs_keeps_their_provenance(tmp_path: Path) -> No
     elsewhere = tmp_path / "elsewhere" / "question_tiny"
     write_sweep(elsewhere, read_json(folder / "sweep.json"), [line], at(B))
     assert f"git checkout {A}" in bench.report.open(elsewhere).show("reproduce").html
+
+
+def test_the_difference_of_the_code_holds_changed_and_new_files(repository: Path) -> None:
+    assert provenance.code_diff(repository) == ""
+    (repository / "bench" / "a.py").write_text("changed\n")
+    (repository / "models" / "encoders" / "mine.py").write_text("new\n")
+    text = provenance.code_diff(repository) or ""
+    assert "-bench/a.py\n+changed\n" in text and "+++ b/models/encoders/mine.py" in text and "+new\n" in text
+    assert provenance.code_diff(repository.parent / "elsewhere") is None
+
+
+def test_a_sweep_records_its_specs_text_and_bases(tmp_path: Path) -> None:
+    spec = tmp_path / "question.yaml"
+    spec.write_text("# Which?\nbase: freesplatter\n")
+    recorded = sweep_sources(config.load(spec))
+    assert recorded["sources"][str(spec)] == spec.read_text()
+    assert recorded["sources"]["ablations/base/freesplatter.yaml"].startswith("#")

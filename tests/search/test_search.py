@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import bench.run
 from bench import protocols
@@ -117,6 +119,7 @@ def finish(run: RunFolder, spec: Mapping[str, Any]) -> None:
                "device": "paper", "threads": 1, "batch": 1}  # fmt: skip
     for name, content in {"train": {}, f"evals/{protocol.key}": evaluation, "profiles/cpu-1": profile}.items():
         write_json(run.path / f"{name}.json", content)
+    save_file({"weight": torch.zeros(1)}, run.path / "weights.safetensors")
     run.set_status(Status("done"))
     return None
 
@@ -348,7 +351,7 @@ def test_dry_run_counts_what_breaks_a_rule(tmp_path: Path, capsys: pytest.Captur
         (["stray"], "'stray' is neither"),
         (["--retry", "done"], "--retry done"),
         (["--jobs", "0"], "at least 1"),
-        (["--device", "tpu"], "it may be cpu"),
+        (["--device", "tpu"], "it may be auto, cpu"),
     ],
 )
 def test_bad_input_is_one_clear_error(words: list[str], text: str, tmp_path: Path) -> None:

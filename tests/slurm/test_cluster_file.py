@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -148,10 +149,16 @@ def test_what_cannot_be_submitted(
 
 
 def test_zero_memory_is_all_of_the_node_and_numbers_are_texts(tmp_path: Path) -> None:
-    cluster = load(cluster_file(tmp_path, "memory: 0\naccount: 12345\ncollect: {memory: 0, qos: 7}\n"), "tiny")
+    cluster = load(cluster_file(tmp_path, "memory: 0\naccount: 01234\ncollect: {memory: 0, qos: 7}\n"), "tiny")
     parameters = script(cluster).runs(0, None)
-    assert (parameters["mem"], parameters["account"], cluster.collect.qos) == ("0", "12345", "7")
+    assert (parameters["mem"], parameters["account"], cluster.collect.qos) == ("0", "01234", "7")
     assert "#SBATCH --mem=0\n" in script(cluster).text(parameters, 1)
+
+
+def test_a_name_with_spaces_is_one_word_for_sbatch(tmp_path: Path) -> None:
+    named = replace(script(load(cluster_file(tmp_path, "cpus: 2\n"), "tiny")), name="my question; rm -rf")
+    (line,) = [line for line in named.text(named.runs(0, None), 1).splitlines() if "--job-name" in line]
+    assert re.fullmatch(r"#SBATCH --job-name=[\w.=+-]+", line)
 
 
 def test_the_old_name_of_a_key_is_read_with_a_hint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -24,7 +24,9 @@ from bench.slurm import snapshot
 
 SPEC = """# Does it queue?
 base: freesplatter
-seeds: [0, 1]
+runs:  # labels that differ only in what a file name cannot hold
+  - {name: A/b, seed: 0}
+  - {name: A b, seed: 1}
 set:
   model: {encoder.width: 48, aggregator: {blocks: 1, heads: 2}}
   train: {steps: 100, batch: 2, warmup_steps: 5, checkpoint_every: 1000}

@@ -27,7 +27,7 @@ from bench.runs.attempts import read_attempts
 from bench.runs.folder import RunFolder
 from bench.runs.lease import current_claim
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 COMMON = """
 set:
@@ -42,7 +42,7 @@ base: freesplatter
 runs:
   - {{name: times out, seed: 1}}
   - {{name: loses its node, seed: 2}}
-  - {{name: exhausts memory, model.encoder.width: 1536, train.steps: 3}}
+  - {{name: exhausts memory, model.encoder.width: 1536, train.steps: 3, train.batch: 1}}
   - {{name: raises, seed: 3}}
   - {{name: is cancelled, seed: 4}}
   - {{name: is killed, seed: 5}}
@@ -217,7 +217,7 @@ def test_everything_happens_to_a_sweep_and_every_end_is_told(lab: Lab, local: su
         faults.step()
         return lab.ended(collect)
 
-    wait(over, "the first submission", 300)
+    wait(over, "the first submission", 600)
     found = lab.status()
     states = {label: run["state"] for label, run in found.items()}
     assert states == {
@@ -256,11 +256,11 @@ def test_what_failed_is_tried_again_while_the_controller_dies(lab: Lab, local: s
     assert states <= {"done", "running", "queued", "lost", "failed", "oom", "cancelled"} and "done" in states
     assert time.monotonic() - began < 40
     cluster.start_controller()
-    wait(lambda: lab.ended(collect), "the second submission", 200)
+    wait(lambda: lab.ended(collect), "the second submission", 400)
     assert {run["state"] for run in lab.status().values()} == {"done"}
     assert {label: lab.run(label).training() for label in before} == before, "what was finished ran again"
 
-    assert local.wait(300) == 0, (lab.folder / "quiet.txt").read_text()
+    assert local.wait(600) == 0, (lab.folder / "quiet.txt").read_text()
     pd.testing.assert_frame_equal(table(lab.sweep), table(lab.folder / "quiet" / lab.sweep.name))
     again = lab.python("bench.run", lab.spec, "--slurm", lab.folder / "cluster.yaml", "--results", lab.results)
     assert "nothing to submit" in again.stdout, again
@@ -283,10 +283,10 @@ def test_two_nodes_with_two_ranks_each_give_the_run_of_one(cluster: Cluster, tmp
     assert len(others) == 3
     assert {slurm_cluster.environment(pid)["CUDA_VISIBLE_DEVICES"] for pid in others} == {"0,1"}
     kill(others[-1], signal.SIGKILL)  # one rank dies, and takes the step with it
-    wait(lambda: lab.ended(collect), "the job and its successor", 200)
+    wait(lambda: lab.ended(collect), "the job and its successor", 400)
     assert [end["state"] for end in read_attempts(folder)] == ["lost", "done"], read_attempts(folder)
     assert len(folder.profiles()["cpu-4"]["ranks"]) == 4
-    assert local.wait(200) == 0, (tmp_path / "quiet.txt").read_text()
+    assert local.wait(400) == 0, (tmp_path / "quiet.txt").read_text()
     alone = RunFolder(tmp_path / "quiet" / "runs" / folder.id)
     losses, expected = (torch.tensor([r["loss"] for r in f.metrics()]) for f in (folder, alone))
     torch.testing.assert_close(losses, expected, rtol=5e-3, atol=1e-4)
@@ -308,7 +308,7 @@ def test_a_preempted_run_goes_on_and_its_child_waits(cluster: Cluster, tmp_path:
     assert claim is not None
     urgent = ["sbatch", "--partition=a100", "--exclusive", f"--nodelist={claim.holder.host}", "--output=/dev/null"]
     cluster.client(*urgent, "--wrap=sleep 5")
-    wait(lambda: lab.ended(collect), "both runs", 200)
+    wait(lambda: lab.ended(collect), "both runs", 400)
     assert [end["state"] for end in read_attempts(first)] == ["preempted", "done"], read_attempts(first)
     assert "preempted: stopped after step" in read_attempts(first)[0]["message"]
     assert [end["state"] for end in read_attempts(second)] == ["done"]

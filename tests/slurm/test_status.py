@@ -204,6 +204,30 @@ def test_no_sweep_is_bad_input(tmp_path: Path) -> None:
             main([str(tmp_path)])
 
 
+def test_a_local_sweep_is_followed_from_its_first_second_to_its_end(tmp_path: Path) -> None:
+    """One run at a time: what has not started waits in the command; without a process nothing waits."""
+    (tmp_path / "local.yaml").write_text(commands.SPEC)
+    results, sweep = tmp_path / "results", tmp_path / "results" / "local_tiny"
+    options = ["--results", str(results), "--no-report", "--threads", "1", "--device", "cpu"]
+    run = subprocess.Popen([sys.executable, "-m", "bench.run", str(tmp_path / "local.yaml"), *options], cwd=ROOT)
+    deadline = time.monotonic() + 200
+    while not (sweep / "runs.jsonl").is_file():
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    states: list[tuple[State, ...]] = []
+    while run.poll() is None:
+        assert time.monotonic() < deadline
+        now = tuple(line.state for line in run_state.query_sweep(sweep, results).runs)
+        states += [now] if now not in states else []
+        time.sleep(0.05)
+    assert run.returncode == 0 and states[-1] == ("done", "done")
+    assert any("running" in now and "queued" in now for now in states), states
+    assert not any(all(state in ("planned", "done") for state in now) for now in states[:-1]), states
+
+    command = [sys.executable, "-m", "bench.status", str(sweep), "--follow"]
+    assert subprocess.run(command, cwd=ROOT, timeout=60).returncode == 0
+
+
 @pytest.mark.parametrize("module", ["bench.status", "bench.cancel", "bench.slurm.postmortem"])
 def test_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
@@ -251,9 +275,9 @@ def test_a_process_that_got_the_jobs_pid_is_left_alone(
     gone = replace(ProcessIdentity.of(other_process.pid), started="1")
     on_a_workstation(lab, gone)
     assert (lab.state().state, lab.state().message) == ("planned", f"job {gone.pid} no longer exists")
-    assert bench.cancel.main([str(lab.sweep)]) == 0 and "nothing of it is in the queue" in capsys.readouterr().out
+    assert bench.cancel.main([str(lab.sweep)]) == 0 and "no run is in the queue" in capsys.readouterr().out
     assert other_process.poll() is None
-    with pytest.raises(FileNotFoundError, match=r"sweep\.json"):  # collecting begins at once: nothing to wait for
+    with pytest.raises(UserError, match=r"sweep\.json"):  # collecting begins at once: nothing to wait for
         job.CollectJob(str(lab.sweep), str(lab.results), False, (gone,))()
 
 

@@ -40,6 +40,7 @@ class View:
     camera_to_world: Floats  # (4, 4)
     field_of_view: float  # radians
     stray: int = 0
+    aspect: float = 1.0  # vertical over horizontal focal length in pixels: 1 in data, another in a hypothesis
 
     @cached_property
     def focal(self) -> float:
@@ -89,14 +90,18 @@ class View:
         local = (points - self.camera_to_world[:3, 3]) @ self.camera_to_world[:3, :3]
         z = np.maximum(local[:, 2], 1e-6)
         column = np.floor(local[:, 0] / z * self.focal + width / 2).astype(np.int64)
-        row = np.floor(local[:, 1] / z * self.focal + height / 2).astype(np.int64)
+        row = np.floor(local[:, 1] / z * self.focal * self.aspect + height / 2).astype(np.int64)
         inside = (local[:, 2] > 0) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
         return row, column, z, inside
 
     def local(self, row: NDArray[np.int64], column: NDArray[np.int64]) -> Floats:
         """(n, 3): the points behind pixels' centers, in the camera's axes."""
         height, width = self.depth.shape
-        rays = [(column + 0.5 - width / 2) / self.focal, (row + 0.5 - height / 2) / self.focal, np.ones(len(row))]
+        rays = [
+            (column + 0.5 - width / 2) / self.focal,
+            (row + 0.5 - height / 2) / (self.focal * self.aspect),
+            np.ones(len(row)),
+        ]
         points: Floats = np.stack(rays, -1) * self.depth[row, column, None]
         return points
 

@@ -8,13 +8,14 @@ to 0.0004 in the median, far below what is allowed here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 
-from bench.data.checks.field_of_view import better_angle
+from bench.data.checks.field_of_view import better_camera
 from bench.data.checks.single_view import ENOUGH, Floats, View
 
 NEIGHBORS = 4
@@ -59,15 +60,24 @@ def check_pairs(views: Sequence[View]) -> Iterator[tuple[int | None, str, str]]:
             f"{np.median(around):.0%} of the points are contradicted by neighbors' depth: camera or picture is wrong"
         )
         yield number, "reprojection", detail
-    if other := better_angle(by_number, list(pairs)):
-        wrong, right = (np.degrees(angle) for angle in (by_number[min(by_number)].field_of_view, other))
-        yield None, "field of view", f"neighbors' depths agree better with {right:.1f}° than with {wrong:.1f}°"
+    if better := better_camera(by_number, list(pairs)):
+        wrong, right = (np.degrees(view.field_of_view) for view in (by_number[min(by_number)], better))
+        if better.aspect == 1:
+            yield None, "field of view", f"neighbors' depths agree better with {right:.1f}° than with {wrong:.1f}°"
+        else:
+            detail = f"neighbors' depths agree better if vertical focal lengths are {better.aspect:g} times as long"
+            yield None, "aspect", f"{detail}: squashed pictures, or pixels that are not square"
     yield from _colors({edge: pair for edge, pair in pairs.items() if not set(edge) & set(odd)}, by_number)
 
 
 def _colors(pairs: Mapping[tuple[int, int], Pair], views: Mapping[int, View]) -> Iterator[tuple[int, str, str]]:
     """Views whose colors do not fit those of the same points in others."""
     known = {edge: pair for edge, pair in pairs.items() if np.isfinite(pair.color)}
+    compared = Counter(number for edge in known for number in edge)
+    for number in {number for edge in pairs for number in edge if compared[number] < 2}:  # from above or below
+        pooled = _compare_with_all(views[number], list(views.values()))
+        if order := _order(pooled):
+            yield number, "channels", _channels_detail(order, pooled.color)
     if not known:
         return
     usual = float(np.median([pair.color for pair in known.values()]))
@@ -80,18 +90,18 @@ def _colors(pairs: Mapping[tuple[int, int], Pair], views: Mapping[int, View]) ->
         orders = [order for order in map(_order, around) if order]
         difference = np.median([pair.color for pair in around])
         if len(orders) * 2 > len(around):
-            name = "".join("RGB"[i] for i in max(orders, key=orders.count))
-            yield (
-                number,
-                "channels",
-                f"colors fit the neighbors' when read as {name}, and differ by {difference:.2f} as RGB",
-            )
+            yield number, "channels", _channels_detail(max(orders, key=orders.count), float(difference))
         else:
             yield (
                 number,
                 "color",
                 f"differs by {difference:.2f} from the same points in neighbors, usual is {usual:.2f}",
             )
+
+
+def _channels_detail(order: tuple[int, ...], difference: float) -> str:
+    name = "".join("RGB"[i] for i in order)
+    return f"colors fit the neighbors' when read as {name}, and differ by {difference:.2f} as RGB"
 
 
 def _order(pair: Pair) -> tuple[int, ...] | None:
@@ -131,11 +141,22 @@ def compare(a: View, b: View) -> Pair:
     """Each one's points, seen by the other."""
     (conflict, mine, theirs), (back, _, _) = _seen_by(a, b), _seen_by(b, a)
     allowed = max(CONFLICT, FRINGE / max(1, min(a.size, b.size)))
+    return _pair(max(conflict, back), allowed, mine, theirs)
+
+
+def _compare_with_all(view: View, others: Sequence[View]) -> Pair:
+    """The colors of one view's points in all other views together, each of which sees few of them."""
+    seen = [_seen_by(view, other)[1:] for other in others if other.number != view.number]
+    return _pair(0.0, 1.0, np.concatenate([mine for mine, _ in seen]), np.concatenate([theirs for _, theirs in seen]))
+
+
+def _pair(conflict: float, allowed: float, mine: Floats, theirs: Floats) -> Pair:
+    """`mine`, `theirs`: colors (n, 3) of the same points in both views."""
     orders = [order for order in permutations(range(3)) if order != (0, 1, 2)]
     if len(mine) < ENOUGH:
-        return Pair(max(conflict, back), allowed, np.nan, dict.fromkeys(orders, np.nan))
+        return Pair(conflict, allowed, np.nan, dict.fromkeys(orders, np.nan))
     exchanged = {order: _difference(mine[:, order], theirs) for order in orders}
-    return Pair(max(conflict, back), allowed, _difference(mine, theirs), exchanged)
+    return Pair(conflict, allowed, _difference(mine, theirs), exchanged)
 
 
 def _difference(mine: Floats, theirs: Floats) -> float:

@@ -29,6 +29,7 @@ from bench.common.errors import UserError
 from bench.common.paths import cache_dir
 from bench.data.meshes import debian, loader, render
 from bench.data.meshes.files import MeshFile
+from bench.data.meshes.mesh import LONGEST_SIDE
 
 PACKAGE = Path("/usr/share/sweethome3d/furniture")
 LIBRARIES = ("BlendSwap-CC-0", "BlendSwap-CC-BY", "KatorLegaz", "Reallusion", "Scopia")
@@ -127,8 +128,8 @@ def catalog(package: Path) -> list[Model]:
     stems = {model.number: PurePosixPath(model.path).stem for model in models}
     if different := [number for number, name in RESERVED.items() if stems.get(number) != name]:
         raise UserError(
-            f"{package}: number {different[0]} is {stems.get(different[0])}, not {RESERVED[different[0]]}: the libraries "
-            "are of another version than 1.8, where the models reserved for evaluation have other numbers"
+            f"{package}: number {different[0]} is {stems.get(different[0])}, not {RESERVED[different[0]]}: the "
+            "libraries are of another version than 1.8, where the models reserved for evaluation have other numbers"
         )
     return models
 
@@ -184,9 +185,7 @@ def signature(file: MeshFile) -> NDArray[np.uint64] | None:
         mesh = loader.load(file)
     except UserError:
         return None
-    cells = np.unique(
-        np.round(mesh.vertices[np.unique(mesh.faces)] * 200 / loader.LONGEST_SIDE).astype(np.int64), axis=0
-    )
+    cells = np.unique(np.round(mesh.vertices[np.unique(mesh.faces)] * 200 / LONGEST_SIDE).astype(np.int64), axis=0)
     keys = (cells.astype(np.uint64) * np.array([73856093, 19349663, 83492791], np.uint64)).sum(1)
     random = np.random.default_rng(0).integers(1, 2**63, (2, HASHES), dtype=np.uint64)
     hashed = keys[:, None] * (random[0] | np.uint64(1)) + random[1]

@@ -28,6 +28,7 @@ from bench.common.errors import UserError
 from bench.common.json_files import read_json, write_json
 from bench.data.meshes import loader
 from bench.data.meshes.files import SUFFIXES, MeshFile, find_meshes
+from bench.data.meshes.views import render_views
 from bench.data.storage.store import PACKED
 from bench.data.storage.write import LEVEL, write_scene
 
@@ -45,6 +46,7 @@ class Job:
 
     scene: str
     file: MeshFile
+    up: loader.Up = "auto"
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,18 @@ class RenderResult:
     warnings: tuple[str, ...] = ()
 
 
-def render(paths: Sequence[Path], out: Path, size: int, console: Console) -> int:
+def render(paths: Sequence[Path], out: Path, size: int, console: Console, up: loader.Up = "auto") -> int:
     """Render every mesh file named, or below a folder or in an archive named.
+
+    Args:
+        up: the files' axis that points up; auto: by custom of their format.
 
     Returns the exit code: 1 when some could not be rendered. Raises UserError.
     """
     files = list(dict.fromkeys(find_meshes(paths)))
     if not files:
         raise UserError(f"no meshes: name files that end in {', '.join(SUFFIXES)}, or folders or ZIPs that hold some")
-    jobs = [Job(f"{DICTIONARY}/{name}", file) for file, name in scene_names(files).items()]
+    jobs = [Job(f"{DICTIONARY}/{name}", file, up) for file, name in scene_names(files).items()]
     return 1 if render_jobs(jobs, out, size, console) else 0
 
 
@@ -140,6 +145,8 @@ def _verify_sources(jobs: Sequence[Job], out: Path, size: int) -> None:
                 problems.append(f"{job.file} exists as {twin}, and would now be {job.scene}")
         elif source["size"] != size:
             problems.append(f"{job.scene} exists at {source['size']} px, not {size}")
+        elif source.get("up", "auto") != job.up:
+            problems.append(f"{job.scene} exists with --up {source.get('up', 'auto')}, not {job.up}")
         elif source["fingerprint"] != job.file.fingerprint:
             other = "before it changed" if source["file"] == str(job.file) else f"not {job.file}"
             problems.append(f"{job.scene} was rendered from {source['file']}, {other}")
@@ -187,8 +194,8 @@ def render_one(job: Job, out: Path, size: int) -> RenderResult:
     if target.is_dir():
         return RenderResult(job.scene)
     try:
-        mesh = loader.load(job.file)
-        scene = loader.render(mesh, size)
+        mesh = loader.load(job.file, job.up)
+        scene = render_views(mesh, size)
     except UserError as error:
         return RenderResult(job.scene, str(error))
     except Exception as error:  # one file never ends the others
@@ -197,10 +204,10 @@ def render_one(job: Job, out: Path, size: int) -> RenderResult:
         reason = "some views are empty: its triangles are too thin, or transparent"
         return RenderResult(job.scene, f"{job.file}: {reason}")
     unfinished = target.with_name(f"{UNFINISHED}{target.name}")
-    source = {"file": str(job.file), "fingerprint": job.file.fingerprint, "size": size, "missing": mesh.missing}
+    source = {"file": str(job.file), "fingerprint": job.file.fingerprint, "size": size, "up": job.up}
     try:
         write_scene(scene, unfinished / LEVEL)
-        write_json(unfinished / SOURCE, source)
+        write_json(unfinished / SOURCE, source | {"missing": mesh.missing})
         unfinished.rename(target)
     except OSError as error:
         if error.errno in OUTPUT_ERRORS:

@@ -269,7 +269,7 @@ def _half_sizes(values: Mapping[str, Any], size: tuple[int, int], path: str) -> 
         raise Broken(
             "wrong size",
             path,
-            f"a camera of {width:g} × {height:g} px, but pictures of {size[0]} × {size[1]}: squashed",
+            f"a camera of {width:g} × {height:g} px, but pictures of {size[0]} × {size[1]}: they are squashed",
         )
     return width / 2 / focal[0], height / 2 / focal[1]
 

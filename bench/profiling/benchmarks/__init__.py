@@ -1,1 +1,1 @@
-"""One file, one benchmark."""
+"""One file per benchmark."""

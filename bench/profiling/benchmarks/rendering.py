@@ -1,9 +1,8 @@
-"""Forward and backward times of the back ends, and their ratio to the plain-torch reference in the same run."""
+"""Forward and backward times of the back ends, and the ratio to the plain-torch reference in the same run."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -14,11 +13,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.common.console import command_console, track
+from bench.common.console import command_console, print_json, track
 from bench.rendering import Backend, render
 from models.tensors import Cameras, Gaussians
 
-LIMIT = 10.0  # seconds that the reference may take once before a case is left to the compiled kernel
+LIMIT_S = 10.0  # for one pass of the reference; slower cases are timed with the compiled kernel alone
 
 
 @dataclass(frozen=True)
@@ -33,34 +32,32 @@ class Case:
 
 
 CASES = [Case(1, views, size, count) for count in (16_384, 262_144) for size in (64, 128, 256) for views in (1, 4)]
-CASES += [Case(8, 4, 32, 4096), Case(8, 4, 32, 4096, spread=0.03)]  # a tiny training step; its first, piled up
+CASES += [Case(8, 4, 32, 4096), Case(8, 4, 32, 4096, spread=0.03)]  # a tiny training step; an untrained one
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.benchmark rendering", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
-    parser.add_argument("--repeats", type=int, default=5, help="timed repeats, of which the median counts (default 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed repeats, whose median is reported (default 5)")
     options = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast: Backend = "gsplat" if device.type == "cuda" else "compiled"
-    show = command_console(to_stderr=True)
+    messages = command_console(to_stderr=True)
     rows = []
-    for case in track(CASES, "timing cases", len(CASES), show):
+    for case in track(CASES, "timing cases", len(CASES), messages):
         rows.append(measure(case, fast, device, options.repeats))
-        if not show.is_terminal:
-            show.print(f"{len(rows)} of {len(CASES)} cases", highlight=False)
     if options.json:
-        print(json.dumps(rows, indent=1))
+        print_json(rows)
     else:
-        Console().print(table(rows, fast))
+        Console().print(build_table(rows, fast))
     return 0
 
 
 def measure(case: Case, fast: Backend, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Median milliseconds of forward + backward; the reference's is None where one pass takes longer than LIMIT."""
+    """Median milliseconds of forward + backward; the reference's is None where one pass takes longer than LIMIT_S."""
     fast_ms = statistics.median(_time(case, fast, device) for _ in range(repeats + 1))
     reference = [_time(case, "reference", device)]
-    if reference[0] < LIMIT * 1000:
+    if reference[0] < LIMIT_S * 1000:
         reference += [_time(case, "reference", device) for _ in range(min(repeats, 2))]
     reference_ms = statistics.median(reference[1:]) if len(reference) > 1 else None
     return {
@@ -72,8 +69,9 @@ def measure(case: Case, fast: Backend, device: torch.device, repeats: int) -> di
     }
 
 
-def table(rows: Sequence[dict[str, Any]], fast: Backend) -> Table:
-    made = Table(title=f"forward + backward, {rows[0]['threads']} threads")
+def build_table(rows: Sequence[dict[str, Any]], fast: Backend) -> Table:
+    """One row per case."""
+    table = Table(title=f"forward + backward, {rows[0]['threads']} threads")
     for heading in (
         "scenes × views",
         "image",
@@ -83,18 +81,18 @@ def table(rows: Sequence[dict[str, Any]], fast: Backend) -> Table:
         "reference [ms]",
         "ratio",
     ):
-        made.add_column(heading, justify="right")
+        table.add_column(heading, justify="right")
     for row in rows:
-        made.add_row(
+        table.add_row(
             f"{row['scenes']} × {row['views']}",
             f"{row['size']}²",
             f"{row['gaussians']:,}",
             str(row["spread"]),
             f"{row[f'{fast}_ms']:.1f}",
-            f"{row['reference_ms']:.0f}" if row["reference_ms"] else f"one pass over {LIMIT:.0f} s",
+            f"{row['reference_ms']:.0f}" if row["reference_ms"] else f"one pass over {LIMIT_S:.0f} s",
             f"{row['ratio']:.1f}×" if row["ratio"] else "",
         )
-    return made
+    return table
 
 
 def _time(case: Case, backend: Backend, device: torch.device) -> float:
@@ -102,14 +100,14 @@ def _time(case: Case, backend: Backend, device: torch.device) -> float:
     gaussians, cameras, background = scene(case, device)
     _synchronize(device)
     started = time.perf_counter()
-    drawn = render(gaussians, cameras, background, backend=backend)
-    torch.autograd.backward(drawn.rgb.square().mean() + drawn.alpha.mean())
+    image = render(gaussians, cameras, background, backend=backend)
+    torch.autograd.backward(image.rgb.square().mean() + image.alpha.mean())
     _synchronize(device)
     return (time.perf_counter() - started) * 1000
 
 
 def scene(case: Case, device: torch.device) -> tuple[Gaussians, Cameras, torch.Tensor]:
-    """Random Gaussians in a ball, as an untrained model's scales and opacities; cameras at distance 1.8."""
+    """Random Gaussians in a ball, with the scales and opacities of an untrained model; cameras at distance 1.8."""
     random = torch.Generator().manual_seed(0)
     shape = (case.scenes, case.gaussians)
 

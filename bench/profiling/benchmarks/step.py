@@ -1,4 +1,4 @@
-"""What a training step costs: the harness over a plain loop, and where the step's time goes by part."""
+"""Time of a training step: the harness against a plain loop, and the breakdown by part."""
 
 from __future__ import annotations
 
@@ -45,21 +45,23 @@ def main(argv: Sequence[str]) -> int:
     for run in runs:
         times = time_by_part(Trainer(run.spec, CPU), source, options.steps)
         totals[run.label] = total = sum(times.values())
-        print(f"\n{run.label}: {total:.1f} ms a step of {run.spec.train.batch} scenes")
+        print(f"\n{run.label}: {total:.1f} ms per step of {run.spec.train.batch} scenes")
         for name in PARTS:
             print(f"  {name:<20}{times[name]:9.2f} ms  {times[name] / total:6.1%}")
     cheapest = min(runs, key=lambda run: totals[run.label])
     harness, plain = overhead(cheapest.spec, source, options.rounds)
-    print(f"\nHarness over a plain loop ({cheapest.label}, one scene a step, L_3D alone; tenth percentiles)")
+    print(f"\nHarness over a plain loop ({cheapest.label}, one scene per step, L_3D alone; tenth percentiles)")
     print(
-        f"  plain {plain:.2f} ms, harness {harness:.2f} ms a step: {harness - plain:+.2f} ms, × {harness / plain:.3f}"
+        f"  plain {plain:.2f} ms, harness {harness:.2f} ms per step: {harness - plain:+.2f} ms, × {harness / plain:.3f}"
     )
     return 0
 
 
 def overhead(spec: RunSpec, source: DataSource, rounds: int, steps: int = 30) -> tuple[float, float]:
-    """Milliseconds a step of `bench.training.train` and of a plain loop, in turn: tenth percentiles, which neighbors disturb
-    least, of the cheapest step, which shows a difference best."""
+    """Milliseconds per step of (`bench.training.train`, a plain loop), measured alternately.
+
+    Tenth percentiles, which other processes disturb least, of the cheapest step, which shows a difference best.
+    """
     short = replace(spec.train, steps=steps, batch=1, warmup_steps=0, geometry_first=1.0, checkpoint_every=steps)
     spec = replace(spec, train=short, losses={"points": spec.losses["points"]})
     times: dict[str, list[float]] = {"harness": [], "plain": []}
@@ -73,6 +75,8 @@ def overhead(spec: RunSpec, source: DataSource, rounds: int, steps: int = 30) ->
 
 
 def harness_loop(spec: RunSpec, source: DataSource, tick: Callable[[], None]) -> None:
+    """`bench.training.train`; `tick` is called at every step."""
+
     def stop() -> bool:
         tick()
         return False
@@ -82,7 +86,7 @@ def harness_loop(spec: RunSpec, source: DataSource, tick: Callable[[], None]) ->
 
 
 def plain_loop(spec: RunSpec, source: DataSource, tick: Callable[[], None]) -> None:
-    """The same steps without records, health, checkpoints or any other care."""
+    """The same steps without metrics, diagnostics and checkpoints."""
     trainer = Trainer(spec, CPU)
     model, optimizer, term = trainer.model, trainer.optimizer, trainer.terms["points"]
     steps = range(spec.train.steps)

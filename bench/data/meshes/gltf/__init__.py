@@ -1,0 +1,1 @@
+"""glTF 2.0 → parts: container, accessors, primitives, materials, nodes."""
