@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from models.tensors import Tokens
 
+SH_C0 = 0.28209479177387814  # the constant harmonic: color = 0.5 + SH_C0 · c_0
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 def positions(rows: int, cols: int, device: torch.device) -> Int[Tensor, "tokens 2"]:
     """(y, x) of every patch, row by row from the top left."""
@@ -263,3 +266,15 @@ def initialize(module: nn.Module) -> None:
             nn.init.trunc_normal_(m.weight, std=0.02)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
+
+
+def normalize_imagenet(images: Float[Tensor, "*shape 3 height width"]) -> Float[Tensor, "*shape 3 height width"]:
+    """[0, 1] → zero mean and unit deviation over ImageNet."""
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
+
+
+def exponential_points(xyz: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 3"]:
+    """xyz/|xyz| · expm1(|xyz|): DUSt3R's depth mode `exp`; the origin stays, with a finite gradient."""
+    distance: Tensor = xyz.norm(dim=-1, keepdim=True)
+    return xyz / distance.clamp_min(1e-8) * torch.expm1(distance)

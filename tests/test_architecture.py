@@ -18,18 +18,9 @@ BENCH = (  # a package may import those before it
     "training", "profiling", "analysis", "figures", "report", "execution", "slurm", "search",
 )  # fmt: skip
 MODELS = (
-    "tensors",
-    "layers",
-    "parts",
-    "view_weights",
-    "encoders",
-    "aggregators",
-    "heads",
-    "outputs",
-    "ead",
-    "published",
-    "weights",
-)
+    "tensors", "layers", "parts", "dpt", "view_weights", "encoders", "aggregators", "heads", "outputs", "ead",
+    "published", "weights",
+)  # fmt: skip
 WITHOUT_TORCH = (  # packages whose import leaves torch alone, so that tables and --help are there at once
     "bench.common", "bench.runs", "bench.analysis", "bench.figures", "bench.report",
 )  # fmt: skip

@@ -12,8 +12,7 @@ from typing import Literal
 from einops import rearrange
 from torch import nn
 
-from models.encoders.dino import normalize_imagenet
-from models.layers import initialize
+from models.layers import initialize, normalize_imagenet
 from models.parts import EncoderSpec, Problem, at_least_one
 from models.tensors import Tokens, TokenSpec, Views
 

@@ -15,11 +15,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.layers import Block, PatchEmbedding, initialize, resampling
+from models.layers import Block, PatchEmbedding, initialize, normalize_imagenet, resampling
 from models.parts import EncoderSpec, Problem, at_least_one
 from models.tensors import Tokens, TokenSpec, Views
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -154,9 +152,3 @@ class DinoEncoder(nn.Module):
                 resampling(side, size, self.table.device, offset=offset, antialias=antialias) for size in (rows, cols)
             )
             return torch.einsum("rs,ct,std->rcd", vertical, horizontal, self.table)
-
-
-def normalize_imagenet(images: Float[Tensor, "*shape 3 height width"]) -> Float[Tensor, "*shape 3 height width"]:
-    """[0, 1] → zero mean and unit deviation over ImageNet."""
-    mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std

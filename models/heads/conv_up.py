@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.heads.dpt import split_channels
+from models.dpt import split_channels
 from models.parts import HeadSpec, Problem, at_least_one
 from models.tensors import Dense, Tokens, TokenSpec, Views
 

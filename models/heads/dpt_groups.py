@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from models.heads import dpt
+from models import dpt
 from models.tensors import Dense, Tokens, TokenSpec, Views
 
 POINTS = ("means", "points", "confidence")
@@ -25,7 +25,7 @@ DESCRIPTORS = ("descriptors", "descriptor_confidence")
 
 
 @dataclass(frozen=True)
-class Spec(dpt.Spec):
+class Spec(dpt.DPTSpec):
     """`second`: the other channels' DPT is like the first (Splatt3R), or adds an image branch at full resolution
     (NoPoSplat)."""
 

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from models.layers import SH_C0
 from models.parts import OutputSpec, Problem
 from models.tensors import Dense, Gaussians, Views
-
-SH_C0 = 0.28209479177387814  # the constant harmonic: color = 0.5 + SH_C0 · c_0
 
 
 @dataclass(frozen=True)

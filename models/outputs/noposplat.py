@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from models.outputs.pointmap import exponential_points
+from models.layers import exponential_points
 from models.parts import OutputSpec, Problem
 from models.tensors import Dense, Gaussians, Views
 

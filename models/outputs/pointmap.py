@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
+from models.layers import exponential_points
 from models.parts import OutputSpec, Problem
 from models.tensors import Dense, PointMap, Views
 
@@ -51,9 +50,3 @@ class PointMapOutput(nn.Module):
             descriptors=F.normalize(raw["descriptors"], dim=-1) if described else None,
             descriptor_confidence=raw["descriptor_confidence"][..., 0].exp() if described else None,
         )
-
-
-def exponential_points(xyz: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 3"]:
-    """xyz/|xyz| · expm1(|xyz|): DUSt3R's depth mode `exp`; the origin stays, with a finite gradient."""
-    distance: Tensor = xyz.norm(dim=-1, keepdim=True)
-    return xyz / distance.clamp_min(1e-8) * torch.expm1(distance)

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from models.outputs.gaussians import SH_C0
-from models.outputs.pointmap import exponential_points
+from models.layers import SH_C0, exponential_points
 from models.parts import OutputSpec, Problem
 from models.tensors import Dense, Gaussians, Views
 

@@ -22,7 +22,7 @@ from models.aggregators import cross_attention, self_attention, triplane_tokens
 from models.ead import EADSpec, Precision
 from models.encoders import conv, croco, dino
 from models.heads import deconvolution, dpt, linear
-from models.layers import ReadingBlock, rope_angles, rotate
+from models.layers import IMAGENET_MEAN, IMAGENET_STD, ReadingBlock, rope_angles, rotate
 from models.outputs import gaussians, gslrm, noposplat, pointmap, splatt3r, triplane
 from models.parts import OutputSpec
 from models.tensors import Cameras, Dense, Gaussians, PointMap, Tokens, TokenSpec, Views
@@ -70,7 +70,7 @@ def check_dino(case: Case) -> None:
     )
     encoder = spec.build()
     published.load_layout(encoder, case.state(), published.dino_encoder(), case.name)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (dino.IMAGENET_MEAN, dino.IMAGENET_STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     for size in c["images"]:
         tokens = encoder(Views((case[f"in/image_{size}"] * std + mean)[:, None]))
         patches, extra = tokens.grid.flatten(1, 3), tokens.extra.flatten(1, 2)
