@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,16 +17,17 @@ from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.data.view_selection import rig
 from bench.losses import (
-    LossSpec,
     Prediction,
+    completion,
+    confidence_points,
     lpips,
+    matching,
     mse,
     points,
 )
 from bench.rendering import Rendering
 from bench.runtime.lpips_weights import backbone_available, lpips_model
-from models.parts import available, spec_class
-from models.tensors import Gaussians
+from models.tensors import Gaussians, Pixels, PointMap
 
 CPU = torch.device("cpu")
 NETS: Sequence[str] = ("alex", "vgg")
@@ -106,20 +108,67 @@ def test_lpips_without_its_backbone_says_so(monkeypatch: pytest.MonkeyPatch, tmp
         lpips.Spec().build(CPU)
 
 
-def test_terms_that_need_no_rendering_do_without(batch: Batch) -> None:
-    unrendered = Prediction(prediction(batch).output, None)
-    for name in available("bench.losses"):
-        term = spec_class("bench.losses", name)
-        assert issubclass(term, LossSpec) and term().weight > 0, name  # type: ignore[call-arg]
-        if name == "lpips" and not backbone_available("vgg"):
-            continue
-        if "rendering" in term.needs:
-            with pytest.raises(ValueError, match="nothing was rendered"):
-                term().build(CPU)(unrendered, batch)  # type: ignore[call-arg]
-        else:
-            assert term().build(CPU)(unrendered, batch).isfinite().all()  # type: ignore[call-arg]
-
-
 def test_weights_of_eq_6() -> None:
     assert (mse.Spec().weight, lpips.Spec().weight, points.Spec().weight) == (1.0, 0.05, 10.0)
     assert lpips.Spec().net == "vgg" and lpips.Spec.sizes["tiny"] == {"net": "alex"}
+
+
+def pointmap(batch: Batch, scale: float = 1.0) -> PointMap:
+    """The true points, scaled about the first camera, with confidence 2."""
+    camera = batch.input_cameras.centers[:, 0, None, None, None]
+    return PointMap(camera + scale * (batch.input_points - camera), torch.full(batch.input_mask.shape, 2.0))
+
+
+def test_confidence_points_ignore_scale(batch: Batch) -> None:
+    """Of the true points at any scale only −alpha · log confidence is left."""
+    term = confidence_points.Spec(alpha=0.2).build(CPU)
+    for scale in (1.0, 3.0):
+        values = term(Prediction(pointmap(batch, scale)), batch)
+        torch.testing.assert_close(values, torch.full((3,), -0.2 * math.log(2)), atol=1e-4, rtol=0)
+    flat = replace(pointmap(batch), points=torch.zeros_like(batch.input_points) + torch.tensor([0.0, 0.3, 0.1]))
+    assert (term(Prediction(flat), batch) > 0.1).all()
+
+
+def test_completion_counts_the_hidden_patches_alone(batch: Batch) -> None:
+    spec = completion.Spec(ratio=0.5, normalize=False)
+    masked = spec.prepare(batch, patch=8, seed=0, step=0)
+    assert masked.inputs.mask is not None
+    hidden = ~masked.inputs.mask[:, 0]
+    assert hidden.flatten(1).sum(1).tolist() == [8] * 3 and masked.inputs.mask[:, 1:].all()
+    pixels = hidden.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    images = batch.inputs.images.clone()
+    images[:, 0] = torch.where(pixels, images[:, 0], 0.0)
+    assert spec.build(CPU)(Prediction(Pixels(images)), masked).tolist() == [0, 0, 0]
+    images[:, 0] = torch.where(pixels, images[:, 0] + 0.5, images[:, 0])
+    torch.testing.assert_close(spec.build(CPU)(Prediction(Pixels(images)), masked), torch.full((3,), 0.25))
+
+
+def same_view_twice(batch: Batch) -> Batch:
+    """The second input view is the first, moved by one pixel's column: every surface point in both is known."""
+    cameras = batch.input_cameras
+    matrices, pixels = (x[:, :1].repeat(1, 2, 1, 1) for x in (cameras.world_to_camera, cameras.intrinsics))
+    pixels[:, 1, 0, 2] += 1
+    points, mask = (x[:, :1].repeat(1, 2, *[1] * (x.ndim - 2)) for x in (batch.input_points, batch.input_mask))
+    points[:, 1], mask[:, 1] = points[:, 0].roll(1, 2), mask[:, 0].roll(1, 2)
+    moved = replace(cameras, world_to_camera=matrices, intrinsics=pixels)
+    return replace(batch, input_cameras=moved, input_points=points, input_mask=mask)
+
+
+def test_matching_is_least_for_descriptors_of_the_surface(batch: Batch) -> None:
+    """Descriptors that are functions of the surface point match, random ones do not."""
+    batch = same_view_twice(batch)
+    basis = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    true = torch.cat([(20 * batch.input_points @ basis).sin(), (20 * batch.input_points @ basis).cos()], dim=-1)
+    noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(1))
+    ones = torch.ones(batch.input_mask.shape)
+
+    def value(descriptors: Tensor) -> Tensor:
+        unit = descriptors / descriptors.norm(dim=-1, keepdim=True)
+        return matching.Spec().build(CPU)(Prediction(PointMap(batch.input_points, ones, unit, ones)), batch)
+
+    assert (value(true) < 0.7 * value(noise)).all()
+
+
+def test_correspondences_are_the_same_surface_point(batch: Batch) -> None:
+    first, other = matching.correspondences(same_view_twice(batch), 0, 1, tolerance=0.02)
+    assert torch.equal(first, batch.input_mask[0, 0].flatten().nonzero()[:, 0]) and torch.equal(other, first + 1)
