@@ -214,7 +214,8 @@ class Session:
         self.print(table.read_text(encoding="utf-8"))
         if self.options.json:
             print_json(read_lines(self.folder / "runs.jsonl"))
-        self.print(f"read-only, nothing updated; report: {(self.folder / 'report.html').resolve()}")
+        page = self.folder / "report.html"
+        self.print(f"read-only, nothing updated; report: {(page if page.is_file() else self.folder).resolve()}")
         return DONE
 
     def _print_overfit_results(self) -> bool:

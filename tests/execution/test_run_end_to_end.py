@@ -154,7 +154,7 @@ def test_a_deleted_spec_of_a_finished_run_is_restored(
     with pytest.raises(UserError, match=r"spec\.json is missing: re-run"):
         RunFolder(path.parent).spec()
     assert bench.run.main([str(spec), "--results", str(finished), "--no-report"]) == 0
-    assert read_json(path) == content and f"restored {path}" in capsys.readouterr().out
+    assert read_json(path) == content and f"{path} was missing and has been restored" in capsys.readouterr().out
 
 
 def test_a_finished_sweep_on_a_read_only_folder_prints_its_table(spec: Path, finished: Path) -> None:
