@@ -140,10 +140,13 @@ class Campaign:
         return True
 
     def recover(self) -> None:
-        """What an administrator does after a crash."""
+        """What an administrator does after a crash: resume drained nodes, release jobs held after a failed launch."""
         time.sleep(3)
         names = ",".join(self.cluster.nodes)
         self.cluster.client("scontrol", "update", f"nodename={names}", "state=resume")
+        pending = self.cluster.client("squeue", "-h", "-r", "--name=campaign", "-t", "PD", "-o", "%i %r").splitlines()
+        for job in [line.split()[0] for line in pending if line.endswith("held")]:
+            self.cluster.client("scontrol", "release", job)
 
     def cut_off(self) -> bool:
         """A node's daemon dies and its run goes on unseen, beside the one that SLURM starts elsewhere.
@@ -203,6 +206,9 @@ class Campaign:
                 last = time.monotonic()
             if self.working() and time.monotonic() - last > 12 and faults and faults[0]():
                 faults.pop(0)
+                last = time.monotonic()
+            if time.monotonic() - last > 60:  # on a busy machine a launch may fail long after the fault
+                self.recover()
                 last = time.monotonic()
             time.sleep(0.5)
         self.submit()  # nothing is left to do; what a lost collection would have made is made now
