@@ -15,7 +15,6 @@ import pytest
 from bench import doctor
 from bench.common.paths import cache_dir
 from bench.execution import machine_checks
-from bench.runtime import lpips_weights
 
 Plant = Callable[[pytest.MonkeyPatch, Path], None]
 
@@ -84,7 +83,6 @@ def use_cache(patch: pytest.MonkeyPatch, folder: Path) -> None:
         (folder / "cache" / "lpips" / file.name).symlink_to(file)
     (folder / "cache" / "kernels").symlink_to(here / "kernels")
     patch.setenv("EAD_BENCH_CACHE", str(folder / "cache"))
-    lpips_weights._backbone.cache_clear()
 
 
 def no_links(patch: pytest.MonkeyPatch, _: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from support.balls import Balls
 from support.training import CPU, SIZE, run, spec
 
 from bench.common.errors import UserError
+from bench.data.batch import Batch
+from bench.losses import Prediction, Term, mse
 from bench.profiling import step_profile
 from bench.runs.folder import RunFolder
 from bench.runs.writer import PlainWriter
@@ -36,7 +39,7 @@ def test_profile(tmp_path: Path) -> None:
     gpu = ("allocated_peak_memory_gib", "reserved_peak_memory_gib", "device_memory_gib")
     assert [profile[name] for name in gpu] == [None] * 3
     numbers = {name for name in profile if name.endswith(("_ms", "_gib"))}
-    assert numbers | {"ranks"} == set(profile["definitions"])
+    assert numbers | {"ranks", "load_average"} == set(profile["definitions"])
     assert profile["ranks"] == [{name: profile[name] for name in profile["ranks"][0]}]
     assert profile["weights"] == "trained" and profile["threads"] == torch.get_num_threads()
     assert profile["device"] and profile["batch"] == 4 and profile["window_steps"] == 10
@@ -49,13 +52,28 @@ def test_profile_before_training_says_so(tmp_path: Path) -> None:
     assert result["weights"] == "initial"
 
 
+@dataclass(frozen=True)
+class Counted(mse.Spec):
+    """L_m, which notes each of its evaluations."""
+
+    evaluations: ClassVar[list[str]] = []
+
+    def build(self, device: torch.device) -> Term:
+        term = super().build(device)
+
+        def counted(prediction: Prediction, batch: Batch) -> torch.Tensor:
+            self.evaluations.append(batch.scenes[0])
+            return term(prediction, batch)
+
+        return counted
+
+
 @pytest.mark.usefixtures("unhooked")
 def test_steps_of_the_window_have_all_losses() -> None:
-    """geometry_first covers half of the steps: the median step of the window renders, which L_3D alone does not."""
-    source, of = Balls(SIZE), spec()
-    alone = replace(of, losses={"points": of.losses["points"]}, train=replace(of.train, geometry_first=1.0))
-    full, geometry = (step_profile.measure(each, device=CPU, source=source)["step_time_ms"] for each in (of, alone))
-    assert full > geometry
+    """geometry_first covers the first steps of a training: those of the window come after it, and render."""
+    of = replace(spec(), losses={**spec().losses, "mse": Counted()})
+    step_profile.measure(of, device=CPU, source=Balls(SIZE))
+    assert len(Counted.evaluations) == step_profile.WARM_UP + step_profile.WINDOW
 
 
 def test_refused_while_shapes_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

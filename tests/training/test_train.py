@@ -325,7 +325,7 @@ def test_parts_of_another_run(tmp_path: Path) -> None:
     for key, value in model.state_dict().items():
         source = trained if key.startswith("aggregator.") else scratch.state_dict()
         assert torch.equal(value, source[key]), key
-    with pytest.raises(UserError, match=r"init\.head: run bbb has not finished"):
+    with pytest.raises(UserError, match=r"init\.head: parent run bbb has not finished"):
         initialization.build(replace(child, init=InitSpec(head=FromRun("second", "bbb"))), tmp_path)
     other = replace(child, model=replace(child.model, encoder=conv.Spec(patch=8, width=32)))
     with pytest.raises(UserError, match=r"init\.aggregator: run first \(aaa\): table has shape"):
