@@ -77,8 +77,9 @@ def read_markdown(text: str) -> FormattedTable:
     ]
     notes = [_unescape(line.removeprefix("- ")) for line in lines if line.startswith("- ")]
     first = next((i for i, note in enumerate(notes) if note.startswith(PARAMETERS)), len(notes))
-    return FormattedTable(_unescape(lines[0].strip("*")), pd.DataFrame(rows[2:], columns=rows[0]), notes[:first],
-                          notes[first:])  # fmt: skip
+    texts = [name for name, rule in zip(rows[0], rows[1], strict=True) if not rule.endswith(":")]  # set flush left
+    cells = pd.DataFrame(rows[2:], columns=rows[0])
+    return FormattedTable(_unescape(lines[0].strip("*")), cells, notes[:first], notes[first:], texts)
 
 
 def _unescape(text: str) -> str:

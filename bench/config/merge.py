@@ -151,7 +151,7 @@ def _unloadable(state: State, settings: Layer) -> dict[str, str]:
         if key != f"init.{part}.weights" or name is None or not isinstance(node.value, str) or is_run_path(node.value):
             continue
         if (part, name.value) not in LAYOUTS:
-            known = " and ".join(f"{part} {name}" for part, name in LAYOUTS)
+            known = ", ".join(f"{part} {name}" for part, name in LAYOUTS)
             messages[node.where] = f"init.{part}: no checkpoint of {part} {name.value} is known, only of {known}"
     return messages
 

@@ -141,7 +141,7 @@ def _checkpoint(part: str, chosen: PartSpec, init: object) -> Iterator[Problem]:
     """Of a published one; a run's own may be of any part, and is compared with the spec when the run starts."""
     if isinstance(init, WeightsFile) and not is_run_path(init.weights):
         if (part, chosen.name) not in LAYOUTS:
-            known = " and ".join(f"{part} {name}" for part, name in LAYOUTS)
+            known = ", ".join(f"{part} {name}" for part, name in LAYOUTS)
             yield Problem(
                 f"init.{part}",
                 f"no checkpoint of {part} {chosen.name} is known, only of {known}: use scratch, or a run's folder",

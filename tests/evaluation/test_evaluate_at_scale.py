@@ -126,7 +126,7 @@ def test_two_ranks_give_the_numbers_of_one(tmp_path: Path) -> None:
         folder = RunFolder(tmp_path / str(world) / "runs" / planned.id)
         prepare_run_folder(Task(folder, "ranks", to_dict(planned.spec)))
         if world == 1:
-            source = open_source(planned.spec, progress=False)
+            source = open_source(planned.spec.data, planned.spec.model.image_size, progress=False)
             train(planned.spec, PlainWriter(folder.path), device=CPU, source=source)
             for name in (weights.SPEC_FILE, weights.WEIGHTS_FILE, "scenes.json", "train.json"):
                 (tmp_path / name).write_bytes((folder.path / name).read_bytes())

@@ -237,7 +237,7 @@ def test_a_bad_end_is_told_in_a_line_and_the_sweep_goes_on(
         (["--retry", "done"], "--retry done: it may be failed"),
         (["--jobs", "0"], "at least 1"),
         (["stray"], "'stray' is neither"),
-        (["--device", "tpu"], "it may be cpu, cuda"),
+        (["--device", "tpu"], "it may be auto, cpu, cuda"),
     ],
 )
 def test_bad_input_is_one_clear_error(spec: Path, tmp_path: Path, options: list[str], text: str) -> None:
