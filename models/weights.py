@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,7 +23,8 @@ from models.published import Layout, State, WeightsError, freesplatter, freespla
 SPEC_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
 SCHEMA_VERSION = 1
 PARTS = ("encoder.", "aggregator.", "head.")
-CONTAINERS = ("model", "state_dict")  # the key below which torch files keep the tensors
+CONTAINERS = ("model", "state_dict", "model_state_dict")  # the key below which torch files keep the tensors
+WRAPPERS = ("module", "_orig_mod", "model", "net", "network")  # DistributedDataParallel, torch.compile, Lightning
 
 ALLOWED_PICKLE_GLOBALS = (  # what published files keep beside the tensors; anything else is refused
     "argparse.Namespace", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath",
@@ -113,20 +116,40 @@ def require_finite(state: State, source: str) -> None:
             raise WeightsError(f"{source}: {bad} of {tensor.numel()} values of {key} are NaN or infinite")
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file's tensors under the names that they have in the model; `wrapping`: what was taken off, outermost first."""
+
+    state: dict[str, Tensor]
+    wrapping: tuple[str, ...] = ()
+
+
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file, on the CPU.
+    """The tensors of a safetensors or torch file, on the CPU: `read_checkpoint` without what was taken off."""
+    return read_checkpoint(path).state
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The tensors of a safetensors or torch file, on the CPU, without the containers and prefixes around them.
+
+    Containers are those of CONTAINERS, prefixes those of WRAPPERS that every key has. A file with several state dicts,
+    or of which only some keys have such a prefix, is refused: it does not say which tensors are the model's.
 
     Files are mapped into memory, so that only tensors which are used are read; a torch file from before version 1.6, a
     bare pickle, is read whole. Nothing pickled is executed: torch reads weights alone, and what published files keep
     beside them becomes a PickleStub. Raises WeightsError.
     """
     try:
-        state = _read_torch(path) if _is_torch(path) else load_file(path)
+        content = _read_torch(path) if _is_torch(path) else load_file(path)
     except SafetensorError as error:
         raise WeightsError(f"{path} is neither a torch file nor safetensors ({error})") from error
+    state, containers = _open_containers(content, path)
     if wrong := [key for key, value in state.items() if not isinstance(value, Tensor)]:
         raise WeightsError(f"{path} holds no plain state dict: {wrong[0]} is no tensor")
-    return state
+    if wrong := [key for key in state if not isinstance(key, str)]:
+        raise WeightsError(f"{path} holds no plain state dict: its key {wrong[0]!r} is no name")
+    state, prefixes = _strip_prefixes(state, path)
+    return Checkpoint(state, (*containers, *prefixes))
 
 
 def _is_torch(path: Path) -> bool:
@@ -138,23 +161,53 @@ def _is_torch(path: Path) -> bool:
     return zipfile.is_zipfile(path) or (start[:1] == b"\x80" and start[8:] != b"{")
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path) -> object:
     try:
         with torch.serialization.safe_globals([(PickleStub, name) for name in ALLOWED_PICKLE_GLOBALS]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds for damaged or unsafe files
         reason = str(error).strip().splitlines()
         detail = next((line for line in reason if "GLOBAL" in line or "reduce" in line), reason[0] if reason else "")
         raise WeightsError(
             f"{path} cannot be read as weights alone, and nothing else of it is run: {detail}"
         ) from error
-    for container in CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
-            content = content[container]
-            break
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path} holds no state dict but a {type(content).__name__}")
-    return dict(content)
+    return content
+
+
+def _open_containers(content: object, path: Path) -> tuple[dict[Any, Any], list[str]]:
+    """The innermost dict, and the keys that lead to it. Raises WeightsError where there are several state dicts."""
+    opened: list[str] = []
+    while isinstance(content, Mapping):
+        inside = [key for key in content if key in CONTAINERS and isinstance(content[key], Mapping)]
+        if not inside:
+            return dict(content), opened
+        states = [str(key) for key, value in content.items() if key in inside or _is_state_dict(value)]
+        if len(states) > 1:
+            raise WeightsError(
+                f"{path} holds several state dicts, {' and '.join(states)}: save the one you mean as a file of its own"
+            )
+        opened.append(inside[0])
+        content = content[inside[0]]
+    raise WeightsError(f"{path} holds no state dict but a {type(content).__name__}")
+
+
+def _is_state_dict(value: object) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
+
+
+def _strip_prefixes(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The keys without the WRAPPERS that all of them begin with, and these. Raises WeightsError where only some do."""
+    stripped: list[str] = []
+    while found := [name for name in WRAPPERS if any(key.startswith(f"{name}.") for key in state)]:
+        prefix = f"{found[0]}."
+        if others := [key for key in state if not key.startswith(prefix)]:
+            raise WeightsError(
+                f"{path}: some keys begin with {prefix} and others, such as {others[0]}, do not: "
+                "save the tensors of the model alone, under its own names"
+            )
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+        stripped.append(prefix)
+    return state, stripped
 
 
 def is_ours(state: State) -> bool:

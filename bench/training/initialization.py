@@ -109,7 +109,10 @@ def of_run(part: str, run_id: str, runs: Path | None) -> dict[str, torch.Tensor]
 def _open(spec: RunSpec, part: str, init: WeightsFile) -> tuple[State, Layout | None]:
     """A file's tensors and their layout; None and the part's alone for a run's own. Raises WeightsError."""
     path = weight_file(init)
-    state = weights.read(path)
+    checkpoint = weights.read_checkpoint(path)
+    state = checkpoint.state
+    if checkpoint.wrapping:
+        log.info("init.%s: %s is read without what wraps its tensors: %s", part, path, ", ".join(checkpoint.wrapping))
     weights.require_finite(state, str(path))
     if weights.is_ours(state):
         if different := _overrides(spec, part, path.parent):

@@ -6,6 +6,8 @@ import argparse
 import pickle
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.golden_cases import Case, layouts, save, tensors
+from support.training import spec
 
+from bench.config.schema import InitSpec, WeightsFile
+from bench.training.initialization import build
 from models import published, weights
 from models.aggregators import self_attention
 from models.ead import EAD, EADSpec
@@ -240,6 +245,84 @@ def test_containers_and_suffixes_do_not_matter(tmp_path: Path) -> None:
     torch.save({"state_dict": state}, tmp_path / "lightning.ckpt")
     for name in ("renamed.pth", "lightning.ckpt"):
         assert weights.read(tmp_path / name).keys() == state.keys()
+
+
+STATE = {"encoder.a": torch.ones(2), "head.b": torch.zeros(3)}
+
+
+def prefixed(prefix: str, state: dict[str, torch.Tensor] = STATE) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+WRAPPED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {  # content of a file, what is taken off
+    "plain": (STATE, ()),
+    "DistributedDataParallel": (prefixed("module."), ("module.",)),
+    "compiled": (prefixed("_orig_mod."), ("_orig_mod.",)),
+    "both": (prefixed("module._orig_mod."), ("module.", "_orig_mod.")),
+    "Lightning": (
+        {"state_dict": prefixed("model."), "epoch": 3, "optimizer_states": [{"state": {}}], "callbacks": {}},
+        ("state_dict", "model."),
+    ),
+    "Lightning, net": ({"state_dict": prefixed("net.")}, ("state_dict", "net.")),
+    "PyTorch's tutorial": (
+        {"model_state_dict": STATE, "optimizer_state_dict": {"state": {0: {"step": torch.ones(1)}}, "param_groups": []},
+         "loss": torch.tensor(0.5)},
+        ("model_state_dict",),
+    ),
+    "nested": ({"model": {"state_dict": prefixed("module.")}, "args": {}}, ("model", "state_dict", "module.")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_what_wraps_the_tensors_is_taken_off(case: str, tmp_path: Path) -> None:
+    content, wrapping = WRAPPED[case]
+    torch.save(content, tmp_path / "file.pth")
+    found = weights.read_checkpoint(tmp_path / "file.pth")
+    assert found.wrapping == wrapping and found.state.keys() == STATE.keys()
+    assert all(torch.equal(found.state[key], value) for key, value in STATE.items())
+
+
+def test_prefixes_in_safetensors_are_taken_off(tmp_path: Path) -> None:
+    save_file(prefixed("module."), tmp_path / "file.safetensors")
+    assert weights.read(tmp_path / "file.safetensors").keys() == STATE.keys()
+
+
+AMBIGUOUS: dict[str, tuple[dict[str, Any], str]] = {
+    "an average beside the weights": ({"model": STATE, "ema": STATE}, "several state dicts, model and ema: save the"),
+    "two containers": ({"state_dict": STATE, "model": STATE}, "several state dicts, state_dict and model"),
+    "mixed prefixes": (
+        prefixed("module.") | {"step": torch.ones(1)},
+        r"some keys begin with module\. and others, such as step, do not",
+    ),
+    "two models": (
+        {"state_dict": prefixed("net.") | prefixed("teacher.")},
+        r"some keys begin with net\. and others, such as teacher\.encoder\.a, do not",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AMBIGUOUS)
+def test_ambiguous_wrapping_is_refused_in_a_sentence(case: str, tmp_path: Path) -> None:
+    content, message = AMBIGUOUS[case]
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(WeightsError, match=message) as refused:
+        weights.read(tmp_path / "file.pth")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_wrapped_checkpoint_of_ours_starts_a_run_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained = spec().model.build(5)
+    path = tmp_path / "lightning.ckpt"
+    torch.save({"state_dict": prefixed("model.", trained.state_dict()), "epoch": 1}, path)
+    file = WeightsFile(str(path), sha256=sha256(path.read_bytes()).hexdigest())
+    with caplog.at_level("INFO"):
+        model = build(replace(spec(), init=InitSpec(model=file)), None)
+    assert all(torch.equal(value, trained.state_dict()[key]) for key, value in model.state_dict().items())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"init.model: {path} is read without what wraps its tensors: state_dict, model."
+    ]
 
 
 @pytest.mark.parametrize(
