@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from models import parts
@@ -18,6 +19,7 @@ from models.view_weights import HeadByView
 
 Dtype = Literal["fp32", "bf16"]
 Known = Literal["unknown", "known"]
+TOLERANCE = 0.05  # by which resized images overshoot [0, 1]
 PACKAGES = {part: f"models.{part}s" for part in ("encoder", "aggregator", "head", "output")}
 
 
@@ -233,6 +235,11 @@ class EAD(nn.Module):
                 f"images are floats in [0, 1] of shape (scene, view, 3, height, width); "
                 f"these are {images.dtype} of shape {tuple(images.shape)}"
             )
+        if images.dtype != (expected := next(self.parameters()).dtype):
+            raise TypeError(f"images are {images.dtype}, the model's weights {expected}: pass images.to({expected})")
+        costs_a_wait = self.training and images.is_cuda
+        if not (costs_a_wait or images.is_meta or torch.compiler.is_compiling()):
+            self._check_values(images)
         if self.spec.inputs not in (None, images.shape[1]):
             raise ValueError(f"this model takes {self.spec.inputs} input views (model.inputs), not {images.shape[1]}")
         if views.mask is not None and not self.spec.encoder.reads_mask:
@@ -240,6 +247,16 @@ class EAD(nn.Module):
         if images.shape[3] % patch or images.shape[4] % patch:
             size = f"{images.shape[3]} × {images.shape[4]}"
             raise ValueError(f"images of {size} pixels do not divide into the encoder's patches of {patch}")
+
+    @staticmethod
+    def _check_values(images: Tensor) -> None:
+        """Raises ValueError for what is not in [0, 1]."""
+        low, high = (float(bound) for bound in torch.aminmax(images))
+        if not math.isfinite(low + high):
+            raise ValueError("images hold values that are NaN or infinite; images are floats in [0, 1]")
+        if low < -TOLERANCE or high > 1 + TOLERANCE:
+            cure = "divide them by 255" if high > 2 else "rescale or clamp them"
+            raise ValueError(f"images have values from {low:.3g} to {high:.3g}; images are floats in [0, 1]: {cure}")
 
     def _check_tokens(self, views: Views, tokens: object) -> None:
         """E's tokens against its Spec, so that no later part is blamed. Raises TypeError."""

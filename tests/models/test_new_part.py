@@ -136,6 +136,33 @@ def test_images_that_no_model_takes() -> None:
         model(Views(torch.rand(1, 4, 3, 18, 16)))
 
 
+def images(views: int = 4) -> Tensor:
+    return torch.linspace(0, 1, 768 * views).reshape(1, views, 3, 16, 16)
+
+
+WRONG_VIEWS: dict[str, tuple[Tensor, type[Exception], str]] = {
+    "up to 255": (images() * 255, ValueError, "from 0 to 255; images are floats in .*: divide them by 255"),
+    "from -1": (images() * 2 - 1, ValueError, "from -1 to 1; images are floats in .*: rescale or clamp them"),
+    "NaN": (images().masked_fill(images() == 1, torch.nan), ValueError, "NaN or infinite"),
+    "infinite": (images().masked_fill(images() == 1, torch.inf), ValueError, "NaN or infinite"),
+    "half": (
+        images().half(),
+        TypeError,
+        r"float16, the model's weights torch.float32: pass images.to\(torch.float32\)",
+    ),
+    "double": (images().double(), TypeError, r"float64, .*: pass images.to\(torch.float32\)"),
+    "five views": (images(5), ValueError, "view embeddings for 4 views, not for 5; train with"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_VIEWS)
+def test_wrong_views_are_one_clear_error(case: str) -> None:
+    wrong, error, message = WRONG_VIEWS[case]
+    with pytest.raises(error, match=message) as refused:
+        spec().model.build(0)(Views(wrong))
+    assert "\n" not in str(refused.value)
+
+
 def test_an_edited_part_is_noticed(tmp_path: Path, mine: Write) -> None:
     of = spec(steps=4)
     trained = (run(tmp_path, of).training() or {})["code"]
