@@ -24,7 +24,6 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
     add = parser.add_argument
     add("spec", type=Path, metavar="SPEC", help="a YAML file of ablations/")
     add("overrides", nargs="*", metavar="key=value", help="any field of the spec, e.g. train.steps=100")
-    add("--name", metavar="NAME", help="of the results' folder; default: the spec's, the scale's and the overrides'")
     add("--dry-run", action="store_true", help="print the runs, their settings and what is missing; train nothing")
     add("--json", action="store_true", help="print the runs as a JSON list; all else goes to stderr")
     add("--only", metavar="PATTERN", help="only runs whose label or id matches, e.g. 'Ours*', and what they start from")

@@ -43,6 +43,7 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     """Add the options that bench.run and bench.search share, except SPEC and the overrides."""
     add = parser.add_argument
     add("--scale", default="tiny", choices=SCALES, help="default: tiny, for a laptop")
+    add("--name", metavar="NAME", help="of the results' folder; default: the spec's, the scale's and the overrides'")
     add("--retry", metavar="STATES", default="", help=f"retry runs that failed: {', '.join(RETRYABLE)}; or all")
     add("--device", default="auto", help="cpu, cuda or cuda:N; default: cuda if there is one")
     add("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")

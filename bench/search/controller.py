@@ -36,7 +36,7 @@ class SearchController:
     ) -> None:
         self.search, self.options, self.console, self.new_session = search, options, console, session
         self.results = options.results
-        self.folder = self.results / search.sweep.folder
+        self.folder = self.results / (options.name or search.sweep.folder)
         self.runs: dict[int, Run | ConfigError] = {}  # by number of the proposal
         self.values: dict[str, dict[str, float]] = {}  # of finished runs, by id
         self.finished: set[str] = set()  # ids of runs that this call has trained

@@ -35,11 +35,11 @@ search:
 def test_two_trials_end_in_table_figure_and_specs(tmp_path: Path) -> None:
     spec, results = tmp_path / "question.yaml", tmp_path / "results"
     spec.write_text(SPEC)
-    words = [sys.executable, "-m", "bench.search", str(spec), "--results", str(results), "--device", "cpu"]
+    words = [sys.executable, "-m", "bench.search", str(spec), "--results", str(results), "--name", "mine"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
-    folder = results / "question_tiny"
+    folder = results / "mine"
     rows = [row for row in read_lines(folder / "trials.jsonl") if row["kind"] == "trial"]
     assert len(rows) == 2 and all(set(row["values"]) == {"psnr", "parameters"} for row in rows)
     for row in rows:
@@ -53,3 +53,4 @@ def test_two_trials_end_in_table_figure_and_specs(tmp_path: Path) -> None:
     assert (folder / "tables" / "front.md").read_text() in done.stdout
     assert {load(path).runs[0].id for path in (folder / "front").glob("*.yaml")} == front
     assert list(folder.glob("report.*")), "no report"
+    assert {path.name for path in results.iterdir() if path.is_dir()} == {"mine", "runs"}
