@@ -70,3 +70,15 @@ def deb(path: Path, files: dict[str, bytes]) -> Path:
         content += header.encode() + data + b"\n" * (len(data) % 2)
     path.write_bytes(content)
     return path
+
+
+def small_meshes(folder: Path) -> Path:
+    """A box, an ellipsoid and a cone as PLY, GLB and OBJ; the first two have colors by position."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = {"box.ply": trimesh.creation.box((2, 1, 1)), "ball.glb": trimesh.creation.icosphere(subdivisions=3)}
+    shapes["ball.glb"].apply_scale((1, 0.7, 0.5))
+    for name, mesh in shapes.items():
+        mesh.visual.vertex_colors = (255 * np.clip(mesh.vertices / 2 + 0.5, 0, 1)).astype(np.uint8)
+        mesh.export(folder / name)
+    trimesh.creation.cone(0.5, 1.5).export(folder / "cone.obj")
+    return folder
