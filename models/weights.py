@@ -58,8 +58,11 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> EAD:
     folder = Path(folder)
     for name in (SPEC_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise WeightsError(f"{folder} holds no {name}: it is not the folder of a run that finished training")
-    spec, state, source = load_spec(folder), load_file(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE)
+            raise WeightsError(
+                f"{folder} holds no {name}: it is not the folder of a run that finished training, or the file was "
+                "deleted; then train the run again (--force)"
+            )
+    spec, state, source = load_spec(folder), read_own(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE)
     with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced
         model = spec.build()
     validate_state_dict(model, state, source)
@@ -69,6 +72,14 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> EAD:
         model = spec.build(seed=0)
         load_strict(model, state, source)
     return model.to(device).eval()
+
+
+def read_own(path: Path) -> dict[str, Tensor]:
+    """The tensors that `save_weights` wrote. Raises WeightsError for a damaged file."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is damaged ({error}): copy it again, or train the run again (--force)") from error
 
 
 def _on_meta(module: nn.Module) -> bool:

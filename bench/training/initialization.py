@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from bench.common.errors import UserError
@@ -99,11 +98,11 @@ def _module(model: EAD, part: str) -> nn.Module:
 
 
 def of_run(part: str, run_id: str, runs: Path | None) -> dict[str, torch.Tensor]:
-    """One part's tensors of a finished run, or all for "model"."""
+    """One part's tensors of a finished run, or all for "model". Raises UserError, WeightsError."""
     folder = (runs or Path()) / run_id
     if RunFolder(folder).training() is None:
         raise UserError(f"init.{part}: parent run {run_id} has not finished training")
-    return weights.part_of(load_file(folder / WEIGHTS_FILE), part)
+    return weights.part_of(weights.read_own(folder / WEIGHTS_FILE), part)
 
 
 def _open(spec: RunSpec, part: str, init: WeightsFile) -> tuple[State, Layout | None]:

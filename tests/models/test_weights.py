@@ -347,3 +347,17 @@ def test_a_file_of_something_else(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(1), "step": 3}, tmp_path / "mixed.pth")
     with pytest.raises(WeightsError, match="step is no tensor"):
         weights.read(tmp_path / "mixed.pth")
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated"])
+def test_damaged_weights_of_a_run_are_named_with_a_cure(damage: str, tmp_path: Path) -> None:
+    model, path = spec().model.build(0), tmp_path / weights.WEIGHTS_FILE
+    weights.save_spec(model, tmp_path / weights.SPEC_FILE)
+    weights.save_weights(model, path)
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(WeightsError, match=r"weights\.safetensors.*train the run again \(--force\)") as refused:
+        weights.load(tmp_path)
+    assert str(tmp_path) in str(refused.value) and "\n" not in str(refused.value)
