@@ -56,8 +56,8 @@ def field_differences(
     """In the reference's order of fields; `swept`: what the spec sets for the one and for the other, `all_swept`:
     whether it names another base, which sets all.
 
-    Fields that only one of them has are left out: they come with a part, whose name stands for them. Of a loss term that
-    only one of them has, the weight is named.
+    Fields that only one of them has are left out: they come with a part, whose name stands for them. Of a loss term
+    that only one of them has, the weight is named.
     """
     named = {field for settings in swept for field in _named(settings)}
     removed = dict.fromkeys(f"{key}." for settings in swept for key, value in settings.items() if value is None)

@@ -89,5 +89,5 @@ def test_what_cannot_be_compared_is_refused(sweep_copy: Path, tmp_path: Path) ->
         main([str(sweep_copy), str(tmp_path / "nothing")])
     lone = tmp_path / "lone" / "runs" / "x"
     write_json(lone / "spec.json", {"id": "x", "label": "other", "spec": {"seed": 0}})
-    with pytest.raises(UserError, match="no id and no label .* name two folders of single runs"):
+    with pytest.raises(UserError, match=r"no id and no label .* name two folders of single runs"):
         main([str(sweep_copy), str(tmp_path / "lone")])
