@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         remedy = f" — {finding.remedy}" if finding.remedy else ""
         console.print(f"{mark}  {finding.check:<11} {escape(finding.text + remedy)}")
         defects += bool(finding.remedy)
-    console.print(f"{defects} defects" if defects else "no defects")
+    console.print(f"{defects or 'no'} defect{'s' * (defects != 1)}")
     return 2 if defects else 0
 
 

@@ -93,7 +93,8 @@ def matching_settings(reference: Source, other: Source) -> list[tuple[str, list[
         ((label, runs),), ((name, other_runs),) = groups.items(), others.items()
         return [(f"{label} / {name}", runs, other_runs)]
     raise UserError(
-        f"{other.path} has no id and no label of {reference.path}: {'; '.join(others)} against {'; '.join(groups)}"
+        f"{other.path} has no id and no label of {reference.path}: {'; '.join(others)} against {'; '.join(groups)}; "
+        "name two folders of single runs, results/runs/ID, to compare those"
     )
 
 

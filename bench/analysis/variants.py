@@ -56,7 +56,8 @@ def field_differences(
     """In the reference's order of fields; `swept`: what the spec sets for the one and for the other, `all_swept`:
     whether it names another base, which sets all.
 
-    Fields that only one of them has are left out: they come with a part, whose name stands for them.
+    Fields that only one of them has are left out: they come with a part, whose name stands for them. Of a loss term
+    that only one of them has, the weight is named.
     """
     named = {field for settings in swept for field in _named(settings)}
     removed = dict.fromkeys(f"{key}." for settings in swept for key, value in settings.items() if value is None)
@@ -65,7 +66,8 @@ def field_differences(
     differences = []
     for field in dict.fromkeys((*reference, *fields)):
         shared = field in fields and field in reference
-        if fields.get(field) != reference.get(field) and (shared or field in named):
+        alone = (field in named or _is_loss_weight(field)) and not field.startswith(tuple(removed))
+        if fields.get(field) != reference.get(field) and (shared or alone):
             by_spec = all_swept or field in named or field.startswith(whole)
             value, usual = (format_value(side[field]) if field in side else "–" for side in (fields, reference))
             differences.append(FieldDifference(field, value, usual, by_spec))
@@ -76,10 +78,15 @@ def field_differences(
     return differences
 
 
+def _is_loss_weight(field: str) -> bool:
+    return field.startswith("losses.") and field.endswith(".weight")
+
+
 def _named(swept: Settings) -> Iterator[str]:
-    """The resolved fields that swept keys name: `model.head: dpt` names model.head.name."""
+    """The resolved fields that swept keys name: `model.head: dpt` names model.head.name, `losses.mse: 2` its weight."""
     for key, value in swept.items():
-        yield from flatten({key: value}) if isinstance(value, Mapping) else (key, f"{key}.name")
+        of_choice = "weight" if key.startswith("losses.") else "name"
+        yield from flatten({key: value}) if isinstance(value, Mapping) else (key, f"{key}.{of_choice}")
 
 
 def differences_of(sweep: SweepResults) -> dict[str, list[FieldDifference]]:
@@ -96,8 +103,11 @@ def differences_of(sweep: SweepResults) -> dict[str, list[FieldDifference]]:
 
 
 def short_names(fields: Sequence[str]) -> dict[str, str]:
-    """The fewest last words that tell dotted fields apart; a part goes by its own word: model.head.name → head."""
-    words = {field: field.removesuffix(".name").replace("_", " ").split(".") for field in fields}
+    """The fewest last words that tell dotted fields apart; a part goes by its own word: model.head.name → head; and a
+    loss term by its name: losses.mse.weight → mse."""
+    plain = {field: field.removesuffix(".name") for field in fields}
+    plain |= {field: field.removesuffix(".weight") for field in fields if _is_loss_weight(field)}
+    words = {field: name.replace("_", " ").split(".") for field, name in plain.items()}
     names: dict[str, str] = {}
     for count in (1, 2, 3, max(map(len, words.values()), default=0)):
         candidates = {field: " ".join(parts[-count:]) for field, parts in words.items() if field not in names}

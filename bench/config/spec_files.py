@@ -82,7 +82,8 @@ def read_spec(path: Path, problems: Problems) -> SpecFile:
         return SpecFile(document, base, Layer(), {}, {}, own_base=_base_of(document, problems))
     for key in sections:
         where = settings.pop(key).where
-        problems.add(where, f"{key} belongs under `set:` (a spec's own keys: {', '.join(KEYS)})")
+        advice = "`seeds: […]` sweeps it" if key == "seed" else f"a spec's own keys: {', '.join(KEYS)}"
+        problems.add(where, f"{key} belongs under `set:` ({advice})")
     root = _known(document, KEYS, "", problems)
     scales, sweep_at = {}, {}
     for name, changes in _scales(root.get("scales"), problems).items():

@@ -64,6 +64,16 @@ def test_the_reference_of_the_spec_is_taken(sweep_copy: Path) -> None:
         tables.write(sweep_copy, sweep_copy.parent)
 
 
+def test_loss_terms_are_named_with_their_weights(tmp_path: Path) -> None:
+    """A changed, an added and a dropped term; each is swept by the spec."""
+    swept = """runs: [{name: plain}, {name: strong, losses.mse: 2.5}, {name: more, losses: {lpips: 0.5}},
+  {name: less, losses: {points: null}, train.geometry_first: 0}]
+"""
+    rows = answers(sweep_of(tmp_path, swept, dict.fromkeys(("plain", "strong", "more", "less"), 20.0))).loc["variant"]
+    assert (rows.fields["strong"], rows.fields["more"]) == ("mse 2.5 (1)", "lpips 0.5 (–)")
+    assert "points no (yes)" in rows.fields["less"] and "points –" not in rows.fields["less"]
+
+
 def test_a_grid_has_the_main_effect_of_each_swept_field(tmp_path: Path) -> None:
     """Patch 8 costs 2 dB and 4 blocks bring 1 dB, whatever the other."""
     psnr = {"patch 4, 2 blocks": 20.0, "patch 4, 4 blocks": 21.0, "patch 8, 2 blocks": 18.0, "patch 8, 4 blocks": 19.0}

@@ -66,6 +66,15 @@ def test_results_folders_and_other_runs(sweep_copy: Path, tmp_path: Path, capsys
     assert row[0] == "FreeSplatter / Ours1" and "encoder croco (conv)" in row[1]
 
 
+def test_a_loss_term_of_one_run_alone_is_named(sweep_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (sweep_copy.parent / "runs" / ids_of(sweep_copy)[f"FreeSplatter, seed {seed}"] for seed in (0, 1))
+    content = read_json(second / "spec.json")
+    content["spec"]["losses"]["extra"] = {"name": "extra", "weight": 0.5}
+    write_json(second / "spec.json", content)
+    main([str(first), str(second)])
+    assert "extra 0.5 (–)" in capsys.readouterr().out
+
+
 def test_other_scenes_are_named(sweep_copy: Path, archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in archive.glob(f"*/evals/{PROTOCOL.key}.json"):
         write_json(path, evaluation(18.0, 14.0, scenes=4))
@@ -80,5 +89,5 @@ def test_what_cannot_be_compared_is_refused(sweep_copy: Path, tmp_path: Path) ->
         main([str(sweep_copy), str(tmp_path / "nothing")])
     lone = tmp_path / "lone" / "runs" / "x"
     write_json(lone / "spec.json", {"id": "x", "label": "other", "spec": {"seed": 0}})
-    with pytest.raises(UserError, match="has no id and no label"):
+    with pytest.raises(UserError, match=r"no id and no label .* name two folders of single runs"):
         main([str(sweep_copy), str(tmp_path / "lone")])

@@ -187,3 +187,11 @@ def test_a_fit_machine_has_none(fit: Path, capsys: pytest.CaptureFixture[str]) -
     code, defects = examine(fit, capsys)
     assert (code, defects) == (0, [])
     assert not list(fit.iterdir()), "the probe was not removed"
+
+
+def test_one_defect_is_counted_in_the_singular(
+    fit: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precision_overridden(monkeypatch, fit)
+    doctor.main(["--results", str(fit)])
+    assert capsys.readouterr().out.splitlines()[-1] == "1 defect"

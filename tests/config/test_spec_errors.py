@@ -22,6 +22,7 @@ CASES = {  # what is wrong: (the spec, the problem's line, parts of the message)
     "dotted duplicate": ("base: mine\nset:\n  train.steps: 100\n  train: {steps: 120}", 4, ["train.steps is given"]),
     "unknown top key": ("base: mine\ngrd: {seed: [1]}", 2, ["grd", "did you mean 'grid'"]),
     "settings outside set": ("base: mine\ntrain.steps: 10", 2, ["train.steps", "`set:`"]),
+    "seed with a list": ("base: mine\nseed: [0, 1]", 2, ["`seeds: […]` sweeps it"]),
     "unknown field": ("base: mine\nset:\n  train.stpes: 10", 3, ["train.stpes", "did you mean 'steps'"]),
     "unknown section": ("base: mine\nset:\n  trian.steps: 10", 3, ["trian", "did you mean 'train'"]),
     "unknown field of a part": ("base: mine\nset:\n  model.encoder.pach: 4", 3, ["pach", "conv", "patch"]),
