@@ -30,8 +30,8 @@ from bench.data.checks.check import check
 from bench.data.meshes import furniture
 from bench.data.meshes.render import render
 from bench.data.sources import procedural
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pack import pack
-from bench.data.storage.store import open_store
 from bench.evaluation.evaluate import evaluate
 from bench.execution.launcher import Task
 from bench.execution.progress import SweepProgress

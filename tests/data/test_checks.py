@@ -24,8 +24,8 @@ from bench.data.checks.single_view import View, check_view
 from bench.data.checks.view_pairs import suspect_views
 from bench.data.procedural.generator import generate
 from bench.data.scene import SceneData
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pack import pack
-from bench.data.storage.store import open_store
 from bench.data.storage.write import write_exr, write_scene
 
 SIZE = 64

@@ -15,8 +15,9 @@ from support.gobjaverse_files import LAYOUTS, LEVEL, SIZE, XML, as_tars, change_
 
 from bench.common.errors import UserError
 from bench.data.scene import VIEWS, SceneData
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pixels import surface
-from bench.data.storage.store import Broken, Store, open_store
+from bench.data.storage.store import Broken, Store
 from bench.data.storage.write import normal_depth, write_exr, write_scene
 
 NAMES = ("0/10005", "0/10006", "12/34567")

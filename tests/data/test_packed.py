@@ -24,9 +24,10 @@ from bench.common.errors import UserError
 from bench.data import contact_sheet
 from bench.data.scene import VIEWS, SceneData
 from bench.data.sources import gobjaverse
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pack import LOCK, UNFINISHED, pack
 from bench.data.storage.packed import DATA, decode_view, encode_view
-from bench.data.storage.store import PACKED, Broken, open_store
+from bench.data.storage.store import PACKED, Broken
 from bench.profiling.benchmarks import data as data_benchmark
 
 NAMES = ("0/10005", "0/10006", "12/34567")

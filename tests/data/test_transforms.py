@@ -24,8 +24,9 @@ from bench.data.checks.check import check
 from bench.data.sampler import Sampler
 from bench.data.scene import VIEWS, SceneData, distinct_views
 from bench.data.sources import gso, omniobject3d
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pack import pack
-from bench.data.storage.store import Broken, open_store
+from bench.data.storage.store import Broken
 from bench.data.storage.transforms import TransformsSpec
 from bench.data.view_selection import lara
 

@@ -16,11 +16,12 @@ from bench.data.checks.single_view import EMPTY, View, check_view, premultiplied
 from bench.data.checks.view_pairs import check_pairs
 from bench.data.scene import VIEWS
 from bench.data.storage.index import VIEW
+from bench.data.storage.open_store import open_store
 from bench.data.storage.packed import Packed
 from bench.data.storage.parallel import each_scene
 from bench.data.storage.pixels import decode_exr, decode_picture, surface
 from bench.data.storage.raw import Files, FolderFiles, Raw, decode_camera
-from bench.data.storage.store import FORMS, Broken, Store, open_store
+from bench.data.storage.store import FORMS, Broken, Store
 
 DECODERS: Mapping[str, Callable[[bytes, str], Any]] = {
     ".json": decode_camera,

@@ -23,9 +23,10 @@ from bench.data.scene import VIEWS
 from bench.data.storage import broken
 from bench.data.storage.files import readable
 from bench.data.storage.index import Defect
+from bench.data.storage.open_store import open_store
 from bench.data.storage.packed import DATA, FORMAT, camera_key, encode_cameras, encode_view, view_key
 from bench.data.storage.parallel import each_scene
-from bench.data.storage.store import FORMS, PACKED, Broken, Store, open_store
+from bench.data.storage.store import FORMS, PACKED, Broken, Store
 
 UNFINISHED, JOB, LOCK = ".unfinished-", "packing.json", "packing.lock"
 KEY_BYTES = 511  # that LMDB allows

@@ -26,7 +26,7 @@ from bench.data.meshes.files import MeshFile, find_meshes
 from bench.data.meshes.mesh import Mesh
 from bench.data.meshes.views import render_views
 from bench.data.scene import SceneData
-from bench.data.storage.store import open_store
+from bench.data.storage.open_store import open_store
 
 SILENT = Console(file=io.StringIO())
 
