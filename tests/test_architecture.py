@@ -70,8 +70,8 @@ def test_imports_run_one_way(module: str) -> None:
 
 
 def test_every_package_has_its_place() -> None:
-    found = {path.parent.name for path in (ROOT / "bench").glob("*/__init__.py")}
-    assert found <= set(BENCH), "name the new package in BENCH, between what it imports and what imports it"
+    packages = {path.parent.name for path in (ROOT / "bench").glob("*/__init__.py")}
+    assert packages <= set(BENCH), "name the new package in BENCH, between what it imports and what imports it"
 
 
 def test_no_circle_of_files() -> None:

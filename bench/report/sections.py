@@ -127,13 +127,13 @@ def _drawings(sweep: SweepData) -> dict[str, Any]:
 
 
 def _results(sweep: SweepData) -> dict[str, Any]:
-    shown = []
+    entries = []
     for table in sweep.result_tables():
         cells = table.cells.loc[:, (table.cells != "").any()]
         kinds = [status if status in ("baseline", "oracle") else "run" for status in cells["Status"]]
         notes = [note for note in table.remarks if note != remarks.TINY]  # it stands below the question
-        shown.append((table, grid(cells.assign(kind=kinds), {cells.columns[0], "Status"}, kind="kind"), notes))
-    return {"tables": shown}
+        entries.append((table, grid(cells.assign(kind=kinds), {cells.columns[0], "Status"}, kind="kind"), notes))
+    return {"tables": entries}
 
 
 def _paper(sweep: SweepData) -> dict[str, Any]:
@@ -220,9 +220,9 @@ def _failures(sweep: SweepData) -> dict[str, Any]:
             failed.append((run, status, last_lines, _display_path(log, sweep) if log.is_file() else ""))
         warnings += [(run, warning) for warning in (run.folder.training() or {}).get("warnings", [])]
     retry = sorted({status.state for _, status, _, _ in failed if status.state.needs_retry})
-    again = command(sweep)
-    again += f" --retry {','.join(retry)}" if retry and again else ""
-    return {"failed": failed, "unfinished": unfinished, "warnings": warnings, "command": again,
+    retry_command = command(sweep)
+    retry_command += f" --retry {','.join(retry)}" if retry and retry_command else ""
+    return {"failed": failed, "unfinished": unfinished, "warnings": warnings, "command": retry_command,
             "total": len(sweep.records.runs)}  # fmt: skip
 
 

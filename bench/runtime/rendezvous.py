@@ -166,7 +166,7 @@ def _local_address_for(address: str, port: int) -> str:
 
 def _set_interface(address: str) -> None:
     """gloo and NCCL look up their interface by the host's name, which may not resolve: name it, unless the user did."""
-    name = next((name for name, found in _interface_addresses().items() if found == address), None)
+    name = next((name for name, own_address in _interface_addresses().items() if own_address == address), None)
     if name:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         if not address.startswith("127."):

@@ -107,15 +107,15 @@ class Campaign:
         print(f"{kind}: {details}", flush=True)
 
     def launcher_faults(self) -> None:
-        """The command dies as soon as each of these is there."""
+        """The command dies as soon as each of these exists."""
         for seen in ("results/code", "results/runs/*/spec.json", "results/*/slurm/*/plan.json",
                      "results/*/slurm/*/jobs/*.pkl", "results/*/slurm/*/jobs/*submission*.sh"):  # fmt: skip
-            there = len(list(self.folder.glob(seen)))
+            count_before = len(list(self.folder.glob(seen)))
             process = subprocess.Popen(self.submit_command, cwd=ROOT, env=self.environment(), stdout=subprocess.DEVNULL,
                                        stderr=subprocess.DEVNULL)  # fmt: skip
             deadline = time.monotonic() + 60
-            while len(list(self.folder.glob(seen))) <= there and process.poll() is None:
-                if time.monotonic() > deadline or (there and seen.endswith(("code", "spec.json"))):
+            while len(list(self.folder.glob(seen))) <= count_before and process.poll() is None:
+                if time.monotonic() > deadline or (count_before and seen.endswith(("code", "spec.json"))):
                     break
             kill(process.pid, signal.SIGKILL)
             process.wait()

@@ -67,8 +67,8 @@ def assert_equal(found: SceneData, raw: SceneData) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_reading_equals_raw_reading(root: Path, tmp_path: Path, layout: str) -> None:
-    made = LAYOUTS[layout](root, tmp_path / "made")
-    assert not pack(made, tmp_path / "out", SIZE, quiet(), workers=1)
+    source = LAYOUTS[layout](root, tmp_path / "made")
+    assert not pack(source, tmp_path / "out", SIZE, quiet(), workers=1)
     store, raw = open_store(tmp_path / "out"), open_store(root, progress=False)
     assert list(store.scenes()) == list(NAMES)
     for name in NAMES:
@@ -107,7 +107,7 @@ def test_hidden_color_is_kept() -> None:
     assert np.array_equal(found[0], rgba) and np.array_equal(found[1], depth)
 
 
-def test_broken_scenes_are_left_out_and_told(root: Path, tmp_path: Path) -> None:
+def test_broken_scenes_are_left_out_and_reported(root: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(root, tmp_path / "damaged"))
     shutil.rmtree(copy / "0/10005" / LEVEL / "00011")
     view_file(copy / "12/34567", 9, ".png").write_bytes(XML)
@@ -180,7 +180,7 @@ def test_other_processes_and_threads_read(packed: Path, method: str) -> None:
     assert [_sum(store, view) for view in range(8)] == expected
 
 
-def test_damage_is_told(packed: Path, tmp_path: Path) -> None:
+def test_damage_is_reported(packed: Path, tmp_path: Path) -> None:
     def copied(name: str) -> Path:
         return Path(shutil.copytree(packed, tmp_path / name))
 

@@ -92,15 +92,15 @@ def lab(tmp_path: Path) -> Lab:
 def test_a_run_at_work_is_known_without_slurm(lab: Lab, scheduler: Scheduler) -> None:
     lab.run.set_status(Status("running", "train"))
     with Lease(lab.run.path):
-        found = lab.state()
-    assert (found.state, found.step, found.steps, found.steps_per_s, found.remaining_s) == (
+        run = lab.state()
+    assert (run.state, run.step, run.steps, run.steps_per_s, run.remaining_s) == (
         "running",
         20,
         60,
         2.0,
         20.0,
     )
-    assert found.loss == 0.05 and scheduler.called() == []
+    assert run.loss == 0.05 and scheduler.called() == []
 
 
 @pytest.mark.parametrize("state", ["done", "failed", "oom", "nan"])
@@ -134,8 +134,8 @@ def test_files_and_queue_together(
     lab.run.set_status(Status(before, "train", "" if before in ("planned", "running") else "limit"))
     lab.abandoned()
     scheduler.answers("squeue", squeue)
-    found = lab.state()
-    assert (found.state, message in found.message) == (state, True), found
+    run = lab.state()
+    assert (run.state, message in run.message) == (state, True), run
 
 
 def test_accounting_is_asked_for_what_the_queue_forgot(lab: Lab, scheduler: Scheduler) -> None:
@@ -143,16 +143,16 @@ def test_accounting_is_asked_for_what_the_queue_forgot(lab: Lab, scheduler: Sche
     lab.abandoned()
     scheduler.answers("squeue", "", 1, "slurm_load_jobs error: Invalid job id specified")
     scheduler.answers("sacct", "5_0|FAILED|gpu03\n5_0.batch|FAILED|gpu03\n5_0.0|OUT_OF_MEMORY|gpu03")
-    found = lab.state()
-    assert (found.state, found.unrecorded) == ("oom", "oom")
+    run = lab.state()
+    assert (run.state, run.unrecorded) == ("oom", "oom")
     assert [line.split()[0] for line in scheduler.called()] == ["squeue", "sacct"]
 
 
 def test_nobody_answers(lab: Lab, scheduler: Scheduler, capsys: pytest.CaptureFixture[str]) -> None:
     lab.run.set_status(Status("running", "train"))
     lab.abandoned()
-    found = lab.state()
-    assert found.state == "lost" and found.unrecorded is None and "SLURM does not answer" in found.message
+    run = lab.state()
+    assert run.state == "lost" and run.unrecorded is None and "SLURM does not answer" in run.message
     assert bench.status.main([str(lab.sweep)]) == 1
     assert "SLURM does not answer" in capsys.readouterr().out
 
@@ -269,19 +269,19 @@ def test_cancelling_reaches_a_workstations_process(lab: Lab, other_process: subp
     assert other_process.wait(5) == -signal.SIGTERM and lab.run.status().state == "cancelled"
 
 
-def test_a_process_that_got_the_jobs_pid_is_left_alone(
+def test_a_process_that_got_the_jobs_pid_is_not_signaled(
     lab: Lab, other_process: subprocess.Popen[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gone = replace(ProcessIdentity.of(other_process.pid), started="1")
-    on_a_workstation(lab, gone)
-    assert (lab.state().state, lab.state().message) == ("planned", f"job {gone.pid} no longer exists")
+    reused_pid = replace(ProcessIdentity.of(other_process.pid), started="1")
+    on_a_workstation(lab, reused_pid)
+    assert (lab.state().state, lab.state().message) == ("planned", f"job {reused_pid.pid} no longer exists")
     assert bench.cancel.main([str(lab.sweep)]) == 0 and "no run is in the queue" in capsys.readouterr().out
     assert other_process.poll() is None
     with pytest.raises(UserError, match=r"sweep\.json"):  # collecting begins at once: nothing to wait for
-        job.CollectJob(str(lab.sweep), str(lab.results), False, (gone,))()
+        job.CollectJob(str(lab.sweep), str(lab.results), False, (reused_pid,))()
 
 
-def test_a_pid_of_another_host_is_left_alone(lab: Lab, other_process: subprocess.Popen[bytes]) -> None:
+def test_a_pid_of_another_host_is_not_signaled(lab: Lab, other_process: subprocess.Popen[bytes]) -> None:
     on_a_workstation(lab, replace(ProcessIdentity.of(other_process.pid), host="node17", space="another boot"))
     assert "cannot be queried from this host" in lab.state().message
     lab.run.set_status(Status("running", "train"))
@@ -294,7 +294,7 @@ SCONTROL = "JobId=5 JobName=x JobState={state} EndTime={end} PreemptTime={preemp
 LATER, NOW = "2038-01-01T00:00:00", "2001-01-01T00:00:00"
 
 
-@pytest.mark.parametrize(("asked", "said", "answer", "state"), [
+@pytest.mark.parametrize(("stop_request", "log_line", "answer", "state"), [
     ("SIGUSR2", "", {"end": NOW}, "timeout"),
     ("SIGUSR2", "", {"end": LATER}, "preempted"),
     ("SIGUSR2", "", {"end": NOW, "preempt": NOW}, "preempted"),
@@ -309,19 +309,19 @@ LATER, NOW = "2038-01-01T00:00:00", "2001-01-01T00:00:00"
     ("SIGTERM", "slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.", None, "oom"),
 ])  # fmt: skip
 def test_why_a_run_was_asked_to_stop(
-    tmp_path: Path, scheduler: Scheduler, asked: str, said: str, answer: Mapping[str, str] | None, state: str
+    tmp_path: Path, scheduler: Scheduler, stop_request: str, log_line: str, answer: Mapping[str, str] | None, state: str
 ) -> None:
     log = tmp_path / "5_0_log.err"
     earlier = f"{context.JOB_START_MARKER} 5 start 0\nslurmstepd: error: Detected 1 oom_kill event\n"
-    log.write_text(f"{earlier}{context.JOB_START_MARKER} 5 start 1\n{said}\n")
+    log.write_text(f"{earlier}{context.JOB_START_MARKER} 5 start 1\n{log_line}\n")
     if answer is not None:
         scheduler.answers(
             "scontrol", SCONTROL.format(**{"state": "RUNNING", "end": LATER, "preempt": "None", **answer})
         )
-    assert context.SlurmExecutionContext(60, 180, time.time(), log).classify_stop(asked)[0] == state
+    assert context.SlurmExecutionContext(60, 180, time.time(), log).classify_stop(stop_request)[0] == state
 
 
-def test_an_attempt_that_vanished_is_told_by_its_node(tmp_path: Path, scheduler: Scheduler) -> None:
+def test_an_attempt_that_vanished_is_classified_by_its_node(tmp_path: Path, scheduler: Scheduler) -> None:
     here = context.SlurmExecutionContext(60, 180, 0.0, tmp_path / "none")
     assert here.classify_missing_exit("gpu03")[0] == "lost"
     for state, expected in (("idle", "lost"), ("down*", "node_fail"), ("drain", "node_fail")):
@@ -389,7 +389,7 @@ def test_a_controller_that_is_down_is_asked_again(
     assert scheduler.called().count("scontrol requeue 5") == 2
 
 
-def test_memory_is_told_and_not_tried_again(aftermath: Aftermath, scheduler: Scheduler) -> None:
+def test_out_of_memory_is_reported_and_not_requeued(aftermath: Aftermath, scheduler: Scheduler) -> None:
     aftermath.killed()
     aftermath.said("slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.", "srun: error: gpu03: task 0: Killed")
     assert aftermath.after().state == "oom" and scheduler.called() == []
@@ -416,7 +416,7 @@ def test_a_submission_that_was_cut_short_leaves_the_run_to_the_next(aftermath: A
 
 
 @pytest.mark.parametrize("state", ["done", "failed", "cancelled", "timeout", "preempted"])
-def test_an_end_that_was_told_stays(aftermath: Aftermath, state: State) -> None:
+def test_a_recorded_status_stays(aftermath: Aftermath, state: State) -> None:
     aftermath.killed(state, "as told")
     aftermath.said("slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.")
     assert aftermath.after() == Status(state, "train", "as told")

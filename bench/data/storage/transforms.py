@@ -117,11 +117,11 @@ class Transforms:
     def __init__(self, root: Path, layout: Layout) -> None:
         """Names the folders that cannot be read. Raises UserError where there is no scene."""
         self.root, self.layout, self._owner = root, layout, new_owner()
-        found = dict(sorted(_find(root, root, DEPTH)))
-        self.files = {readable(name): path for name, path in found.items()}
+        scenes = dict(sorted(_find(root, root, DEPTH)))
+        self.files = {readable(name): path for name, path in scenes.items()}
         self._broken = {
             readable(name): Broken("bad name", readable(path), "the name is not UTF-8: rename it")
-            for name, path in found.items()
+            for name, path in scenes.items()
             if not is_utf8(name)
         }
         self._opaque = False  # whether a picture without transparency was read
