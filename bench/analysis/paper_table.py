@@ -35,7 +35,7 @@ class Column:
 def paper_table(sweep: SweepResults, protocol: str, columns: Sequence[str] = ()) -> str:
     """LaTeX; `columns`: names of metrics and measurements, by default DEFAULT_COLUMNS as far as they are there.
 
-    Empty columns are dropped; one that is the same in all runs stands in the notes. Raises UserError for unknown names.
+    Empty columns are dropped; constant ones go to the notes. Raises UserError for unknown names.
     """
     rows, metrics = table_rows(sweep, protocol), {m["name"]: m for m in protocol_metrics(sweep, protocol)}
     known = [*metrics, *PARAMETER_COLUMNS, *HEADINGS, "seeds"]

@@ -96,7 +96,7 @@ def differences_of(sweep: SweepResults) -> dict[str, list[FieldDifference]]:
 
 
 def short_names(fields: Sequence[str]) -> dict[str, str]:
-    """The fewest last words that tell dotted fields apart; a part goes by its own word: model.head.name → head."""
+    """The fewest last words that distinguish dotted fields; a part goes by its own word: model.head.name → head."""
     words = {field: field.removesuffix(".name").replace("_", " ").split(".") for field in fields}
     names: dict[str, str] = {}
     for count in (1, 2, 3, max(map(len, words.values()), default=0)):

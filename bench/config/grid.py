@@ -20,7 +20,9 @@ class SweepPoint:
 
     layer: Layer
     settings: Mapping[str, Any] = field(default_factory=dict)  # swept key → value, as written
-    label_settings: Mapping[str, Any] = field(default_factory=dict)  # those that a label tells: a name tells the rest
+    label_settings: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # those in the label; a run's name stands for the others
     name: str | None = None
     base: Node | None = None
 

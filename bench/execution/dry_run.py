@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.config.schema import RunSpec
 
 SPLITS = ("training", "validation", "evaluation")
-NOT_SWEPT = "*"  # marks a field that differs although nobody swept it
+NOT_SWEPT = "*"  # marks a field that differs although the spec does not sweep it
 MEASURED = ("step_time_ms", "host_peak_memory_gib", "reserved_peak_memory_gib", "device", "world")  # of profiles
 
 

@@ -36,7 +36,7 @@ CAPTIONS = {
     "recorded; strong: running mean over 4 % of the steps; shaded: steps with L_3D alone; bands: range between seeds.",
     "qualitative": "Inputs, true and rendered target views; right, the depth of the first input view's Gaussians "
     "inside the true mask, as the paper's Fig. 2, beside the true depth. One depth scale a scene.",
-    "comparison": "Quality and step time at a glance; lines are the baselines of the same scenes and views.",
+    "comparison": "Quality and step time; lines are the baselines of the same scenes and views.",
     "time_by_part": "Where a training step's time goes, part by part, by the clock and apart from the step time above.",
 }
 EMPTY = {

@@ -138,7 +138,7 @@ def _connect(address: str, port: int, world: int, deadline: _Deadline) -> TCPSto
     while True:
         try:
             store = TCPStore(address, port, world, is_master=False, timeout=CONNECT_TIMEOUT, wait_for_workers=False)
-        except RuntimeError:  # torch.distributed.DistNetworkError: nobody listens yet
+        except RuntimeError:  # torch.distributed.DistNetworkError: the store is not listening yet
             deadline.wait(f"the store at {address}:{port}")
             continue
         store.set_timeout(timedelta(seconds=JOIN_TIMEOUT_S))

@@ -48,7 +48,7 @@ class RunState:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether no process and no queue will go on with it."""
+        """Whether no process and no queue will continue it."""
         return not self.state.is_active
 
 

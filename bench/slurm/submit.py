@@ -145,7 +145,7 @@ class Submission:
         jobs = {task.id: job_of(task.folder) for task in self.tasks}
         listed = queue.query_jobs(job["job"] for job in jobs.values() if job.get("executor") == "slurm")
         if not listed.reachable and shutil.which("squeue"):
-            raise UserError("SLURM's controller does not answer (squeue): nothing was submitted; try again later")
+            raise UserError("SLURM's controller does not answer (squeue): nothing was submitted; retry later")
         slurm = {
             run: job["job"] for run, job in jobs.items()
             if job.get("job") in listed.jobs and listed.jobs[job["job"]].end_state is None

@@ -2,7 +2,7 @@
 
 At least 50 faults, each with a record of its victim, phase and step: workers killed in a training step, while a
 checkpoint or a record is written, in an evaluation (tests/campaigns/faulty.py); the command killed while it submits;
-slurmctld killed; a node cut off whose run goes on. Then every run must be done, every step recorded as in an
+slurmctld killed; a node cut off whose run continues. Then every run must be done, every step recorded as in an
 undisturbed sweep, no write under a lease that was taken over, and the table that of the undisturbed sweep, but for
 measured time and memory.
 
@@ -149,7 +149,7 @@ class Campaign:
             self.cluster.client("scontrol", "release", job)
 
     def cut_off(self) -> bool:
-        """A node's daemon dies and its run goes on unseen, beside the one that SLURM starts elsewhere.
+        """A node's daemon dies; its run continues while SLURM starts the same run elsewhere.
 
         False if no run has a live process now: a killed one leaves the status "running".
         """

@@ -1,4 +1,4 @@
-"""Every planted defect is told on a line of its own, that names its view; whole data gives none."""
+"""Every planted defect is reported on one line that names its view; whole data gives none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`data: gobjaverse`: splits, roots kept apart, broken scenes skipped and told, a run's scenes on record."""
+"""`data: gobjaverse`: splits, roots kept apart, broken scenes skipped and reported, a run's scenes on record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packed form reads as the raw one does, in any process; what is broken is left out and told."""
+"""The packed form reads as the raw one does, in any process; what is broken is left out and reported."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_stopped_pack_is_resumed(root: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and "free space and re-run" in done.stderr and "Traceback" not in done.stderr
     assert not out.exists()
-    with pytest.raises(UserError, match="beginning of another pack"):
+    with pytest.raises(UserError, match="incomplete pack with other settings"):
         pack(copy, out, SIZE // 2, quiet(), workers=1)
     console = quiet()
     pack(copy, out, SIZE, console, workers=1)

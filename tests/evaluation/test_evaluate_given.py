@@ -174,7 +174,7 @@ def test_the_whole_model_of_another_run_of_the_sweep(folder: Path, tmp_path: Pat
 
 
 def test_the_numbers_are_those_of_the_file(folder: Path, tmp_path: Path) -> None:
-    """Without the command: the adopted model is the file's to the last bit, and so is its evaluation."""
+    """Without the command: the model with given weights is the file's to the last bit, and so is its evaluation."""
     spec, source = given(folder, declared(folder)), Balls(32)
     train(spec, PlainWriter(tmp_path), device=CPU, source=source)
     model, original = models.load(tmp_path), seen(spec.model.build(7))

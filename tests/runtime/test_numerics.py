@@ -28,7 +28,7 @@ SIZE = 32
 
 
 def of(**changes: Any) -> RunSpec:
-    """The small run of tests/test_train.py at a size at which LPIPS can be computed."""
+    """The small run of tests/training/test_train.py at a size at which LPIPS can be computed."""
     small = spec(**{"steps": 2, "matmul_precision": "high"} | changes)
     aggregator = replace(small.model.aggregator, table_size=SIZE)  # type: ignore[call-arg]
     return replace(small, model=replace(small.model, image_size=SIZE, aggregator=aggregator), seed=3)

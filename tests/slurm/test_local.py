@@ -59,7 +59,7 @@ def python(where: Path, *words: object, **environment: str) -> subprocess.Comple
 
 
 def test_a_queue_on_this_machine(tmp_path: Path) -> None:
-    """One at a time; the second is taken out, the first preempted and goes on; meanwhile the checkout is spoilt."""
+    """One at a time; the second is taken out, the first preempted and resumed; meanwhile the checkout is spoilt."""
     source, results = checkout(tmp_path / "source"), tmp_path / "results"
     for name, text in (("queue.yaml", SPEC), ("cluster.yaml", CLUSTER)):
         (tmp_path / name).write_text(text)

@@ -97,7 +97,7 @@ class Lab:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
     def submit(self, wanted: str, *options: str) -> tuple[str, str]:
-        """What it said, and the id of the job that collects."""
+        """Its output, and the id of the job that collects."""
         (self.folder / "cluster.yaml").write_text(wanted)
         path = self.folder / "cluster.yaml"
         done = self.python("bench.run", self.spec, "--slurm", path, "--results", self.results, "--no-report", *options)
@@ -162,7 +162,7 @@ class Faults:
             kill(self.frozen, signal.SIGCONT)
             self.frozen = 0
         if self.cut_off and len(read_attempts(self.lab.run("loses its node"))) > 1:
-            kill(self.cut_off, signal.SIGCONT)  # it goes on beside its successor
+            kill(self.cut_off, signal.SIGCONT)  # it continues while its successor runs
             pid, self.cut_off = self.cut_off, 0
             wait(lambda: not alive(pid), "the copy that was cut off to notice", 30)
 

@@ -298,7 +298,7 @@ LATER, NOW = "2038-01-01T00:00:00", "2001-01-01T00:00:00"
     ("SIGUSR2", "", {"end": NOW}, "timeout"),
     ("SIGUSR2", "", {"end": LATER}, "preempted"),
     ("SIGUSR2", "", {"end": NOW, "preempt": NOW}, "preempted"),
-    ("SIGUSR2", "", None, "preempted"),  # nobody answers; by the clock the limit is an hour away
+    ("SIGUSR2", "", None, "preempted"),  # SLURM does not answer; by the clock the limit is an hour away
     ("SIGTERM", "", {"state": "COMPLETING"}, "cancelled"),
     ("SIGTERM", "slurmstepd: error: *** STEP 5.0 ON gpu01 CANCELLED AT 2026 ***", {"state": "COMPLETING"}, "cancelled"),
     ("SIGTERM", "slurmstepd: error: *** STEP 5.0 ON gpu01 CANCELLED AT 2026 DUE TO TIME LIMIT ***", None, "timeout"),
@@ -349,12 +349,12 @@ class Aftermath(Lab):
             monkeypatch.setenv(name, value)
 
     def killed(self, state: State = "running", message: str = "") -> None:
-        """In training, without a word, or with what the first rank could say."""
+        """In training, without a recorded status or with the one that the first rank recorded."""
         with Lease(self.run.path) as lease:
             begin_attempt(LeasedWriter(self.run.path, lease), lambda host: ("lost", host))
             self.run.set_status(Status(state, "train", message))
 
-    def said(self, *lines: str) -> None:
+    def log(self, *lines: str) -> None:
         (self.submission / "jobs" / "5_0_0_log.err").write_text(
             "\n".join([f"{context.JOB_START_MARKER} 5 start 0", *lines])
         )
@@ -373,7 +373,7 @@ def test_a_killed_run_goes_back_into_the_queue_a_few_times(aftermath: Aftermath,
     scheduler.answers("scontrol", "")
     for attempt in (1, 2, 3):
         aftermath.killed()
-        aftermath.said("srun: error: gpu03: task 0: Killed")
+        aftermath.log("srun: error: gpu03: task 0: Killed")
         assert aftermath.after() == Status("lost", "train", "killed (gpu03: task 0: Killed)")
         assert scheduler.called().count("scontrol requeue 5") == min(attempt, 2)
 
@@ -384,42 +384,42 @@ def test_a_controller_that_is_down_is_asked_again(
     monkeypatch.setattr(postmortem, "RETRY_S", 0.5)
     Timer(0.3, scheduler.answers, ["scontrol", ""]).start()
     aftermath.killed()
-    aftermath.said("srun: error: gpu03: task 0: Killed")
+    aftermath.log("srun: error: gpu03: task 0: Killed")
     assert aftermath.after().state == "lost"
     assert scheduler.called().count("scontrol requeue 5") == 2
 
 
 def test_out_of_memory_is_reported_and_not_requeued(aftermath: Aftermath, scheduler: Scheduler) -> None:
     aftermath.killed()
-    aftermath.said("slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.", "srun: error: gpu03: task 0: Killed")
+    aftermath.log("slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.", "srun: error: gpu03: task 0: Killed")
     assert aftermath.after().state == "oom" and scheduler.called() == []
     assert read_attempts(aftermath.run)[-1]["state"] == "oom"
 
 
 def test_the_rank_that_failed_first_is_heard(aftermath: Aftermath, scheduler: Scheduler) -> None:
     aftermath.killed("lost", "another rank exited: Connection closed by peer")
-    aftermath.said("srun: error: gpu03: task 2: Exited with exit code 1")
+    aftermath.log("srun: error: gpu03: task 2: Exited with exit code 1")
     status = Status("oom", "train", "rank 2 on gpu03: OutOfMemoryError: CUDA out of memory", "Traceback")
     job.failure_file(aftermath.submission / "jobs", "5_0", 2).write_text(json.dumps(asdict(status)))
     assert aftermath.after(1) == status and scheduler.called() == []
 
 
 def test_a_job_that_never_began_is_a_failure_with_its_last_lines(aftermath: Aftermath) -> None:
-    aftermath.said("module: command not found", "srun: error: gpu03: task 0: Exited with exit code 127")
+    aftermath.log("module: command not found", "srun: error: gpu03: task 0: Exited with exit code 127")
     found = aftermath.after(127)
     assert (found.state, found.phase) == ("failed", "start") and "module: command not found" in found.trace
 
 
 def test_a_submission_that_was_cut_short_leaves_the_run_to_the_next(aftermath: Aftermath) -> None:
-    aftermath.said("RuntimeError: Waited for 60 seconds but could not find submitted jobs in path:")
+    aftermath.log("RuntimeError: Waited for 60 seconds but could not find submitted jobs in path:")
     assert aftermath.after(1) == Status()
 
 
 @pytest.mark.parametrize("state", ["done", "failed", "cancelled", "timeout", "preempted"])
 def test_a_recorded_status_stays(aftermath: Aftermath, state: State) -> None:
-    aftermath.killed(state, "as told")
-    aftermath.said("slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.")
-    assert aftermath.after() == Status(state, "train", "as told")
+    aftermath.killed(state, "recorded")
+    aftermath.log("slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.")
+    assert aftermath.after() == Status(state, "train", "recorded")
 
 
 def test_a_later_start_of_the_job_may_take_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A user's meshes in G-Objaverse's format: what is seen where, textures, what cannot be read, going on after a kill."""
+"""A user's meshes in G-Objaverse's format: what is seen where, textures, what cannot be read, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_furniture_from_a_package_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_furniture_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its numbers would tell other models than those reserved."""
+    """Its numbers would denote other models than those reserved."""
     for name in furniture.LIBRARIES:
         library(tmp_path, name, {"jar": ("Ann", 1.0)} if name == "Scopia" else {})
     monkeypatch.setattr(furniture, "RESERVED", {0: "vase"})
