@@ -132,7 +132,7 @@ _opening = Lock()
 
 
 def _close_after_fork() -> None:
-    """In a forked child, where an environment must not be used: readers hold no locks, so closing affects no other process."""
+    """In a forked child, where an environment must not be used: readers hold no locks, so closing is safe."""
     global _opening
     _opening = Lock()
     for environment in _environments.values():
