@@ -1,4 +1,7 @@
-"""Open a folder of scenes: G-Objaverse's folders and tars, other data sets' renderings, or the packed form of any."""
+"""Open a folder of scenes: G-Objaverse's folders and tars, other data sets' renderings, or the packed form of any.
+
+Each format is imported when it is read: loading a spec needs none of them.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,7 @@ from pathlib import Path
 
 from bench.common.errors import UserError
 from bench.data.scene import VIEWS
-from bench.data.storage.packed import open_packed
-from bench.data.storage.raw import open_raw
 from bench.data.storage.store import FORMS, PACKED, Store
-from bench.data.storage.transforms import Transforms
 
 
 def open_store(root: Path, progress: bool = True, views: int = VIEWS, form: str = FORMS[0]) -> Store:
@@ -21,7 +21,13 @@ def open_store(root: Path, progress: bool = True, views: int = VIEWS, form: str 
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: name the one that holds the scenes")
     if (root / PACKED).is_file():
+        from bench.data.storage.packed import open_packed
+
         return open_packed(root)
     if form != "gobjaverse":
+        from bench.data.storage.transforms import Transforms
+
         return Transforms(root, import_module(f"bench.data.sources.{form}").Spec().layout())
+    from bench.data.storage.raw import open_raw
+
     return open_raw(root, progress, views)
