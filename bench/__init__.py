@@ -6,9 +6,9 @@ from pathlib import Path
 
 def _check_sibling() -> None:
     """`models` is a common name: refuse to run against somebody else's."""
-    found = find_spec("models")
+    module = find_spec("models")
     here = Path(__file__).resolve().parent.parent
-    origin = Path(found.origin).resolve().parent if found and found.origin else None
+    origin = Path(module.origin).resolve().parent if module and module.origin else None
     if origin != here / "models":
         raise ImportError(
             f"EAD-Bench needs its own package `models` ({here / 'models'}), but Python finds {origin}. "

@@ -214,8 +214,8 @@ class EAD(nn.Module):
         images = views.images
         if views.mask is not None:
             patch = images.shape[-1] // views.mask.shape[-1]
-            shown = views.mask.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
-            images = torch.where(shown[:, :, None], images, 0.5)
+            visible = views.mask.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
+            images = torch.where(visible[:, :, None], images, 0.5)
         if self.spec.poses == "unknown" and self.spec.intrinsics == "unknown":
             return Views(images, mask=views.mask)
         if views.cameras is None and (self.spec.poses == "known" or views.intrinsics is None):

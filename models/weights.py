@@ -1,6 +1,6 @@
 """Weights in and out: a trained model's folder, and users' checkpoint files, read without executing anything.
 
-Loading is strict: the first missing, extra or mis-shaped key is named. Public keys: models/published.py.
+Loading is strict: the first missing, extra or mis-shaped key is named. Public keys: models/published/.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ install_import_hook(SHAPED, "conftest.check")
 
 @pytest.fixture(autouse=True)
 def no_progress_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that what tests compare does not depend on how fast the machine is; tests/test_console.py wants the lines."""
+    """So that output does not depend on the speed of the machine; tests/common/test_console.py needs them."""
     monkeypatch.setattr("bench.common.console.FIRST_LINE_S", 600.0)
 
 

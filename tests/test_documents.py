@@ -105,9 +105,9 @@ def test_every_block_of_a_page_does_what_it_says(page: Path, lab: Path) -> None:
             for command in block.commands:
                 done = run(command, lab)
                 messages = re.findall(r"`([^`]+)`", heading)
-                said = " ".join((done.stdout + done.stderr).split())
+                printed = " ".join((done.stdout + done.stderr).split())
                 assert done.returncode == int(block.value), output(done)
-                assert any(message in said for message in messages), f"{messages}: {output(done)}"
+                assert any(message in printed for message in messages), f"{messages}: {output(done)}"
         elif block.language == "bash":
             for command in block.commands:
                 done = run(DRY_RUNS.get(command, command), lab)

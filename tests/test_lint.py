@@ -28,13 +28,13 @@ def double(images: Float[Tensor, " height"]) -> Undefined:
 @pytest.mark.parametrize("folder", FOLDERS, ids=str)
 def test_ruff_reports_an_undefined_name(folder: Path) -> None:
     command = [sys.executable, "-m", "ruff", "check", "--stdin-filename", str(folder / "module.py"), "-"]
-    found = subprocess.run(command, input=CODE, capture_output=True, text=True, cwd=ROOT)
-    assert found.returncode == 1 and found.stdout.count("F821") == 1, found.stdout + found.stderr
+    done = subprocess.run(command, input=CODE, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stdout.count("F821") == 1, done.stdout + done.stderr
 
 
 def test_mypy_reports_an_undefined_name(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text(CODE)
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--follow-imports=skip", str(path)]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert '"Undefined" is not defined' in found.stdout, found.stdout + found.stderr
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert '"Undefined" is not defined' in done.stdout, done.stdout + done.stderr

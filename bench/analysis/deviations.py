@@ -45,8 +45,8 @@ def frame(sweep: SweepResults) -> pd.DataFrame:
     """One row a setting that is not as the paper states it: aspect, setting, paper, here, runs ("all" or labels)."""
     by_setting: dict[tuple[str, str, str], dict[str, str]] = {}
     for label, fields in sweep.fields.items():
-        for found in (*_scale(sweep), *_differences(fields), *_hardware(sweep, sweep.groups()[label])):
-            by_setting.setdefault(found[:3], {})[label] = found.here
+        for deviation in (*_scale(sweep), *_differences(fields), *_hardware(sweep, sweep.groups()[label])):
+            by_setting.setdefault(deviation[:3], {})[label] = deviation.here
     ordered = sorted(by_setting.items(), key=lambda item: ASPECTS.index(item[0][0]))
     rows = [[*key, value, runs] for key, here in ordered for value, runs in group_by_value(here, list(sweep.fields))]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -147,11 +147,13 @@ def _differences(fields: Fields) -> Iterator[Deviation]:
 
 def initialization(fields: Fields, model: paper.ComparedModel) -> Iterator[Deviation]:
     """Given weights of a whole model, or an encoder that does not start from what Table 2 names."""
-    given = {key: fields[key] for key in fields if key in ("init.model.weights", "init.model.run", "init.encoder.run")}
-    for key, source in given.items():
+    weight_sources = {
+        key: fields[key] for key in fields if key in ("init.model.weights", "init.model.run", "init.encoder.run")
+    }
+    for key, source in weight_sources.items():
         yield Deviation("initialization", key.rpartition(".")[0], f"{model.encoder} (Table 2)", f"from {source}")
     untrained = fields.get("model.encoder.name") in PRETRAINED and fields.get("init.encoder") == "scratch"
-    if untrained and not given:
+    if untrained and not weight_sources:
         yield Deviation("initialization", "init.encoder", f"{model.encoder} (Table 2)", "from scratch")
 
 

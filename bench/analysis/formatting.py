@@ -86,7 +86,7 @@ def _unescape(text: str) -> str:
     return re.sub(r"\\([!-/:-@[-`{-~])", r"\1", text).strip()
 
 
-def _layout(cells: pd.DataFrame, title: str, notes: Sequence[str], words: Collection[str]) -> str:
-    alignment = ["left" if name in words else "right" for name in cells]
+def _layout(cells: pd.DataFrame, title: str, notes: Sequence[str], text_columns: Collection[str]) -> str:
+    alignment = ["left" if name in text_columns else "right" for name in cells]
     body = cells.to_markdown(index=False, disable_numparse=True, colalign=alignment)
     return f"{title}\n\n{body}\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"

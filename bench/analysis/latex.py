@@ -77,8 +77,8 @@ def _columns(
     share = min(1.0, spare / wanted) if wanted else 1.0
     types = ["r"] * len(widths)
     for i, width in texts.items():
-        given = least[i] + share * (width - least[i])
-        types[i] = "l" if given >= width else f"p{{{given:.0f}pt}}"
+        assigned = least[i] + share * (width - least[i])
+        types[i] = "l" if assigned >= width else f"p{{{assigned:.0f}pt}}"
     return size, types
 
 

@@ -35,7 +35,7 @@ class Column:
 def paper_table(sweep: SweepResults, protocol: str, columns: Sequence[str] = ()) -> str:
     """LaTeX; `columns`: names of metrics and measurements, by default DEFAULT_COLUMNS as far as they are there.
 
-    Empty columns are dropped; one that is the same in all runs stands in the notes. Raises UserError for unknown names.
+    Empty columns are dropped; constant ones go to the notes. Raises UserError for unknown names.
     """
     rows, metrics = table_rows(sweep, protocol), {m["name"]: m for m in protocol_metrics(sweep, protocol)}
     known = [*metrics, *PARAMETER_COLUMNS, *HEADINGS, "seeds"]
@@ -45,8 +45,8 @@ def paper_table(sweep: SweepResults, protocol: str, columns: Sequence[str] = ())
     chosen = [_column(name, rows, metrics) for name in columns or DEFAULT_COLUMNS if name in known]
     chosen = [column for column in chosen if any(column.cells)]
     constant = {column.name: column for column in chosen if len(runs) > 1 and _is_constant(column, runs, len(rows))}
-    shown = [column for column in chosen if column.name not in constant]
-    marked = [_mark(column, runs) for column in shown]
+    varying = [column for column in chosen if column.name not in constant]
+    marked = [_mark(column, runs) for column in varying]
     cells = [[labels.latex(row.label) + (rf" {labels.latex(DAGGER)}" if row.baselines_not_exceeded else ""),
               *(column[i] for column in marked)] for i, row in enumerate(rows)]  # fmt: skip
     notes = [f"{column.heading}: {column.cells[runs[0]]} in every run." for column in constant.values()]
@@ -55,7 +55,7 @@ def paper_table(sweep: SweepResults, protocol: str, columns: Sequence[str] = ())
         *_notes(sweep, protocol, rows, any(r"\textbf" in c for row in cells for c in row)),
     ]
     title = "; ".join([remarks.subject(sweep), *remarks.evaluated_on(sweep, protocol)]) + "."
-    headings = ["", *(column.heading for column in shown)]
+    headings = ["", *(column.heading for column in varying)]
     label = reference(f"{sweep.name}-{sweep.scale}")
     return environment(
         headings, cells, labels.latex(title), notes, label, rules=[len(runs)] if len(runs) < len(rows) else []

@@ -183,8 +183,8 @@ def _untrained(runs: Sequence[SweepRun]) -> str:
     sources = []
     for run in runs:
         init = run.folder.spec()["init"] if (run.folder.path / "spec.json").is_file() else {}
-        given = [_source(part, source) for part, source in init.items() if source != "scratch"]
-        sources.append(f"{run.label} ({', '.join(given)})")
+        initialized = [_source(part, source) for part, source in init.items() if source != "scratch"]
+        sources.append(f"{run.label} ({', '.join(initialized)})")
     return (
         f"Nothing was trained: {'; '.join(sources)}: given weights are evaluated as they are. Step time and memory are "
         "of training steps, so their cells are empty."

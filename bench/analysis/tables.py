@@ -48,8 +48,8 @@ def terminal_summary(sweep_folder: Path, results: Path) -> str:
     """The answer and the result table of the first protocol, for a terminal."""
     sweep = read_sweep(sweep_folder, results)
     protocol = next(iter(sweep.protocols()), "")
-    shown = (answers.build_answers(sweep, protocol), build_table(sweep, protocol))
-    return "\n".join(terminal(table) for table in shown if table)
+    formatted = (answers.build_answers(sweep, protocol), build_table(sweep, protocol))
+    return "\n".join(terminal(table) for table in formatted if table)
 
 
 def build_table(sweep: SweepResults, protocol: str) -> FormattedTable:

@@ -103,7 +103,7 @@ def differences_of(sweep: SweepResults) -> dict[str, list[FieldDifference]]:
 
 
 def short_names(fields: Sequence[str]) -> dict[str, str]:
-    """The fewest last words that tell dotted fields apart; a part goes by its own word: model.head.name → head; and a
+    """The fewest last words that distinguish dotted fields; a part goes by its own word: model.head.name → head; and a
     loss term by its name: losses.mse.weight → mse."""
     plain = {field: field.removesuffix(".name") for field in fields}
     plain |= {field: field.removesuffix(".weight") for field in fields if _is_loss_weight(field)}

@@ -41,13 +41,13 @@ class ProcessIdentity:
         return bool(self.started) and self.space == _pid_namespace()
 
     @property
-    def alive(self) -> bool:
+    def is_running(self) -> bool:
         """Of a process on this host: whether it runs. False for any other."""
         return self.on_this_host and _start_time(self.pid) == self.started
 
     def send_signal(self, number: signal.Signals) -> bool:
         """False if the process has ended, or cannot be seen from here."""
-        if not self.alive:
+        if not self.is_running:
             return False
         try:
             os.kill(self.pid, number)

@@ -82,7 +82,7 @@ def merge(
     """One run an id, and the labels of those that became one with an earlier one of their file.
 
     Equal runs of two files are one run. Equal runs of one file are a mistake, unless the command line (`overridden`:
-    key → where) takes away what tells them apart and they have no names of their own.
+    key → where) removes their differences and they have no names of their own.
     """
     first: dict[str, PendingRun] = {}
     merged = []
@@ -102,7 +102,7 @@ def merge(
     lost = list(dict.fromkeys((one, other) for one, other in merged if {one, other} <= names and one != other))
     if lost and overridden and not problems:
         equal = "; ".join(f"{one!r} equals {other!r}" for one, other in lost)
-        remedy = "leave out the override of what tells them apart, or take one of them out of the spec"
+        remedy = "drop the override of the fields in which they differ, or remove one of them from the spec"
         problems.add(" ".join(overridden.values()), f"{len(runs)} → {len(first)} runs: {equal}: {remedy}")
     return list(first.values()), merged
 

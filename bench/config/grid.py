@@ -20,7 +20,7 @@ class SweepPoint:
 
     layer: Layer
     settings: Mapping[str, Any] = field(default_factory=dict)  # swept key → value, as written
-    label_settings: Mapping[str, Any] = field(default_factory=dict)  # those that a label tells: a name tells the rest
+    label_settings: Mapping[str, Any] = field(default_factory=dict)  # those in the label; a name stands for all
     name: str | None = None
     base: Node | None = None
 

@@ -34,7 +34,7 @@ def label_settings(
 
 
 def _short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The fewest last words that tell the keys apart; none for the only `init` among them."""
+    """The fewest last words that distinguish the keys; none for the only `init` among them."""
     words = {key: key.replace("_", " ").split(".") for key in keys}
     inits = [key for key in keys if key.startswith("init.") and slot_of(key) == key]
     rest = [key for key in keys if key not in inits]
@@ -72,7 +72,7 @@ def folder_name(spec: str, scale: str, overrides: Sequence[str]) -> str:
     """`<spec>_<scale>[_<overrides>]`, fit for any file system; the same whatever order the overrides come in.
 
     Paths and checksums are left out (another place for the same data is no other question), but for the last component
-    of `data.root`. What had to be shortened or replaced is told apart by a hash.
+    of `data.root`. A name that had to be shortened or changed ends with a hash.
     """
     last = dict(override.partition("=")[::2] for override in overrides)  # of a field given twice the later counts
     parts = [spec, scale]

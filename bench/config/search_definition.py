@@ -69,7 +69,7 @@ class Search:
         return run
 
     def labels(self, proposals: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What tells the proposals apart, in words."""
+        """What distinguishes the proposals, as text."""
         settings = [{key: node.plain() for key, node in self.settings(values).items()} for values in proposals]
         return label_settings(settings, [None] * len(settings), [""] * len(settings), "proposal")
 

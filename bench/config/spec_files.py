@@ -45,8 +45,8 @@ class SpecFile:
 def base_files(spec_folder: Path) -> dict[str, Path]:
     """Name → file of every base that a spec in this folder may name: those in the folder `base` beside the spec (or in
     the spec's own, if it is called so), then those of ablations/base/."""
-    beside = [spec_folder / "base", *([spec_folder] if spec_folder.name == "base" else [])]
-    return {path.stem: path for folder in (BASES, *reversed(beside)) for path in sorted(folder.glob("*.yaml"))}
+    own_folders = [spec_folder / "base", *([spec_folder] if spec_folder.name == "base" else [])]
+    return {path.stem: path for folder in (BASES, *reversed(own_folders)) for path in sorted(folder.glob("*.yaml"))}
 
 
 def read_base(name: Node, spec: SpecFile, problems: Problems) -> BaseFile | None:

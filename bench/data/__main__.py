@@ -28,8 +28,8 @@ def main() -> int:
         return furniture(options.out, options.size, options.package, console, options.limit)
     if options.verb == "pack":
         from bench.data.sources.gobjaverse import read_list
+        from bench.data.storage.open_store import open_store
         from bench.data.storage.pack import pack
-        from bench.data.storage.store import open_store
 
         path, listed = options.scene_list, None
         if path:

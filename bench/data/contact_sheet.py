@@ -10,7 +10,8 @@ from rich.console import Console
 
 from bench.common.errors import UserError
 from bench.data.scene import VIEWS, DataSource, Split
-from bench.data.storage.store import FORMS, Broken, open_store
+from bench.data.storage.open_store import open_store
+from bench.data.storage.store import FORMS, Broken
 
 PICTURE_SUFFIXES = (".png", ".jpg")
 SHEET_VIEWS = (0, 3, 6, 9, 12, 15, 18, 21, 25, 27, 33)

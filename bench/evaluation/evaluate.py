@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -86,23 +87,17 @@ def evaluate(
     if ranks.is_first:
         partial = PartialResults(writer, chosen, partial_results.header(spec, writer.folder, this, chunks))
 
-    def read(number: int) -> Batch | None:
-        return next(sampler.evaluation_batches(chunks[number], len(chunks[number]), chosen.background_gray), None)
-
-    def score(number: int, batch: Batch | None) -> Record:
-        unusable = {scene: sampler.broken[scene] for scene in chunks[number] if scene in sampler.broken}
-        values = {} if batch is None else score_batch(model, batch.to(device), measure)
-        return {"chunk": number, "broken": broken.rows(unusable), **values}
-
+    scorer = Scorer(model, sampler, chunks, measure, device)
     resumed = len(partial.finished) if partial else 0
-    records = score_chunks(len(chunks), read, score, partial, ranks)
+    records = score_chunks(scorer, partial, ranks)
     if not ranks.is_first or partial is None:
         return
     result = combine(model, records, chosen)
     if not result["scenes"]:
-        total = sum(map(len, chunks))
-        raise UserError(f"data: none of {total} evaluation scenes can be used:\n{broken.table(sampler.broken)}")
-    if images := first_samples(model, (read(number) for number in range(len(chunks))), device):
+        raise UserError(
+            f"data: none of {sum(map(len, chunks))} evaluation scenes can be used:\n{broken.table(sampler.broken)}"
+        )
+    if images := first_samples(model, map(scorer.read, range(len(chunks))), device):
         writer.commit(samples.FOLDER, lambda folder: samples.save(folder, images))
     result |= {
         "missing": measure.missing,
@@ -126,27 +121,43 @@ def chunks_of(spec: RunSpec, sampler: Sampler) -> list[list[str]]:
     return [scenes[start : start + size] for start in range(0, len(scenes), size)]
 
 
-def score_chunks(
-    count: int,
-    read: Callable[[int], Batch | None],
-    score: Callable[[int, Batch | None], Record],
-    partial: PartialResults | None,
-    ranks: DistributedContext,
-) -> list[Record]:
+@dataclass(frozen=True)
+class Scorer:
+    """Reads and scores the chunks of one evaluation, by number."""
+
+    model: EAD
+    sampler: Sampler
+    chunks: Sequence[Sequence[str]]
+    measure: metrics.ImageMetrics
+    device: torch.device
+
+    def read(self, number: int) -> Batch | None:
+        """On the CPU, on the protocol's background; None where no scene of the chunk can be used."""
+        scenes, background = self.chunks[number], self.measure.protocol.background_gray
+        return next(self.sampler.evaluation_batches(scenes, len(scenes), background), None)
+
+    def score(self, number: int, batch: Batch | None) -> Record:
+        broken_scenes = {name: self.sampler.broken[name] for name in self.chunks[number] if name in self.sampler.broken}
+        values = {} if batch is None else score_batch(self.model, batch.to(self.device), self.measure)
+        return {"chunk": number, "broken": broken.rows(broken_scenes), **values}
+
+
+def score_chunks(scorer: Scorer, partial: PartialResults | None, ranks: DistributedContext) -> list[Record]:
     """Score the chunks that are not finished, one a rank at a time. Returns all records, in order, to the first rank.
 
     After each round the ranks exchange their records, and the first writes them. Raises NonFinite, on every rank.
     """
     finished = set(map(int, ranks.broadcast([str(number) for number in partial.finished] if partial else [])))
+    count = len(scorer.chunks)
     remaining = [number for number in range(count) if number not in finished]
     world = ranks.world_size
-    batches = prefetch(read, remaining[ranks.rank :: world])
+    batches = prefetch(scorer.read, remaining[ranks.rank :: world])
     title = f"evaluating {count} batches of scenes"
     with progress(title, count, visible=ranks.is_first) as advance:
         advance(len(finished))
         for start in range(0, len(remaining), world):
             number = remaining[start + ranks.rank] if start + ranks.rank < len(remaining) else None
-            own: Record = {} if number is None else score(number, next(batches))
+            own: Record = {} if number is None else scorer.score(number, next(batches))
             records = [record for record in ranks.gather(own) if record]
             require_finite(records)
             if partial:

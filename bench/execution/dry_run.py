@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.config.schema import RunSpec
 
 SPLITS = ("training", "validation", "evaluation")
-NOT_SWEPT = "*"  # marks a field that differs although nobody swept it
+NOT_SWEPT = "*"  # marks a field that differs although the spec does not sweep it
 MEASURED = ("step_time_ms", "host_peak_memory_gib", "reserved_peak_memory_gib", "device", "world")  # of profiles
 
 
@@ -186,8 +186,9 @@ def _measurement(row: Mapping[str, Any]) -> str:
 def _disk(rows: Sequence[Mapping[str, Any]], results: Path) -> str:
     """What the whole sweep takes on disk, one run at a time, and how much is free."""
     largest = max(row["disk_bytes"]["training"] for row in rows)
-    kept = sum(row["disk_bytes"]["kept"] for row in rows)
+    final_size = sum(row["disk_bytes"]["kept"] for row in rows)
     return (
         f"Disk: at most {disk.format_bytes(largest)} while a run trains (two checkpoints with Adam's moments), "
-        f"{disk.format_bytes(kept)} kept as weights; {disk.format_bytes(disk.free_bytes(results))} free in {results}"
+        f"{disk.format_bytes(final_size)} of weights afterwards; "
+        f"{disk.format_bytes(disk.free_bytes(results))} free in {results}"
     )

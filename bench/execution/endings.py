@@ -28,7 +28,7 @@ class ExecutionContext:
 
 
 def status_of_exception(error: BaseException, phase: str) -> Status:
-    """The status of a run that an exception ended and nobody asked to stop."""
+    """The status of a run that an exception ended without a stop request."""
     import torch
 
     from bench.training.diagnostics import NonFinite

@@ -122,9 +122,9 @@ class Launcher:
                 elsewhere[task.label] = str(holder)
             elif task.is_done() or failed_elsewhere:
                 self._end(task, task.folder.status())
-            elif ended := [parent for parent in untrained if parent in self.statuses]:
-                state = self.statuses[ended[0]].state
-                self._end(task, Status(State.PLANNED, message=f"parent run {ended[0]} is {state}"))
+            elif final_parents := [parent for parent in untrained if parent in self.statuses]:
+                state = self.statuses[final_parents[0]].state
+                self._end(task, Status(State.PLANNED, message=f"parent run {final_parents[0]} is {state}"))
             elif not untrained:
                 self._fail_if_disk_full(task, self._spawn)
         return elsewhere

@@ -262,13 +262,13 @@ def sweep_lines(sweep: Sweep, results: Path) -> list[dict[str, Any]]:
     from bench.config import describe
     from bench.config.source_hash import changed_sources
 
-    kept = ("id", "label", "scale", "settings", "parents", "parameters", "tokens_per_scene", "spec")
+    columns = ("id", "label", "scale", "settings", "parents", "parameters", "tokens_per_scene", "spec")
     runs = {run.id: run for run in sweep.runs}
     lines = []
     for row in describe(sweep):
         folder, run, spec = run_folder(results, row["id"]), runs[row["id"]], row["spec"]
         status = folder.status()
-        lines.append({key: row[key] for key in kept} | {
+        lines.append({key: row[key] for key in columns} | {
             "model": {part: spec["model"][part]["name"] for part in ("encoder", "aggregator", "head", "output")},
             "base": run.origin["base"],
             "data": spec["data"]["name"], "steps": spec["train"]["steps"], "seed": spec["seed"],

@@ -21,7 +21,7 @@ FILL = {"encoder": "#DCEAF7", "aggregator": "#FCE5D2", "head": "#DCF0E5", "outpu
 EDGE = {"encoder": "#0072B2", "aggregator": "#D55E00", "head": "#009E73", "output": "#9B5FA5"}
 LANES = (2.55, 1.25, -0.65)  # y of views 1, 2 and N; dots between the last two
 IMAGE, ENCODER, TOKENS, AGGREGATOR, HEAD, OUTPUT = 0.85, 3.05, 5.1, 7.75, 10.6, 13.0  # x of the columns' centers
-SHOWN = {
+FIELD_FORMATS = {
     "patch": "patch {}",
     "width": "width {}",
     "blocks": "{} blocks",
@@ -136,8 +136,8 @@ def _headings(axes: Axes, spec: EADSpec, inputs: int, parameters: Mapping[str, i
 def _title(spec: EADSpec, part: str) -> tuple[str, str]:
     """The part's name, and the fields that shape it, two a line."""
     fields: dict[str, Any] = getattr(spec, part).to_dict()
-    shown = [text.format(fields[name]) for name, text in SHOWN.items() if fields.get(name) is not None]
-    lines = [", ".join(shown[i : i + 2]) for i in range(0, len(shown), 2)]
+    texts = [text.format(fields[name]) for name, text in FIELD_FORMATS.items() if fields.get(name) is not None]
+    lines = [", ".join(texts[i : i + 2]) for i in range(0, len(texts), 2)]
     return str(fields["name"]).replace("_", " "), "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ FRONT = style.PALETTE[0]
 
 @dataclass(frozen=True)
 class Point:
-    """A run. `text` stands beside a member of the front; `name` is of the spec's own runs, told in the legend."""
+    """A run. `text` stands beside a member of the front; `name` is of the spec's own runs, for the legend."""
 
     values: Mapping[str, float]
     on_front: bool

@@ -65,8 +65,8 @@ def _scene(figure: Figure, grid: GridSpec, row: int, samples: Mapping[str, Sampl
     margin = 0.1 * (high - low) + 1e-6
     for column, depth in enumerate([first["true_depth"], *(sample["depth"] for sample in samples.values())]):
         axes = figure.add_subplot(grid[row : row + TARGETS, start + column])
-        shown = np.ma.masked_where(~mask, depth.astype(float))
-        axes.imshow(shown, cmap=DEPTH, vmin=low - margin, vmax=high + margin, interpolation="nearest")
+        masked_depth = np.ma.masked_where(~mask, depth.astype(float))
+        axes.imshow(masked_depth, cmap=DEPTH, vmin=low - margin, vmax=high + margin, interpolation="nearest")
         _frame(axes)
 
 

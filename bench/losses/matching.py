@@ -81,5 +81,5 @@ def correspondences(
     inside = (local[:, 2] > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
     other = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
     distance = (points[view].flatten(0, 1)[other] - source).norm(dim=-1)
-    same = inside & mask[view].flatten()[other] & (distance < tolerance * local[:, 2])
-    return first[same], other[same]
+    is_same = inside & mask[view].flatten()[other] & (distance < tolerance * local[:, 2])
+    return first[is_same], other[is_same]

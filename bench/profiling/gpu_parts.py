@@ -145,13 +145,13 @@ def training(suite: Suite) -> dict[str, Any]:
     spec = resolve("ours2", suite, FEW_SCENES + small if suite.tiny else few, scale="small")
     source = open_source(spec.data, spec.model.image_size)
     writer = PlainWriter(suite.output / "training")
-    ended = time.monotonic()
+    train_started = time.monotonic()
     try:
         train(spec, writer, device=suite.device, source=source, stop=lambda: suite.remaining_s() < RESERVE_S)
     except Stopped as error:
         records = RunFolder(writer.folder).metrics()
         return {"stopped": str(error), "first": records[0], "last": records[-1], "summary": str(error)}
-    records, seconds = RunFolder(writer.folder).metrics(), time.monotonic() - ended
+    records, seconds = RunFolder(writer.folder).metrics(), time.monotonic() - train_started
     evaluate(spec, writer, device=suite.device, source=source, protocol=spec.evaluation.protocols[0])
     (result,) = RunFolder(writer.folder).evaluations().values()
     baselines = {name: baseline["means"] for name, baseline in result["baselines"].items()}

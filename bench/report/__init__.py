@@ -1,7 +1,8 @@
 """A sweep's report: an executed notebook and one HTML file, both written from the sweep's records. No torch here.
 
-`open` gives a sweep as pandas DataFrames; `write` makes report.ipynb and report.html in its folder. Files: notebook_api
-(the DataFrames), sections + templates (the contents), template + notebook (the cells and their execution), page (HTML).
+`open` gives a sweep as pandas DataFrames; `write` makes report.ipynb and report.html in its folder. Files: sweep_data
+(the DataFrames), sections + templates (the contents), notebook_api (both, for notebooks), template + notebook (the
+cells and their execution), page (HTML).
 """
 
 from __future__ import annotations

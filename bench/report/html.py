@@ -50,13 +50,13 @@ class Grid:
     words: Collection[int] = (0,)
 
 
-def grid(frame: pd.DataFrame, words: Collection[str], kind: str = "") -> Grid:
-    """A frame of text cells; `words`: its columns of words; the column that `kind` names gives the lines' kinds."""
+def grid(frame: pd.DataFrame, text_columns: Collection[str], kind: str = "") -> Grid:
+    """A frame of text cells; `text_columns` are left-aligned; the column `kind` names the lines' kinds."""
     cells = frame.drop(columns=kind) if kind else frame
     kinds = frame[kind] if kind else [""] * len(frame)
     rows = cells.itertuples(index=False, name=None)
     lines = [Line([str(cell) for cell in row], name) for row, name in zip(rows, kinds, strict=True)]
-    return Grid(list(map(str, cells)), lines, [i for i, name in enumerate(cells) if name in words])
+    return Grid(list(map(str, cells)), lines, [i for i, name in enumerate(cells) if name in text_columns])
 
 
 def picture(path: Path) -> str:

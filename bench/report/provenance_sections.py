@@ -12,10 +12,10 @@ from bench.report.html import Grid, Line
 from bench.runtime import provenance
 
 if TYPE_CHECKING:
-    from bench.report.notebook_api import SweepReport
+    from bench.report.sweep_data import SweepData
 
 
-def environment(sweep: SweepReport) -> dict[str, Any]:
+def environment(sweep: SweepData) -> dict[str, Any]:
     """Line by line what the sweep and the stages of its runs recorded; a run's name stands for all its stages."""
     recorded: dict[str, Mapping[str, Any]] = {"the sweep": sweep.records.environment}
     for run in sweep.records.runs:
@@ -44,7 +44,7 @@ def _setting(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def reproduce(sweep: SweepReport) -> dict[str, Any]:
+def reproduce(sweep: SweepData) -> dict[str, Any]:
     """The command as it was given, the spec's text, the commit and what differed from it, and each run's id with the
     commits that its stages ran at."""
     runs, record = sweep.records.runs, sweep.records.sweep
@@ -69,7 +69,7 @@ def reproduce(sweep: SweepReport) -> dict[str, Any]:
             "ids": Grid(["run", "id", "seed", "data", "commit"], rows, range(5))}  # fmt: skip
 
 
-def command(sweep: SweepReport) -> str:
+def command(sweep: SweepData) -> str:
     """As it was given; empty if the sweep does not record its spec."""
     record = sweep.records.sweep
     if "spec" not in record:

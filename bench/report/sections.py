@@ -28,7 +28,7 @@ from bench.report.provenance_sections import command
 
 if TYPE_CHECKING:
     from bench.analysis.sweep_results import SweepRun
-    from bench.report.notebook_api import SweepReport
+    from bench.report.sweep_data import SweepData
 
 LOG_LINES = 12
 CAPTIONS = {
@@ -36,7 +36,7 @@ CAPTIONS = {
     "recorded; strong: running mean over 4 % of the steps; shaded: steps with L_3D alone; bands: range between seeds.",
     "qualitative": "Inputs, true and rendered target views; right, the depth of the first input view's Gaussians "
     "inside the true mask, as the paper's Fig. 2, beside the true depth. One depth scale a scene.",
-    "comparison": "Quality and step time at a glance; lines are the baselines of the same scenes and views.",
+    "comparison": "Quality and step time; lines are the baselines of the same scenes and views.",
     "time_by_part": "Where a training step's time goes, part by part, by the clock and apart from the step time above.",
 }
 EMPTY = {
@@ -50,7 +50,7 @@ HEADINGS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "lpips
             "gpu_gb": "GPU [GB]", "measured/reserved_peak_memory_gib": "GPU mem. [GiB]"}  # fmt: skip
 
 
-def render_section(sweep: SweepReport, section: str) -> Html:
+def render_section(sweep: SweepData, section: str) -> Html:
     """Raises UserError naming the sections."""
     if section not in SECTIONS:
         raise UserError(f"no section {section!r} in a report: choose from {', '.join(SECTIONS)}")
@@ -58,7 +58,7 @@ def render_section(sweep: SweepReport, section: str) -> Html:
     return Html(html, f"<{section} of {sweep!r}>")
 
 
-def figure(sweep: SweepReport, name: str) -> Html:
+def figure(sweep: SweepData, name: str) -> Html:
     """Raises UserError naming the figures."""
     if name not in CAPTIONS:
         raise UserError(f"no figure {name!r} in a report: choose from {', '.join(CAPTIONS)}")
@@ -66,13 +66,13 @@ def figure(sweep: SweepReport, name: str) -> Html:
     return Html(render("figures", values), f"<{name} of {sweep!r}>")
 
 
-def _drawn(sweep: SweepReport, name: str) -> list[tuple[Path, str]]:
+def _drawn(sweep: SweepData, name: str) -> list[tuple[Path, str]]:
     """The figure with its caption, where there is one."""
     paths = [sweep.folder / "figures" / f"{name}.{suffix}" for suffix in ("svg", "png")]
     return [(path, CAPTIONS[name]) for path in paths if path.is_file()][:1]
 
 
-def _question(sweep: SweepReport) -> dict[str, Any]:
+def _question(sweep: SweepData) -> dict[str, Any]:
     states = Counter(sweep.status(run).state for run in sweep.records.runs)
     tiny = sweep.scale == "tiny" and any(run.line.get("steps") != 0 for run in sweep.records.runs)
     return {
@@ -81,7 +81,7 @@ def _question(sweep: SweepReport) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _answers(sweep: SweepReport) -> dict[str, Any]:
+def _answers(sweep: SweepData) -> dict[str, Any]:
     table = sweep.answer_table()
     if table is None:
         one = len(sweep.records.groups()) < 2
@@ -89,7 +89,7 @@ def _answers(sweep: SweepReport) -> dict[str, Any]:
     return {"answer": grid(table.cells, table.text_columns), "title": table.title, "remarks": table.remarks}
 
 
-def _variants(sweep: SweepReport) -> dict[str, Any]:
+def _variants(sweep: SweepData) -> dict[str, Any]:
     lines = [Line(_variant(label, runs, sweep)) for label, runs in sweep.records.groups().items()]
     head = ["setting", "E", "A (blocks, patch)", "D", "output", "tokens a scene", "Params.", "steps", "seeds", "status"]
     specs = sweep.specs
@@ -107,7 +107,7 @@ def _variants(sweep: SweepReport) -> dict[str, Any]:
     }
 
 
-def _variant(label: str, runs: Sequence[SweepRun], sweep: SweepReport) -> list[str]:
+def _variant(label: str, runs: Sequence[SweepRun], sweep: SweepData) -> list[str]:
     fields, line = sweep.specs[label], runs[0].line
     blocks, patch = (fields.get(f"model.{key}") for key in ("aggregator.blocks", "encoder.patch"))
     parts = [str(fields.get(f"model.{part}.name", "")) for part in ("encoder", "aggregator", "head", "output")]
@@ -119,24 +119,24 @@ def _variant(label: str, runs: Sequence[SweepRun], sweep: SweepReport) -> list[s
     return [label, *parts, tokens, millions((line.get("parameters") or {}).get("total")), steps, seeds, status]
 
 
-def _drawings(sweep: SweepReport) -> dict[str, Any]:
+def _drawings(sweep: SweepData) -> dict[str, Any]:
     """Of each distinct model, by the first setting that has it."""
     paths = {sweep.folder / "figures" / figures.diagram_name(label): label for label in sweep.records.groups()}
     drawn = [(path, label) for path, label in paths.items() if path.is_file()]
     return {"figures": drawn[:1], "folded": drawn[1:], "empty": "No drawing: no run's spec is recorded here."}
 
 
-def _results(sweep: SweepReport) -> dict[str, Any]:
-    shown = []
+def _results(sweep: SweepData) -> dict[str, Any]:
+    entries = []
     for table in sweep.result_tables():
         cells = table.cells.loc[:, (table.cells != "").any()]
         kinds = [status if status in ("baseline", "oracle") else "run" for status in cells["Status"]]
         notes = [note for note in table.remarks if note != remarks.TINY]  # it stands below the question
-        shown.append((table, grid(cells.assign(kind=kinds), {cells.columns[0], "Status"}, kind="kind"), notes))
-    return {"tables": shown}
+        entries.append((table, grid(cells.assign(kind=kinds), {cells.columns[0], "Status"}, kind="kind"), notes))
+    return {"tables": entries}
 
 
-def _paper(sweep: SweepReport) -> dict[str, Any]:
+def _paper(sweep: SweepData) -> dict[str, Any]:
     comparison, differing = sweep.paper(), sweep.deviations()
     columns: list[Any] = list(comparison.columns)
     models = list(comparison["model", ""])
@@ -168,7 +168,7 @@ def _number(name: str, value: Any) -> str:
     return str(value) if isinstance(value, str) else f"{value:.{decimals}f}"
 
 
-def _costs(sweep: SweepReport) -> dict[str, Any]:
+def _costs(sweep: SweepData) -> dict[str, Any]:
     profiles = [profile for run in sweep.records.runs for profile in run.folder.profiles().values()]
     definitions = dict(item for profile in profiles for item in profile["definitions"].items())
     notes = ["Params. are trained parameters: the paper's Table 3 counts the same, truncated to millions."]
@@ -209,7 +209,7 @@ def _measured_on(row: Mapping[Any, Any]) -> str:
     return f"{row['device']}, batch {row['batch']:.0f}, {row['threads']:.0f} threads{world}"
 
 
-def _failures(sweep: SweepReport) -> dict[str, Any]:
+def _failures(sweep: SweepData) -> dict[str, Any]:
     failed, unfinished, warnings = [], [], []
     for run in sweep.records.runs:
         status, log = sweep.status(run), run.folder.path / "log.txt"
@@ -220,9 +220,9 @@ def _failures(sweep: SweepReport) -> dict[str, Any]:
             failed.append((run, status, last_lines, _display_path(log, sweep) if log.is_file() else ""))
         warnings += [(run, warning) for warning in (run.folder.training() or {}).get("warnings", [])]
     retry = sorted({status.state for _, status, _, _ in failed if status.state.needs_retry})
-    again = command(sweep)
-    again += f" --retry {','.join(retry)}" if retry and again else ""
-    return {"failed": failed, "unfinished": unfinished, "warnings": warnings, "command": again,
+    retry_command = command(sweep)
+    retry_command += f" --retry {','.join(retry)}" if retry and retry_command else ""
+    return {"failed": failed, "unfinished": unfinished, "warnings": warnings, "command": retry_command,
             "total": len(sweep.records.runs)}  # fmt: skip
 
 
@@ -230,12 +230,12 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
 
 
-def _display_path(path: Path, sweep: SweepReport) -> str:
+def _display_path(path: Path, sweep: SweepData) -> str:
     """From the results folder, so that a report is the same wherever it lies."""
     return str(path.relative_to(sweep.results)) if path.is_relative_to(sweep.results) else str(path)
 
 
-SECTIONS: dict[str, Callable[[SweepReport], dict[str, Any]]] = {
+SECTIONS: dict[str, Callable[[SweepData], dict[str, Any]]] = {
     "question": _question,
     "answers": _answers,
     "variants": _variants,

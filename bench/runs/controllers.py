@@ -47,6 +47,6 @@ def live_controllers(sweep: Path) -> list[Controller]:
         except FileNotFoundError:  # it has just ended
             continue
         process = ProcessIdentity.from_dict(content["process"])
-        if process.alive:
+        if process.is_running:
             controllers.append(Controller(process, frozenset(content["runs"]), since))
     return controllers

@@ -74,7 +74,7 @@ class Claim:
         if self.holder.released or self.holder.superseded:
             return True
         if self.holder.on_this_host:
-            return not self.holder.alive
+            return not self.holder.is_running
         return self.expired and _unchanged_s(self.path) > CONFIRM_S
 
     @property

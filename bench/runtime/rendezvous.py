@@ -138,7 +138,7 @@ def _connect(address: str, port: int, world: int, deadline: _Deadline) -> TCPSto
     while True:
         try:
             store = TCPStore(address, port, world, is_master=False, timeout=CONNECT_TIMEOUT, wait_for_workers=False)
-        except RuntimeError:  # torch.distributed.DistNetworkError: nobody listens yet
+        except RuntimeError:  # torch.distributed.DistNetworkError: the store is not listening yet
             deadline.wait(f"the store at {address}:{port}")
             continue
         store.set_timeout(timedelta(seconds=JOIN_TIMEOUT_S))
@@ -166,7 +166,7 @@ def _local_address_for(address: str, port: int) -> str:
 
 def _set_interface(address: str) -> None:
     """gloo and NCCL look up their interface by the host's name, which may not resolve: name it, unless the user did."""
-    name = next((name for name, found in _interface_addresses().items() if found == address), None)
+    name = next((name for name, own_address in _interface_addresses().items() if own_address == address), None)
     if name:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         if not address.startswith("127."):

@@ -109,8 +109,8 @@ class SearchController:
         """Proposals to train, at most --jobs; those that need no training are reported to the study at once."""
         batch: list[tuple[Proposal, Run]] = []
         while len(batch) < self.options.jobs:
-            taken = [proposal for proposal, _ in batch]
-            pending = [p for p in study.history() if p.state == "pending" and p not in taken]
+            proposals = [proposal for proposal, _ in batch]
+            pending = [p for p in study.history() if p.state == "pending" and p not in proposals]
             proposal = pending[0] if pending else self._new_proposal(study)
             if proposal is None:
                 break

@@ -44,7 +44,7 @@ def _scancel(jobs: Sequence[str]) -> None:
     except FileNotFoundError as error:
         raise UserError("SLURM is not installed here: scancel is not on PATH") from error
     except subprocess.TimeoutExpired as error:
-        raise UserError("SLURM's controller does not answer (scancel): jobs may still be running; try again") from error
+        raise UserError("SLURM's controller does not answer (scancel): jobs may still run; retry later") from error
     if done.returncode:
         raise UserError(f"scancel: {done.stderr.strip()}")
 

@@ -63,7 +63,7 @@ class RunJob:
             _export_slurm_step_env(job)
         for number in (signal.SIGTERM, signal.SIGINT):  # until the worker sets its handlers
             signal.signal(number, _exit_on_signal)
-        here = context.SlurmExecutionContext(self.minutes, self.warning_s, started, job.paths.stderr)
+        slurm_context = context.SlurmExecutionContext(self.minutes, self.warning_s, started, job.paths.stderr)
         folder, rank = RunFolder(Path(self.run)), rank_and_world_size()[0]
         if rank == 0:
             _redirect_output(folder.path / "log.txt")
@@ -75,7 +75,7 @@ class RunJob:
                 _record_status(folder, Status(State.PLANNED, message=reason))
             sys.exit(f"{self.label}: {reason}")
         with self._resources(job, rank):
-            code = self._work(folder, here) if rank == 0 else _work_as_rank(self._options(), job)
+            code = self._work(folder, slurm_context) if rank == 0 else _work_as_rank(self._options(), job)
         if rank == 0 and code == STOPPED and (status := folder.status()).state in (State.TIMEOUT, State.PREEMPTED):
             self._requeue(folder, status, submitit_handler, job.paths.stderr)
         if code:
@@ -91,10 +91,10 @@ class RunJob:
     def _options(self) -> list[str]:
         return [self.run, "--device", self.device, "--threads", str(self.threads)]
 
-    def _work(self, folder: RunFolder, here: ExecutionContext) -> int:
+    def _work(self, folder: RunFolder, execution_context: ExecutionContext) -> int:
         """An exit code of bench.work. A lease of a process that died on another host expires after LEASE_TIMEOUT_S."""
         deadline = time.monotonic() + LEASE_TIMEOUT_S + 6 * RETRY_S
-        while (code := worker.main(self._options(), here)) == LOCKED and time.monotonic() < deadline:
+        while (code := worker.main(self._options(), execution_context)) == LOCKED and time.monotonic() < deadline:
             time.sleep(RETRY_S)
         return code
 
@@ -146,7 +146,7 @@ class CollectJob:
     def __call__(self) -> list[str]:
         from bench.slurm.collect import collect
 
-        while any(process.alive for process in self.wait_for):
+        while any(process.is_running for process in self.wait_for):
             time.sleep(RETRY_S)
         return [str(path) for path in collect(Path(self.sweep), Path(self.results), self.report)]
 

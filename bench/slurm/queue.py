@@ -43,10 +43,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Queue:
-    """Jobs by id; `answered` is False when neither the controller nor accounting could be reached."""
+    """Jobs by id; `reachable` is False when neither the controller nor accounting could be reached."""
 
     jobs: dict[str, Job]
-    answered: bool
+    reachable: bool
 
 
 def query_jobs(ids: Iterable[str]) -> Queue:

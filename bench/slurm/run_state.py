@@ -48,16 +48,16 @@ class RunState:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether no process and no queue will go on with it."""
+        """Whether no process and no queue will continue it."""
         return not self.state.is_active
 
 
 @dataclass(frozen=True)
 class SweepState:
-    """The runs in the order of the sweep; `answered` is False when SLURM was queried in vain."""
+    """The runs in the order of the sweep; `reachable` is False when SLURM was queried in vain."""
 
     runs: list[RunState]
-    answered: bool = True
+    reachable: bool = True
 
 
 def query_sweep(sweep: Path, results: Path) -> SweepState:
@@ -69,7 +69,7 @@ def query_sweep(sweep: Path, results: Path) -> SweepState:
     queued = queue.query_jobs(unclear)
     controllers = live_controllers(sweep)
     runs = [derive_run_state(line, folders[line["id"]], jobs[line["id"]], queued, controllers) for line in lines]
-    return SweepState(runs, queued.answered)
+    return SweepState(runs, queued.reachable)
 
 
 def job_of(folder: RunFolder) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def derive_run_state(
     """State of one run from its line of runs.jsonl, its folder, its job.json, the queue and local commands."""
     status, claim = folder.status(), active_claim(folder)
     slurm_job = queued.jobs.get(job.get("job", ""))
-    state, message, unrecorded = _state(folder, job, claim is not None, slurm_job, queued.answered)
+    state, message, unrecorded = _state(folder, job, claim is not None, slurm_job, queued.reachable)
     if waits_for := _local_controller(folder, state, controllers):
         previous = f"{state}: {message}; " if state.is_terminal else ""
         state, message, unrecorded = State.QUEUED, f"{previous}waiting in {waits_for.process}", None
@@ -137,7 +137,7 @@ def _needs_query(folder: RunFolder, job: dict[str, Any]) -> bool:
 
 
 def _state(
-    folder: RunFolder, job: dict[str, Any], working: bool, slurm_job: Job | None, answered: bool
+    folder: RunFolder, job: dict[str, Any], working: bool, slurm_job: Job | None, reachable: bool
 ) -> tuple[State, str, State | None]:
     """State, message, and the final state that only SLURM knows of."""
     status = folder.status()
@@ -147,7 +147,7 @@ def _state(
         return State.STARTING, status.message, None
     previous = f"{status.state}: {status.message}; " if status.state.is_terminal else ""
     process = process_of(job)
-    if process and process.alive:
+    if process and process.is_running:
         if status.state is State.RUNNING:
             return State.STARTING, "", None
         return State.QUEUED, f"{previous}waiting for a free slot", None
@@ -155,11 +155,11 @@ def _state(
         return State.QUEUED, f"{previous}{slurm_job.reason or slurm_job.slurm_state}", None
     if slurm_job and slurm_job.is_running:
         return State.STARTING, f"{previous}SLURM: {slurm_job.slurm_state.lower()}", None
-    return _inactive_state(status.state, status.message, slurm_job, job, answered)
+    return _inactive_state(status.state, status.message, slurm_job, job, reachable)
 
 
 def _inactive_state(
-    state: State, message: str, slurm_job: Job | None, job: dict[str, Any], answered: bool
+    state: State, message: str, slurm_job: Job | None, job: dict[str, Any], reachable: bool
 ) -> tuple[State, str, State | None]:
     """As `_state`, of a run without a live process and without a job in the queue."""
     if slurm_job and slurm_job.end_state and state in (State.PLANNED, State.RUNNING, State.PREEMPTED):
@@ -168,11 +168,11 @@ def _inactive_state(
         end = State.LOST if slurm_job.end_state in (State.DONE, State.FAILED) else slurm_job.end_state
         return end, f"SLURM: {slurm_job.slurm_state.lower()}{f' ({slurm_job.reason})' if slurm_job.reason else ''}", end
     if state is State.RUNNING:
-        if not answered:
+        if not reachable:
             return State.LOST, "no recent heartbeat, and SLURM does not answer", None
         return State.LOST, "no process is running it", State.LOST
     if state is State.PLANNED and job and not message:
         if (process := process_of(job)) and not process.on_this_host:
             return state, f"{process} cannot be queried from this host", None
-        return state, "SLURM does not answer" if not answered else f"job {job['job']} no longer exists", None
+        return state, "SLURM does not answer" if not reachable else f"job {job['job']} no longer exists", None
     return state, message, None

@@ -100,14 +100,14 @@ def _files(source: Path) -> Iterator[Path]:
                 yield path
 
 
-def _git(source: Path, *words: str) -> str | None:
+def _git(source: Path, *arguments: str) -> str | None:
     """Output of a git command; None without git, or where `source` is not the top of a checkout."""
     try:
         top = subprocess.run(["git", "-C", str(source), "rev-parse", "--show-toplevel"], capture_output=True, text=True)
         if top.returncode or Path(top.stdout.strip()).resolve() != source.resolve():
             return None
-        done = subprocess.run(["git", "-C", str(source), *words], capture_output=True, text=True, errors="replace")
+        done = subprocess.run(["git", "-C", str(source), *arguments], capture_output=True, text=True, errors="replace")
     except OSError:
         return None
-    allowed = (0, 1) if "--no-index" in words else (0,)  # 1: the files differ
+    allowed = (0, 1) if "--no-index" in arguments else (0,)  # 1: the files differ
     return done.stdout if done.returncode in allowed else None

@@ -79,7 +79,7 @@ def _caption(sweep: SweepState) -> str:
     for run in sweep.runs:
         counts[run.state] = counts.get(run.state, 0) + 1
     text = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return text if sweep.answered else f"{text}; SLURM does not answer: states of queued runs are those on file"
+    return text if sweep.reachable else f"{text}; SLURM does not answer: states of queued runs are those on file"
 
 
 def _failures(runs: Sequence[RunState]) -> list[Text]:

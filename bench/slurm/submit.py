@@ -144,13 +144,13 @@ class Submission:
         """Run id → id of its pending or running job. Raises UserError while the controller does not answer."""
         jobs = {task.id: job_of(task.folder) for task in self.tasks}
         listed = queue.query_jobs(job["job"] for job in jobs.values() if job.get("executor") == "slurm")
-        if not listed.answered and shutil.which("squeue"):
-            raise UserError("SLURM's controller does not answer (squeue): nothing was submitted; try again later")
+        if not listed.reachable and shutil.which("squeue"):
+            raise UserError("SLURM's controller does not answer (squeue): nothing was submitted; retry later")
         slurm = {
             run: job["job"] for run, job in jobs.items()
             if job.get("job") in listed.jobs and listed.jobs[job["job"]].end_state is None
         }  # fmt: skip
-        local = {run: job["job"] for run, job in jobs.items() if (process := process_of(job)) and process.alive}
+        local = {run: job["job"] for run, job in jobs.items() if (process := process_of(job)) and process.is_running}
         return slurm | local
 
     def _submit(self, tasks: Sequence[Task], queued: Mapping[str, str]) -> None:

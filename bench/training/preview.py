@@ -56,8 +56,8 @@ class Preview:
             return
         image = draw(model, self.batch.to(device), f"step {step} of {self.steps}")
         self.writer.commit(FILE, lambda path: save(image, path))
-        ended = time.monotonic()
-        self.next_time = ended + max(INTERVAL_S, (ended - started) / MAX_SHARE)
+        finished = time.monotonic()
+        self.next_time = finished + max(INTERVAL_S, (finished - started) / MAX_SHARE)
 
 
 def save(image: Image.Image, path: Path) -> None:

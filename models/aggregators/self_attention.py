@@ -22,7 +22,7 @@ ROPE_BASE = 100.0
 class Spec(AggregatorSpec):
     """`scope`: a token attends to all views' tokens, or to those of its view (LRM's row of Table 1).
 
-    `positions`: a learned table (FreeSplatter), RoPE2D of base 100, or none (GS-LRM, whose rays tell pixels apart).
+    `positions`: a learned table (FreeSplatter), RoPE2D of base 100, or none (GS-LRM, whose rays distinguish pixels).
     `table_size` is the image side in pixels at which the learned position table has one entry a patch.
     """
 

@@ -37,7 +37,7 @@ class Spec(EncoderSpec):
 
     @property
     def weights_fix(self) -> dict[str, object]:
-        """What every published checkpoint decides, whatever its width and blocks (which its tensors tell)."""
+        """What every published checkpoint decides, whatever its width and blocks (read from its tensors)."""
         return {"patch": 16, "heads": max(1, self.width // 64), "rope_base": 100.0}
 
     def tokens(self) -> TokenSpec:

@@ -44,7 +44,7 @@ class Spec(EncoderSpec):
 
     @property
     def weights_fix(self) -> dict[str, object]:
-        """What every published checkpoint decides and its shapes do not tell."""
+        """What every published checkpoint decides and its shapes do not show."""
         return {"heads": max(1, self.width // 64)}
 
     def tokens(self) -> TokenSpec:

@@ -36,7 +36,7 @@ def is_freesplatter(public: State) -> bool:
 
 
 def freesplatter_differences(spec: EADSpec) -> list[str]:
-    """What of a model FreeSplatter's weights cannot serve and shapes do not tell: "model.head is dpt, …"."""
+    """What of a model FreeSplatter's weights cannot serve and shapes do not show: "model.head is dpt, …"."""
     checks: list[tuple[str, object, object]] = [
         ("model.encoder", spec.encoder.name, "conv"),
         ("model.aggregator", spec.aggregator.name, "self_attention"),

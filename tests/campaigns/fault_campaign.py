@@ -2,7 +2,7 @@
 
 At least 50 faults, each with a record of its victim, phase and step: workers killed in a training step, while a
 checkpoint or a record is written, in an evaluation (tests/campaigns/faulty.py); the command killed while it submits;
-slurmctld killed; a node cut off whose run goes on. Then every run must be done, every step recorded as in an
+slurmctld killed; a node cut off whose run continues. Then every run must be done, every step recorded as in an
 undisturbed sweep, no write under a lease that was taken over, and the table that of the undisturbed sweep, but for
 measured time and memory.
 
@@ -107,15 +107,15 @@ class Campaign:
         print(f"{kind}: {details}", flush=True)
 
     def launcher_faults(self) -> None:
-        """The command dies as soon as each of these is there."""
+        """The command dies as soon as each of these exists."""
         for seen in ("results/code", "results/runs/*/spec.json", "results/*/slurm/*/plan.json",
                      "results/*/slurm/*/jobs/*.pkl", "results/*/slurm/*/jobs/*submission*.sh"):  # fmt: skip
-            there = len(list(self.folder.glob(seen)))
+            count_before = len(list(self.folder.glob(seen)))
             process = subprocess.Popen(self.submit_command, cwd=ROOT, env=self.environment(), stdout=subprocess.DEVNULL,
                                        stderr=subprocess.DEVNULL)  # fmt: skip
             deadline = time.monotonic() + 60
-            while len(list(self.folder.glob(seen))) <= there and process.poll() is None:
-                if time.monotonic() > deadline or (there and seen.endswith(("code", "spec.json"))):
+            while len(list(self.folder.glob(seen))) <= count_before and process.poll() is None:
+                if time.monotonic() > deadline or (count_before and seen.endswith(("code", "spec.json"))):
                     break
             kill(process.pid, signal.SIGKILL)
             process.wait()
@@ -149,7 +149,7 @@ class Campaign:
             self.cluster.client("scontrol", "release", job)
 
     def cut_off(self) -> bool:
-        """A node's daemon dies and its run goes on unseen, beside the one that SLURM starts elsewhere.
+        """A node's daemon dies; its run continues while SLURM starts the same run elsewhere.
 
         False if no run has a live process now: a killed one leaves the status "running".
         """

@@ -30,8 +30,8 @@ from bench.data.checks.check import check
 from bench.data.meshes import furniture
 from bench.data.meshes.render import render
 from bench.data.sources import procedural
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pack import pack
-from bench.data.storage.store import open_store
 from bench.evaluation.evaluate import evaluate
 from bench.execution.launcher import Task
 from bench.execution.progress import SweepProgress
@@ -174,9 +174,9 @@ def test_a_sweep_prints_lines_of_runs_at_work_and_of_runs_that_are_waited_for(
     monkeypatch.setattr(bench.execution.progress, "LINE_EVERY_S", 0.05)
     output = io.StringIO()
     task = Task(RunFolder(tmp_path / "abc"), "mine", {"train": {"steps": 9}})
-    with SweepProgress(Console(file=output), 2) as shown:
+    with SweepProgress(Console(file=output), 2) as progress:
         for _ in range(30):
-            shown.update([task], {"theirs": "pid 7 on host"})
+            progress.update([task], {"theirs": "pid 7 on host"})
             time.sleep(0.01)
     lines = output.getvalue().splitlines()
     assert lines.count("theirs: locked by pid 7 on host; waiting") > 2
@@ -192,14 +192,14 @@ def test_a_sweep_in_a_terminal_has_bars_and_names_its_preview_once(
     folder.set_status(Status(State.RUNNING, "train"))
     task = Task(folder, "mine [x]", {"train": {"steps": 9}})
     console = Console(file=output, force_terminal=True, width=200)
-    with SweepProgress(console, 1, tmp_path / "sweep") as shown:
-        shown.update([task], {})
+    with SweepProgress(console, 1, tmp_path / "sweep") as progress:
+        progress.update([task], {})
         assert not (tmp_path / "sweep").exists()
         for step in (3, 4):
             writer.append("metrics.jsonl", {"step": step, "loss": 0.5})
             (folder.path / "preview.png").write_bytes(b"image %d" % step)
             os.utime(folder.path / "preview.png", (step, step))
-            shown.update([task], {})
+            progress.update([task], {})
             time.sleep(0.2)
     printed = output.getvalue()
     assert "mine [x]" in printed and "step 4/9  loss 0.5000" in printed and "━" in printed

@@ -66,7 +66,7 @@ def test_refused_with_file_line_and_what_to_do(name: str, tmp_path: Path) -> Non
     assert found and found[0].startswith(f"{path}:{line}: "), raised.value.problems
 
 
-def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:
     text = (
         SEARCH + "    train.bach: [1]\n    train.steps: {lgo: [1, 2]}\n  sampler: x\n  trials: 0\nset: {train.stpes: 3}"
     )

@@ -167,7 +167,7 @@ def test_text_that_looks_like_a_number(specs: Specs) -> None:
     assert [run.label for run in runs] == ["2", "3"] and runs[0].spec.data.version == "1.10"  # type: ignore[attr-defined]
 
 
-def test_a_base_is_told_by_its_content(specs: Specs, tmp_path: Path) -> None:
+def test_a_base_is_identified_by_its_content(specs: Specs, tmp_path: Path) -> None:
     """A spec may lie in a folder called base, and a base anywhere."""
     spec = specs.folder / "base" / "question.yaml"
     spec.write_text("base: mine\ngrid: {seed: [0, 1]}\n")
@@ -340,11 +340,11 @@ def test_weight_files_are_never_forgotten(specs: Specs, tmp_path: Path) -> None:
     path.write_bytes(b"weights")
     with pytest.raises(UserError, match=r"not declared.*init\.encoder\.sha256=") as found:
         verify_files(spec)
-    given = str(found.value).split()[-1]
-    verify_files(specs.load("base: mine\n", override, given, scale="paper").runs[0].spec)
+    declaration = str(found.value).split()[-1]
+    verify_files(specs.load("base: mine\n", override, declaration, scale="paper").runs[0].spec)
     path.write_bytes(b"others")
     with pytest.raises(UserError, match="not the declared file"):
-        verify_files(specs.load("base: mine\n", override, given, scale="paper").runs[0].spec)
+        verify_files(specs.load("base: mine\n", override, declaration, scale="paper").runs[0].spec)
 
 
 def test_folder_names(specs: Specs) -> None:

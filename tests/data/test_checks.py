@@ -1,4 +1,4 @@
-"""Every planted defect is told on a line of its own, that names its view; whole data gives none."""
+"""Every planted defect is reported on one line that names its view; whole data gives none."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from bench.data.checks.single_view import View, check_view
 from bench.data.checks.view_pairs import suspect_views
 from bench.data.procedural.generator import generate
 from bench.data.scene import SceneData
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pack import pack
-from bench.data.storage.store import open_store
 from bench.data.storage.write import write_exr, write_scene
 
 SIZE = 64
@@ -36,10 +36,10 @@ Damage = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("raw") / "root"
+    root_folder = tmp_path_factory.mktemp("raw") / "root"
     for i, name in enumerate(SCENES):
-        write_scene(generate(0, "training", 3 + i, SIZE), made / name / LEVEL)
-    return made
+        write_scene(generate(0, "training", 3 + i, SIZE), root_folder / name / LEVEL)
+    return root_folder
 
 
 @pytest.fixture(autouse=True)
@@ -224,16 +224,16 @@ DAMAGE: dict[str, tuple[Damage, list[str]]] = {  # what is planted, and how the 
 }
 
 
-def test_flipped_normals_are_told_on_few_pixels() -> None:
+def test_flipped_normals_are_reported_on_few_pixels() -> None:
     """Too few for the depth around them to show a surface; which way a normal points needs none."""
     size, few = 32, np.s_[10:14, 10:14]
     rgba, depth = np.zeros((size, size, 4), np.uint8), np.zeros((size, size), np.float32)
     rgba[few], depth[few] = 255, 2.0
-    for direction, told in ((-1.0, []), (1.0, ["normals"])):
+    for direction, expected in ((-1.0, []), (1.0, ["normals"])):
         normals = np.zeros((size, size, 3), np.float32)
         normals[few] = [0, 0, direction]  # the camera looks along z
         view = View(0, rgba, depth, normals, np.eye(4), 0.69)
-        assert [kind for kind, _ in check_view(view)] == told
+        assert [kind for kind, _ in check_view(view)] == expected
 
 
 def test_whole_data_has_none(root: Path, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_whole_data_has_none(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_planted_defects_are_told(copy: Path, damage: str) -> None:
+def test_planted_defects_are_reported(copy: Path, damage: str) -> None:
     plant, expected = DAMAGE[damage]
     plant(copy / HARMED)
     code, lines = checked(copy)
@@ -285,10 +285,10 @@ def test_many_defects_of_one_scene(copy: Path) -> None:
     ("content", "kind"), [(XML, "failed download"), (None, "truncated")], ids=["markup", "cut short"]
 )
 def test_tars(root: Path, tmp_path: Path, content: bytes | None, kind: str) -> None:
-    made = as_tars(root, tmp_path / "tars")
-    tar = made / f"{HARMED}.tar"
+    tar_root = as_tars(root, tmp_path / "tars")
+    tar = tar_root / f"{HARMED}.tar"
     tar.write_bytes(content if content is not None else tar.read_bytes()[: tar.stat().st_size // 2])
-    code, lines = checked(made)
+    code, lines = checked(tar_root)
     assert code == 1 and len(lines) == 1 and lines[0].startswith(f"{kind}: {HARMED}: ") and str(tar) in lines[0]
 
 

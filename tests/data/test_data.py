@@ -117,7 +117,7 @@ def surface(scene: SceneData, views: object) -> np.ndarray:
     return np.concatenate(found)
 
 
-def test_cache_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_resumes_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EAD_BENCH_CACHE", str(tmp_path))
     spec = procedural.Spec(training_scenes=1, validation_scenes=1, evaluation_scenes=1)
     source = spec.open(8, progress=False)
@@ -214,8 +214,8 @@ def test_backgrounds(source: procedural.Procedural) -> None:
     batch = sampler(source, background="random_gray").training(0, range(12))
     assert set(batch.background.unique().tolist()) == {0.0, 0.5, 1.0}
     empty = batch.target_alpha == 0
-    shown = batch.targets.mean(2)[empty]
-    assert torch.allclose(shown, batch.background.mean(-1)[..., None, None].expand_as(empty)[empty], atol=1e-6)
+    backgrounds = batch.targets.mean(2)[empty]
+    assert torch.allclose(backgrounds, batch.background.mean(-1)[..., None, None].expand_as(empty)[empty], atol=1e-6)
     assert (sampler(source).training(0, range(4)).background == 1).all()
 
 

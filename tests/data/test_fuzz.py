@@ -24,11 +24,12 @@ from support.gobjaverse_files import as_tars, view_file, write_root
 
 from bench.common.errors import UserError
 from bench.data.sources import gobjaverse
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pack import pack
 from bench.data.storage.packed import decode_view, encode_view
 from bench.data.storage.pixels import decode_exr, decode_picture
 from bench.data.storage.raw import decode_camera, read_tar_members
-from bench.data.storage.store import PACKED, Broken, open_store
+from bench.data.storage.store import PACKED, Broken
 from bench.data.storage.transforms import Layout, decode_depth, read_frames
 from models import weights
 from models.published import WeightsError

@@ -1,4 +1,4 @@
-"""`data: gobjaverse`: splits, roots kept apart, broken scenes skipped and told, a run's scenes on record."""
+"""`data: gobjaverse`: splits, roots kept apart, broken scenes skipped and reported, a run's scenes on record."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ EVALUATION = ("7/20000", "7/20001")
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    made = tmp_path_factory.mktemp("raw")
-    return write_root(made / "training", TRAINING), write_root(made / "evaluation", EVALUATION, first=50)
+    folder = tmp_path_factory.mktemp("raw")
+    return write_root(folder / "training", TRAINING), write_root(folder / "evaluation", EVALUATION, first=50)
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def test_a_scene_list(roots: tuple[Path, Path], tmp_path: Path) -> None:
             source(roots[0], scene_list=str(path))
 
 
-def test_what_is_missing_is_said() -> None:
+def test_what_is_missing_is_named() -> None:
     with pytest.raises(UserError, match=r"data\.root=FOLDER"):
         gobjaverse.Spec().open(SIZE, progress=False)
     with pytest.raises(UserError, match=r"data\.evaluation_root: there is no /absent"):
@@ -149,7 +149,7 @@ def test_resized_views_are_decoded_once(copy: Path) -> None:
     assert np.array_equal(again.images[::-1], first.images) and np.array_equal(again.normals[::-1], first.normals)
 
 
-def test_known_defects_are_left_out_and_told(copy: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_known_defects_are_left_out_and_reported(copy: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(copy / TRAINING[2] / LEVEL / "00030")
     before = source(copy, split_every=4)
     assert before.scenes("evaluation") == [TRAINING[0], TRAINING[4]]  # as if nothing were broken
@@ -193,7 +193,7 @@ def test_nothing_but_broken_scenes_ends_in_a_message(copy: Path) -> None:
         sampler(source(copy)).training(0, [0])
 
 
-def test_evaluation_goes_on_without_broken_scenes(copy: Path) -> None:
+def test_evaluation_continues_without_broken_scenes(copy: Path) -> None:
     view_file(copy / TRAINING[4], 0, ".png").unlink()
     draw = sampler(source(copy, split_every=2))
     names = draw.evaluation_scenes(None)
@@ -226,13 +226,13 @@ def test_targets_are_free_views_even_of_few(count: int, stage: str) -> None:
 
 def test_too_few_views_end_in_a_message() -> None:
     random = np.random.default_rng(0)
-    asked = {"inputs": 4, "targets": 4, "stage": "training", "random": random}
+    arguments = {"inputs": 4, "targets": 4, "stage": "training", "random": random}
     with pytest.raises(UserError, match="7 views has no camera left"):
-        exclude_inputs.Spec().select(few_views(7), np.arange(7), **asked)  # type: ignore[arg-type]
+        exclude_inputs.Spec().select(few_views(7), np.arange(7), **arguments)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="3 distinct cameras, fewer than the 4"):
-        lara.Spec().select(few_views(3), np.arange(3), **asked)  # type: ignore[arg-type]
+        lara.Spec().select(few_views(3), np.arange(3), **arguments)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="rig needs G-Objaverse's 40 cameras on two rings, a scene has 7"):
-        rig.Spec().select(few_views(7), np.arange(7), **asked)  # type: ignore[arg-type]
+        rig.Spec().select(few_views(7), np.arange(7), **arguments)  # type: ignore[arg-type]
 
 
 def test_forty_other_views_are_all_used(roots: tuple[Path, Path], copy: Path) -> None:

@@ -15,8 +15,9 @@ from support.gobjaverse_files import LAYOUTS, LEVEL, SIZE, XML, as_tars, change_
 
 from bench.common.errors import UserError
 from bench.data.scene import VIEWS, SceneData
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pixels import surface
-from bench.data.storage.store import Broken, Store, open_store
+from bench.data.storage.store import Broken, Store
 from bench.data.storage.write import normal_depth, write_exr, write_scene
 
 NAMES = ("0/10005", "0/10006", "12/34567")
@@ -78,13 +79,13 @@ def test_every_layout_gives_the_same(root: Path, tmp_path: Path, layout: str) ->
 
 
 def test_layouts_may_be_mixed(root: Path, tmp_path: Path) -> None:
-    made = as_tars(root, tmp_path / "made")
-    (made / "0/10005.tar").unlink()
-    shutil.copytree(root / "0/10005", made / "0/10005")
-    assert opened(made).scenes() == list(NAMES)
+    mixed = as_tars(root, tmp_path / "made")
+    (mixed / "0/10005.tar").unlink()
+    shutil.copytree(root / "0/10005", mixed / "0/10005")
+    assert opened(mixed).scenes() == list(NAMES)
 
 
-def test_names_that_two_categories_share_are_told_apart(root: Path, tmp_path: Path) -> None:
+def test_names_that_two_categories_share_are_distinguished(root: Path, tmp_path: Path) -> None:
     for category in ("A", "B"):
         shutil.copytree(root / "0/10005", tmp_path / "both" / category / "0/10005")
     assert opened(tmp_path / "both").scenes() == ["A/0/10005", "B/0/10005"]
@@ -234,10 +235,10 @@ TARS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 @pytest.mark.parametrize("damage", TARS)
 def test_broken_tars_are_found_without_reading_them(root: Path, tmp_path: Path, damage: str) -> None:
-    made = as_tars(root, tmp_path / "tars")
+    tar_root = as_tars(root, tmp_path / "tars")
     kind, harm = TARS[damage]
-    harm(made / "0/10006.tar")
-    store = opened(made)
+    harm(tar_root / "0/10006.tar")
+    store = opened(tar_root)
     assert {scene: broken.kind for scene, broken in store.broken().items()} == {"0/10006": kind}
     with pytest.raises(Broken, match=r"10006\.tar"):
         store.read("0/10006", (0,))
@@ -275,6 +276,6 @@ def test_real_views_agree() -> None:
         world = local @ data.camera_to_world[0, :3, :3].T + data.camera_to_world[0, :3, 3]
         seen = (world - data.camera_to_world[1, :3, 3]) @ data.camera_to_world[1, :3, :3]
         u, v = ((seen @ k.T)[:, i] / seen[:, 2] for i in (0, 1))
-        there = data.depth[1][v.astype(int), u.astype(int)]
-        error = np.abs(there - seen[:, 2])[data.images[1][v.astype(int), u.astype(int)][:, 3] == 255]
+        sampled_depth = data.depth[1][v.astype(int), u.astype(int)]
+        error = np.abs(sampled_depth - seen[:, 2])[data.images[1][v.astype(int), u.astype(int)][:, 3] == 255]
         assert np.median(error) < 2e-3  # of the nearest pixel; one is 5e-3 wide at 256 px

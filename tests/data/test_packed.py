@@ -1,4 +1,4 @@
-"""The packed form reads as the raw one does, in any process; what is broken is left out and told."""
+"""The packed form reads as the raw one does, in any process; what is broken is left out and reported."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from bench.common.errors import UserError
 from bench.data import contact_sheet
 from bench.data.scene import VIEWS, SceneData
 from bench.data.sources import gobjaverse
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pack import LOCK, UNFINISHED, pack
 from bench.data.storage.packed import DATA, decode_view, encode_view
-from bench.data.storage.store import PACKED, Broken, open_store
+from bench.data.storage.store import PACKED, Broken
 from bench.profiling.benchmarks import data as data_benchmark
 
 NAMES = ("0/10005", "0/10006", "12/34567")
@@ -66,8 +67,8 @@ def assert_equal(found: SceneData, raw: SceneData) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_reading_equals_raw_reading(root: Path, tmp_path: Path, layout: str) -> None:
-    made = LAYOUTS[layout](root, tmp_path / "made")
-    assert not pack(made, tmp_path / "out", SIZE, quiet(), workers=1)
+    source = LAYOUTS[layout](root, tmp_path / "made")
+    assert not pack(source, tmp_path / "out", SIZE, quiet(), workers=1)
     store, raw = open_store(tmp_path / "out"), open_store(root, progress=False)
     assert list(store.scenes()) == list(NAMES)
     for name in NAMES:
@@ -106,7 +107,7 @@ def test_hidden_color_is_kept() -> None:
     assert np.array_equal(found[0], rgba) and np.array_equal(found[1], depth)
 
 
-def test_broken_scenes_are_left_out_and_told(root: Path, tmp_path: Path) -> None:
+def test_broken_scenes_are_left_out_and_reported(root: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(root, tmp_path / "damaged"))
     shutil.rmtree(copy / "0/10005" / LEVEL / "00011")
     view_file(copy / "12/34567", 9, ".png").write_bytes(XML)
@@ -143,7 +144,7 @@ def test_a_stopped_pack_is_resumed(root: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and "free space and re-run" in done.stderr and "Traceback" not in done.stderr
     assert not out.exists()
-    with pytest.raises(UserError, match="beginning of another pack"):
+    with pytest.raises(UserError, match="incomplete pack with other settings"):
         pack(copy, out, SIZE // 2, quiet(), workers=1)
     console = quiet()
     pack(copy, out, SIZE, console, workers=1)
@@ -179,7 +180,7 @@ def test_other_processes_and_threads_read(packed: Path, method: str) -> None:
     assert [_sum(store, view) for view in range(8)] == expected
 
 
-def test_damage_is_told(packed: Path, tmp_path: Path) -> None:
+def test_damage_is_reported(packed: Path, tmp_path: Path) -> None:
     def copied(name: str) -> Path:
         return Path(shutil.copytree(packed, tmp_path / name))
 

@@ -22,9 +22,10 @@ from support.paths import ROOT
 
 from bench.data.checks.check import check
 from bench.data.scene import SceneData
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pack import pack
 from bench.data.storage.pixels import decode_picture
-from bench.data.storage.store import Broken, open_store
+from bench.data.storage.store import Broken
 
 ANGLE, RADIUS, DISTANCE, UNIT = 0.8, 0.8, 4.0, 0.45
 LIGHT = np.array([0.3, 0.5, 0.8])

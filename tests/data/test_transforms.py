@@ -24,8 +24,9 @@ from bench.data.checks.check import check
 from bench.data.sampler import Sampler
 from bench.data.scene import VIEWS, SceneData, distinct_views
 from bench.data.sources import gso, omniobject3d
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pack import pack
-from bench.data.storage.store import Broken, open_store
+from bench.data.storage.store import Broken
 from bench.data.storage.transforms import TransformsSpec
 from bench.data.view_selection import lara
 
@@ -36,13 +37,13 @@ BACKGROUND = OBJECT.images[..., 3] == 0
 
 def frames(unit: float, name: str, intrinsics: bool) -> list[dict[str, object]]:
     flip = np.diag([1.0, -1.0, -1.0, 1.0])
-    made = []
+    entries = []
     for i, pose in enumerate(OBJECT.camera_to_world):
         matrix = pose @ flip
         matrix[:3, 3] /= unit
         more = {"intrinsic_matrix": OBJECT.intrinsics[i].tolist()} if intrinsics else {}
-        made.append({"file_path": name.format(i), "transform_matrix": matrix.tolist()} | more)
-    return made
+        entries.append({"file_path": name.format(i), "transform_matrix": matrix.tolist()} | more)
+    return entries
 
 
 def write_json(folder: Path, content: dict[str, object]) -> None:
@@ -179,7 +180,7 @@ def test_broken_scenes_are_named(damage: str, tmp_path: Path) -> None:
     assert caught.value.kind == kind and "Mug" in caught.value.path
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gso needs data\.root"):
         gso.Spec().open(SIZE)
     with pytest.raises(UserError, match="there is no /absent"):

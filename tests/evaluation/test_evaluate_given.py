@@ -68,13 +68,13 @@ def seen(model: models.EAD) -> models.EAD:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A spec, a file in FreeSplatter's layout, a checkpoint in MASt3R's, and results to be."""
-    made = tmp_path_factory.mktemp("given")
-    (made / "spec.yaml").write_text(SPEC.replace("FILE", str(made / "freesplatter.safetensors")))
-    model = seen(load(made / "spec.yaml").runs[0].spec.model.build(7))
-    weights.export(model, made / "freesplatter.safetensors")
+    root = tmp_path_factory.mktemp("given")
+    (root / "spec.yaml").write_text(SPEC.replace("FILE", str(root / "freesplatter.safetensors")))
+    model = seen(load(root / "spec.yaml").runs[0].spec.model.build(7))
+    weights.export(model, root / "freesplatter.safetensors")
     encoder = croco.Spec(width=64, blocks=1, heads=1).build()
-    save(made / "mast3r.pth", published.croco_encoder().to_public(encoder.state_dict()))
-    return made
+    save(root / "mast3r.pth", published.croco_encoder().to_public(encoder.state_dict()))
+    return root
 
 
 def given(folder: Path, *overrides: str) -> RunSpec:
@@ -145,8 +145,8 @@ runs:
     model, public = models.load(folders["MASt3R"].path), weights.read(folder / "mast3r.pth")
     encoder = published.croco_encoder().to_public(model.encoder.state_dict())
     assert encoder.keys() == public.keys() and all(torch.equal(encoder[key], public[key]) for key in public)
-    for name, there in models.load(rest).parts().items():
-        same = [torch.equal(value, model.parts()[name].state_dict()[key]) for key, value in there.state_dict().items()]
+    for name, loaded in models.load(rest).parts().items():
+        same = [torch.equal(value, model.parts()[name].state_dict()[key]) for key, value in loaded.state_dict().items()]
         assert all(same) is (name != "encoder"), name
     table = (folder / "results" / "both_tiny" / "tables" / "table.md").read_text()
     sources = f"Nothing was trained: FreeSplatter (model from {theirs}, sha256 {digest(theirs)[:12]}…); MASt3R"
@@ -174,7 +174,7 @@ def test_the_whole_model_of_another_run_of_the_sweep(folder: Path, tmp_path: Pat
 
 
 def test_the_numbers_are_those_of_the_file(folder: Path, tmp_path: Path) -> None:
-    """Without the command: the adopted model is the file's to the last bit, and so is its evaluation."""
+    """Without the command: the model with given weights is the file's to the last bit, and so is its evaluation."""
     spec, source = given(folder, declared(folder)), Balls(32)
     train(spec, PlainWriter(tmp_path), device=CPU, source=source)
     model, original = models.load(tmp_path), seen(spec.model.build(7))

@@ -35,10 +35,10 @@ PROTOCOL = replace(WHITE, name="per_image_black", background="black")
 
 
 def of(**views: Any) -> RunSpec:
-    made = spec(steps=2)
-    aggregator = replace(made.model.aggregator, table_size=SIZE)  # type: ignore[call-arg]
-    model = replace(made.model, image_size=SIZE, aggregator=aggregator)
-    return replace(made, model=model, views=replace(made.views, **views), evaluation=EvaluationSpec(scenes=SCENES))
+    small = spec(steps=2)
+    aggregator = replace(small.model.aggregator, table_size=SIZE)  # type: ignore[call-arg]
+    model = replace(small.model, image_size=SIZE, aggregator=aggregator)
+    return replace(small, model=model, views=replace(small.views, **views), evaluation=EvaluationSpec(scenes=SCENES))
 
 
 @pytest.fixture

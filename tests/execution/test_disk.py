@@ -76,7 +76,7 @@ def test_a_full_disk_is_known_as_one(error: Exception, is_full: bool) -> None:
     assert ("disk is full" in status_of_exception(error, "train").message) is is_full
 
 
-def test_training_goes_on_from_before_the_disk_was_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_resumes_from_before_the_disk_was_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second checkpoint is half written when room ends; the first stands, and the end is that of a whole run."""
     of = spec(checkpoint_every=5)
     whole = run(tmp_path / "whole", of)

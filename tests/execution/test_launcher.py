@@ -117,7 +117,7 @@ def test_done_without_its_files_is_not_done(tasks: list[Task]) -> None:
     assert needs_work(tasks[0]) and states(tasks[:1]) == ["done"] and count(tasks[0]) == 2
 
 
-def test_a_failure_is_told_and_the_sweep_goes_on_and_only_retry_tries_again(tasks: list[Task]) -> None:
+def test_a_failure_is_reported_and_the_sweep_continues_and_only_retry_retries(tasks: list[Task]) -> None:
     behave(tasks[0], "fail")
     heard = Recorder()
     assert states(tasks, callbacks=heard) == ["failed", "done", "done"]

@@ -214,7 +214,7 @@ def test_a_worker_does_not_outlive_its_controller(spec: Path, tmp_path: Path) ->
     assert folder.status().state == "cancelled" and "controller" in folder.status().message and folder.checkpoints()
 
 
-def test_a_bad_end_is_told_in_a_line_and_the_sweep_goes_on(
+def test_a_failure_is_reported_in_a_line_and_the_sweep_continues(
     spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A learning rate under which nothing stays finite, for one of two runs."""

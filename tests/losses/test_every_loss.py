@@ -155,10 +155,10 @@ def test_micro_batches_are_prepared_alike(name: str, batch: Batch) -> None:
     loss = loss_of(name)
     options: dict[str, Any] = {"patch": PATCH, "seed": 1, "step": 7}
     whole, part = loss.prepare(batch, **options), loss.prepare(batch.scenes_at(1, 3), **options)
-    expected, found = whole.inputs.mask, part.inputs.mask
-    assert (expected is None) == (found is None)
-    if expected is not None and found is not None:
-        assert torch.equal(expected[1:3], found)
+    expected, actual = whole.inputs.mask, part.inputs.mask
+    assert (expected is None) == (actual is None)
+    if expected is not None and actual is not None:
+        assert torch.equal(expected[1:3], actual)
         other = loss.prepare(batch, patch=PATCH, seed=1, step=8).inputs.mask
         assert other is not None and not torch.equal(expected, other)
 

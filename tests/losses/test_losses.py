@@ -49,23 +49,25 @@ def prediction(batch: Batch, seed: int = 0) -> Prediction:
 
 
 def test_mse(batch: Batch) -> None:
-    made = prediction(batch)
-    expected = [sum((made.images[i] - batch.targets[i]).flatten() ** 2) / batch.targets[i].numel() for i in range(3)]
-    torch.testing.assert_close(mse.Spec().build(CPU)(made, batch), torch.stack(expected))
+    predicted = prediction(batch)
+    expected = [
+        sum((predicted.images[i] - batch.targets[i]).flatten() ** 2) / batch.targets[i].numel() for i in range(3)
+    ]
+    torch.testing.assert_close(mse.Spec().build(CPU)(predicted, batch), torch.stack(expected))
 
 
 def test_points_count_on_the_foreground_alone(batch: Batch) -> None:
-    made = prediction(batch)
+    predicted = prediction(batch)
     term = points.Spec().build(CPU)
     expected = []
     for i in range(3):
         where = batch.input_mask[i].nonzero().tolist()
-        far = [(made.output.means[i, v, y, x] - batch.input_points[i, v, y, x]).norm() ** 2 for v, y, x in where]
+        far = [(predicted.output.means[i, v, y, x] - batch.input_points[i, v, y, x]).norm() ** 2 for v, y, x in where]
         expected.append(sum(far, torch.zeros(())) / len(where))
-    values = term(made, batch)
+    values = term(predicted, batch)
     torch.testing.assert_close(values, torch.stack(expected))
     values.sum().backward()
-    assert torch.equal(made.output.means.grad.abs().sum(-1) > 0, batch.input_mask)
+    assert torch.equal(predicted.output.means.grad.abs().sum(-1) > 0, batch.input_mask)
 
 
 def test_points_of_an_empty_scene_are_free(batch: Batch) -> None:
@@ -75,31 +77,31 @@ def test_points_of_an_empty_scene_are_free(batch: Batch) -> None:
 
 def test_scenes_do_not_weigh_by_their_foreground(batch: Batch) -> None:
     """A mean over scenes of per-scene means: a scene alone has the value it has in a batch."""
-    made, term = prediction(batch), points.Spec().build(CPU)
+    predicted, term = prediction(batch), points.Spec().build(CPU)
     alone = batch.scenes_at(1, 2)
-    g = made.output
+    g = predicted.output
     cut = Gaussians(*(getattr(g, name)[1:2] for name in g.__dataclass_fields__))
-    assert term(Prediction(cut, None), alone)[0] == term(made, batch)[1]
+    assert term(Prediction(cut, None), alone)[0] == term(predicted, batch)[1]
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_lpips(batch: Batch, net: str) -> None:
     if not backbone_available(net):  # type: ignore[arg-type]
         pytest.skip("python -m bench.setup has not fetched the LPIPS backbones")
-    made = prediction(batch)
+    predicted = prediction(batch)
     model = lpips_model(net)  # type: ignore[arg-type]
-    values = lpips.Spec(net=net).build(CPU)(made, batch)  # type: ignore[arg-type]
+    values = lpips.Spec(net=net).build(CPU)(predicted, batch)  # type: ignore[arg-type]
 
     def distance(scene: int, view: int) -> Tensor:
-        return model(made.images[scene, view][None], batch.targets[scene, view][None], normalize=True).flatten()
+        return model(predicted.images[scene, view][None], batch.targets[scene, view][None], normalize=True).flatten()
 
     expected = torch.cat([(distance(i, 0) + distance(i, 1)) / 2 for i in range(3)])
     torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
     values.sum().backward()
-    assert made.images.grad is not None and made.images.grad.abs().sum() > 0
+    assert predicted.images.grad is not None and predicted.images.grad.abs().sum() > 0
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    same = replace(made.rendering, rgb=batch.targets)  # type: ignore[type-var]
-    assert lpips.Spec(net=net).build(CPU)(Prediction(made.output, same), batch).abs().max() < 1e-6  # type: ignore[arg-type]
+    same = replace(predicted.rendering, rgb=batch.targets)  # type: ignore[type-var]
+    assert lpips.Spec(net=net).build(CPU)(Prediction(predicted.output, same), batch).abs().max() < 1e-6  # type: ignore[arg-type]
 
 
 def test_lpips_without_its_backbone_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:

@@ -195,7 +195,7 @@ def test_an_encoder_sees_each_view_alone(encoder: str) -> None:
 
 
 def test_source_views_may_change_places() -> None:
-    """reference_source tells only the first view apart: the others' order permutes the output."""
+    """reference_source distinguishes only the first view: the others' order permutes the output."""
     spec = spec_with("encoder", "conv")
     values = spec.to_dict()
     values["aggregator"]["view_embedding"] = "reference_source"

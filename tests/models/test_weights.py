@@ -334,7 +334,7 @@ def test_a_wrapped_checkpoint_of_ours_starts_a_run_and_says_so(
         (pickle.dumps([1, exec], protocol=2), "cannot be read as weights alone"),
     ],
 )
-def test_damaged_files_are_told(content: bytes, text: str, tmp_path: Path) -> None:
+def test_damaged_files_are_reported(content: bytes, text: str, tmp_path: Path) -> None:
     (tmp_path / "file.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=text):
         weights.read(tmp_path / "file.pth")

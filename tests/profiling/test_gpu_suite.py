@@ -36,7 +36,7 @@ def test_every_part_writes_its_json(tmp_path: Path) -> None:
     assert rendering["provenance"]["torch"] == torch.__version__
 
 
-def test_without_time_parts_are_skipped_and_said(tmp_path: Path) -> None:
+def test_without_time_parts_are_skipped_and_named(tmp_path: Path) -> None:
     done = run(tmp_path, "--minutes", "0.0001", "--parts", "cost")
     assert done.returncode == 1 and "skipped" in done.stdout
     assert json.loads((tmp_path / "cost.json").read_text())["state"] == "skipped"

@@ -82,13 +82,13 @@ def test_asked_for_again_nothing_is_due(results: Path) -> None:
 
 def test_time_by_part(results: Path) -> None:
     (sweep,) = results.glob("sweep_tiny*profile.trace=true*")
-    told = read_json(sweep / "figures" / "time_by_part.json")["runs"]
-    assert list(told) == ["patch 8"] and (sweep / "figures" / "time_by_part.png").is_file()
+    runs = read_json(sweep / "figures" / "time_by_part.json")["runs"]
+    assert list(runs) == ["patch 8"] and (sweep / "figures" / "time_by_part.png").is_file()
     (folder,) = (RunFolder(path) for path in results.glob("runs/*"))
     (found,) = folder.traces().values()
     assert set(found["parts_ms"]) == set(PARTS) and min(found["parts_ms"].values()) > 0
     assert found["step_ms"] == pytest.approx(sum(found["parts_ms"].values()) - found["parts_ms"]["data"])
-    assert told["patch 8"] == found and found["weights"] == "trained"
+    assert runs["patch 8"] == found and found["weights"] == "trained"
     assert not list(folder.path.rglob(".tmp-*"))
 
 

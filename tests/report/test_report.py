@@ -55,7 +55,7 @@ def test_the_page_needs_nothing_from_outside_and_runs_nothing(finished_sweep: Pa
     assert len(text) < 5_000_000
 
 
-def test_text_of_users_is_escaped_and_told(finished_sweep: Path, page: Page) -> None:
+def test_text_of_users_is_escaped_and_reported(finished_sweep: Path, page: Page) -> None:
     assert sum(NASTY in text for text in page.text) == 2  # the question and the failure's message
     assert "<script" not in (finished_sweep / "report.html").read_text()
 
@@ -113,19 +113,24 @@ def test_neither_the_command_nor_a_cell_imports_torch(finished_sweep: Path) -> N
 
 
 def test_the_papers_numbers_never_stand_in_a_column_of_ours(finished_sweep: Path) -> None:
-    beside = bench.report.open(finished_sweep).paper()
-    assert {whose for whose, _ in beside.columns} == {"model", "paper", "tiny"}
+    comparison = bench.report.open(finished_sweep).paper()
+    assert {whose for whose, _ in comparison.columns} == {"model", "paper", "tiny"}
     printed = {result.psnr for result in paper.TABLE_3}
-    assert set(beside["paper", "psnr"]) == printed and not set(beside["tiny", "psnr"].dropna()) & printed
-    assert beside["model", ""].tolist() == ["FreeSplatter", "Ours1", "Ours2"] == beside["tiny", "setting"].tolist()
+    assert set(comparison["paper", "psnr"]) == printed and not set(comparison["tiny", "psnr"].dropna()) & printed
+    assert (
+        comparison["model", ""].tolist() == ["FreeSplatter", "Ours1", "Ours2"] == comparison["tiny", "setting"].tolist()
+    )
 
 
 def test_deviations_are_those_of_the_resolved_specs(finished_sweep: Path, tmp_path: Path) -> None:
-    found = bench.report.open(finished_sweep).deviations().set_index("setting")
-    assert found.loc["train.steps", ["paper", "here", "runs"]].tolist() == ["200K steps (§3.2)", "60", "all"]
-    assert found.loc["init.encoder", "runs"] == "Ours1; Ours2" and found.loc["init.encoder", "here"] == "from scratch"
-    assert found.loc["hardware", "here"] == "1 × a processor"
-    blocks = found.loc[["model.aggregator.blocks"]]
+    differing = bench.report.open(finished_sweep).deviations().set_index("setting")
+    assert differing.loc["train.steps", ["paper", "here", "runs"]].tolist() == ["200K steps (§3.2)", "60", "all"]
+    assert (
+        differing.loc["init.encoder", "runs"] == "Ours1; Ours2"
+        and differing.loc["init.encoder", "here"] == "from scratch"
+    )
+    assert differing.loc["hardware", "here"] == "1 × a processor"
+    blocks = differing.loc[["model.aggregator.blocks"]]
     assert dict(zip(blocks.paper, blocks.runs, strict=True)) == {
         "24 in FreeSplatter (Table 2)": "FreeSplatter",
         "12 in Ours1 (Table 2)": "Ours1",

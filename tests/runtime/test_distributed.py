@@ -62,13 +62,15 @@ def step(world: int, folder: RunFolder, how: str) -> list[subprocess.Popen[str]]
     command = [sys.executable, "-m", "bench.work", str(folder.path), "--threads", "1"]
     processes = []
     for rank in range(world):
-        told = {
+        variables = {
             "torchrun": {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1",
                          "MASTER_PORT": port},
             "srun": {"SLURM_PROCID": rank, "SLURM_STEP_NUM_TASKS": world, "SLURM_LOCALID": rank, "SLURM_JOB_ID": 7,
                      "SLURM_STEP_NUM_NODES": 2, "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"},
         }[how]  # fmt: skip
-        environment = os.environ | {key: str(value) for key, value in told.items()} | {"OMP_WAIT_POLICY": "PASSIVE"}
+        environment = (
+            os.environ | {key: str(value) for key, value in variables.items()} | {"OMP_WAIT_POLICY": "PASSIVE"}
+        )
         output = subprocess.PIPE
         processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True))
     return processes
@@ -148,8 +150,8 @@ def test_buckets_hold_everything_in_order() -> None:
     sizes = [5, BUCKET - 5, 1, BUCKET + 1, 2]
     gradients = [torch.empty(size, device="meta") for size in sizes]
     gradients.append(torch.empty(3, dtype=torch.bfloat16, device="meta"))
-    made = [[g.numel() for g in bucket] for bucket in gradient_buckets(gradients)]
-    assert made == [[5, BUCKET - 5], [1], [BUCKET + 1], [2], [3]]
+    bucket_sizes = [[g.numel() for g in bucket] for bucket in gradient_buckets(gradients)]
+    assert bucket_sizes == [[5, BUCKET - 5], [1], [BUCKET + 1], [2], [3]]
 
 
 def test_one_process_exchanges_with_nobody() -> None:

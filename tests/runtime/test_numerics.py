@@ -28,10 +28,10 @@ SIZE = 32
 
 
 def of(**changes: Any) -> RunSpec:
-    """The small run of tests/test_train.py at a size at which LPIPS can be computed."""
-    made = spec(**{"steps": 2, "matmul_precision": "high"} | changes)
-    aggregator = replace(made.model.aggregator, table_size=SIZE)  # type: ignore[call-arg]
-    return replace(made, model=replace(made.model, image_size=SIZE, aggregator=aggregator), seed=3)
+    """The small run of tests/training/test_train.py at a size at which LPIPS can be computed."""
+    small = spec(**{"steps": 2, "matmul_precision": "high"} | changes)
+    aggregator = replace(small.model.aggregator, table_size=SIZE)  # type: ignore[call-arg]
+    return replace(small, model=replace(small.model, image_size=SIZE, aggregator=aggregator), seed=3)
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +112,7 @@ def test_an_evaluation_is_the_same_alone_and_after_a_training_with_another_preci
     assert alone["baselines"] == after["baselines"]
 
 
-def test_validation_is_as_precise_as_evaluation_and_training_goes_on_as_before(tmp_path: Path) -> None:
+def test_validation_is_as_precise_as_evaluation_and_training_continues_as_before(tmp_path: Path) -> None:
     best = of(matmul_precision="medium", keep="best", validations=1)
     train(best, PlainWriter(tmp_path), device=CPU, source=Balls(SIZE))
     assert torch.get_float32_matmul_precision() == "medium"

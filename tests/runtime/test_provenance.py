@@ -158,8 +158,8 @@ def sweep(results: Path, runs: dict[str, dict[str, Any]], environment: dict[str,
         write_json(folder.path / "evals" / f"{PROTOCOL.key}.json", evaluation(20.0, 15.0) | own["evaluate"])
         write_json(folder.path / "profiles" / "cpu-1.json", profile(200.0) | own["profile"])
         lines.append({"id": folder.id, "label": label, "status": "done", "steps": 2})
-    told = {"name": "question", "scale": "tiny", "question": "Which?", "spec": "question.yaml"}
-    write_sweep(results / "question_tiny", told, lines, environment)
+    sweep_record = {"name": "question", "scale": "tiny", "question": "Which?", "spec": "question.yaml"}
+    write_sweep(results / "question_tiny", sweep_record, lines, environment)
     return results / "question_tiny"
 
 
@@ -206,7 +206,7 @@ def test_folders_from_before_stages_had_their_own_are_read(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("state", ["untracked", "changed", "outside the repository"])
-def test_a_spec_file_that_the_commit_does_not_hold_is_told(tmp_path: Path, state: str) -> None:
+def test_a_spec_file_that_the_commit_does_not_hold_is_reported(tmp_path: Path, state: str) -> None:
     same = {"train": at(A), "evaluate": at(A), "profile": at(A)}
     folder = sweep(tmp_path, {"one": same}, at(A, "question.yaml") | {"spec_file": state})
     text = markdown(folder)

@@ -59,7 +59,7 @@ def python(where: Path, *words: object, **environment: str) -> subprocess.Comple
 
 
 def test_a_queue_on_this_machine(tmp_path: Path) -> None:
-    """One at a time; the second is taken out, the first preempted and goes on; meanwhile the checkout is spoilt."""
+    """One at a time; the second is taken out, the first preempted and resumed; meanwhile the checkout is spoilt."""
     source, results = checkout(tmp_path / "source"), tmp_path / "results"
     for name, text in (("queue.yaml", SPEC), ("cluster.yaml", CLUSTER)):
         (tmp_path / name).write_text(text)
@@ -85,7 +85,7 @@ def test_a_queue_on_this_machine(tmp_path: Path) -> None:
     wait(lambda: len(read_attempts(first)) > 1, "the run to come back")
     ends = [(end["state"], end["message"]) for end in read_attempts(first) if "ended" in end]
     assert ends[0][0] == "preempted" and "a checkpoint is written" in ends[0][1]
-    wait(lambda: not collector.alive, "the collection")
+    wait(lambda: not collector.is_running, "the collection")
     assert [first.status().state, second.status().state] == ["done", "cancelled"]
     steps = [record["step"] for record in read_lines(first.path / "metrics.jsonl")]
     assert steps == list(range(1, 101)), "nothing twice, nothing left out"

@@ -97,7 +97,7 @@ class Lab:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
     def submit(self, wanted: str, *options: str) -> tuple[str, str]:
-        """What it said, and the id of the job that collects."""
+        """Its output, and the id of the job that collects."""
         (self.folder / "cluster.yaml").write_text(wanted)
         path = self.folder / "cluster.yaml"
         done = self.python("bench.run", self.spec, "--slurm", path, "--results", self.results, "--no-report", *options)
@@ -162,7 +162,7 @@ class Faults:
             kill(self.frozen, signal.SIGCONT)
             self.frozen = 0
         if self.cut_off and len(read_attempts(self.lab.run("loses its node"))) > 1:
-            kill(self.cut_off, signal.SIGCONT)  # it goes on beside its successor
+            kill(self.cut_off, signal.SIGCONT)  # it continues while its successor runs
             pid, self.cut_off = self.cut_off, 0
             wait(lambda: not alive(pid), "the copy that was cut off to notice", 30)
 
@@ -189,8 +189,8 @@ class Faults:
 
 def table(sweep: Path) -> pd.DataFrame:
     """Without what is measured."""
-    found = pd.read_csv(sweep / "tables" / "table.csv")
-    return found[[name for name in found if not name.startswith("measured/")]]
+    table = pd.read_csv(sweep / "tables" / "table.csv")
+    return table[[name for name in table if not name.startswith("measured/")]]
 
 
 @pytest.fixture(scope="module")
@@ -205,19 +205,19 @@ def local(lab: Lab) -> Iterator[subprocess.Popen[bytes]]:
     process.terminate()
 
 
-def test_everything_happens_to_a_sweep_and_every_end_is_told(lab: Lab, local: subprocess.Popen[bytes]) -> None:
-    asked = lab.python("bench.run", lab.spec, "--results", lab.results, "--only", "raises", "--dry-run", "--json")
-    raises = RunFolder(lab.results / "runs" / json.loads(asked.stdout)[0]["id"])
+def test_everything_happens_to_a_sweep_and_every_status_is_reported(lab: Lab, local: subprocess.Popen[bytes]) -> None:
+    dry_run = lab.python("bench.run", lab.spec, "--results", lab.results, "--only", "raises", "--dry-run", "--json")
+    raises = RunFolder(lab.results / "runs" / json.loads(dry_run.stdout)[0]["id"])
     (raises.path / "metrics.jsonl").mkdir(parents=True)  # where a file should be
     output, collect = lab.submit(CLUSTER)
     assert re.search(r"array \d+: times out; loses its node", output) and "core-hours" in output, output
     faults = Faults(lab)
 
-    def over() -> bool:
+    def is_collected() -> bool:
         faults.step()
         return lab.ended(collect)
 
-    wait(over, "the first submission", 600)
+    wait(is_collected, "the first submission", 600)
     found = lab.status()
     states = {label: run["state"] for label, run in found.items()}
     assert states == {
@@ -244,7 +244,7 @@ def test_everything_happens_to_a_sweep_and_every_end_is_told(lab: Lab, local: su
     assert table.returncode == 1 and "1 × failed in train: IsADirectoryError" in table.stdout, table.stdout
 
 
-def test_what_failed_is_tried_again_while_the_controller_dies(lab: Lab, local: subprocess.Popen[bytes]) -> None:
+def test_what_failed_is_retried_while_the_controller_dies(lab: Lab, local: subprocess.Popen[bytes]) -> None:
     cluster, before = lab.cluster, {label: lab.run(label).training() for label in ("times out", "is left alone")}
     (lab.run("raises").path / "metrics.jsonl").rmdir()
     _, collect = lab.submit(CLUSTER.replace("600M", "4G").replace("time: 2\n", "time: 10\n"), "--retry", "all")
@@ -292,7 +292,7 @@ def test_two_nodes_with_two_ranks_each_give_the_run_of_one(cluster: Cluster, tmp
     torch.testing.assert_close(losses, expected, rtol=5e-3, atol=1e-4)
 
 
-def test_a_preempted_run_goes_on_and_its_child_waits(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_preempted_run_continues_and_its_child_waits(cluster: Cluster, tmp_path: Path) -> None:
     for node in cluster.nodes:
         if cluster.pid(node) is None:
             cluster.start_node(node)

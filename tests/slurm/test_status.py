@@ -92,15 +92,15 @@ def lab(tmp_path: Path) -> Lab:
 def test_a_run_at_work_is_known_without_slurm(lab: Lab, scheduler: Scheduler) -> None:
     lab.run.set_status(Status("running", "train"))
     with Lease(lab.run.path):
-        found = lab.state()
-    assert (found.state, found.step, found.steps, found.steps_per_s, found.remaining_s) == (
+        run = lab.state()
+    assert (run.state, run.step, run.steps, run.steps_per_s, run.remaining_s) == (
         "running",
         20,
         60,
         2.0,
         20.0,
     )
-    assert found.loss == 0.05 and scheduler.called() == []
+    assert run.loss == 0.05 and scheduler.called() == []
 
 
 @pytest.mark.parametrize("state", ["done", "failed", "oom", "nan"])
@@ -134,8 +134,8 @@ def test_files_and_queue_together(
     lab.run.set_status(Status(before, "train", "" if before in ("planned", "running") else "limit"))
     lab.abandoned()
     scheduler.answers("squeue", squeue)
-    found = lab.state()
-    assert (found.state, message in found.message) == (state, True), found
+    run = lab.state()
+    assert (run.state, message in run.message) == (state, True), run
 
 
 def test_accounting_is_asked_for_what_the_queue_forgot(lab: Lab, scheduler: Scheduler) -> None:
@@ -143,16 +143,16 @@ def test_accounting_is_asked_for_what_the_queue_forgot(lab: Lab, scheduler: Sche
     lab.abandoned()
     scheduler.answers("squeue", "", 1, "slurm_load_jobs error: Invalid job id specified")
     scheduler.answers("sacct", "5_0|FAILED|gpu03\n5_0.batch|FAILED|gpu03\n5_0.0|OUT_OF_MEMORY|gpu03")
-    found = lab.state()
-    assert (found.state, found.unrecorded) == ("oom", "oom")
+    run = lab.state()
+    assert (run.state, run.unrecorded) == ("oom", "oom")
     assert [line.split()[0] for line in scheduler.called()] == ["squeue", "sacct"]
 
 
 def test_nobody_answers(lab: Lab, scheduler: Scheduler, capsys: pytest.CaptureFixture[str]) -> None:
     lab.run.set_status(Status("running", "train"))
     lab.abandoned()
-    found = lab.state()
-    assert found.state == "lost" and found.unrecorded is None and "SLURM does not answer" in found.message
+    run = lab.state()
+    assert run.state == "lost" and run.unrecorded is None and "SLURM does not answer" in run.message
     assert bench.status.main([str(lab.sweep)]) == 1
     assert "SLURM does not answer" in capsys.readouterr().out
 
@@ -269,19 +269,19 @@ def test_cancelling_reaches_a_workstations_process(lab: Lab, other_process: subp
     assert other_process.wait(5) == -signal.SIGTERM and lab.run.status().state == "cancelled"
 
 
-def test_a_process_that_got_the_jobs_pid_is_left_alone(
+def test_a_process_that_got_the_jobs_pid_is_not_signaled(
     lab: Lab, other_process: subprocess.Popen[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gone = replace(ProcessIdentity.of(other_process.pid), started="1")
-    on_a_workstation(lab, gone)
-    assert (lab.state().state, lab.state().message) == ("planned", f"job {gone.pid} no longer exists")
+    reused_pid = replace(ProcessIdentity.of(other_process.pid), started="1")
+    on_a_workstation(lab, reused_pid)
+    assert (lab.state().state, lab.state().message) == ("planned", f"job {reused_pid.pid} no longer exists")
     assert bench.cancel.main([str(lab.sweep)]) == 0 and "no run is in the queue" in capsys.readouterr().out
     assert other_process.poll() is None
     with pytest.raises(UserError, match=r"sweep\.json"):  # collecting begins at once: nothing to wait for
-        job.CollectJob(str(lab.sweep), str(lab.results), False, (gone,))()
+        job.CollectJob(str(lab.sweep), str(lab.results), False, (reused_pid,))()
 
 
-def test_a_pid_of_another_host_is_left_alone(lab: Lab, other_process: subprocess.Popen[bytes]) -> None:
+def test_a_pid_of_another_host_is_not_signaled(lab: Lab, other_process: subprocess.Popen[bytes]) -> None:
     on_a_workstation(lab, replace(ProcessIdentity.of(other_process.pid), host="node17", space="another boot"))
     assert "cannot be queried from this host" in lab.state().message
     lab.run.set_status(Status("running", "train"))
@@ -294,11 +294,11 @@ SCONTROL = "JobId=5 JobName=x JobState={state} EndTime={end} PreemptTime={preemp
 LATER, NOW = "2038-01-01T00:00:00", "2001-01-01T00:00:00"
 
 
-@pytest.mark.parametrize(("asked", "said", "answer", "state"), [
+@pytest.mark.parametrize(("stop_request", "log_line", "answer", "state"), [
     ("SIGUSR2", "", {"end": NOW}, "timeout"),
     ("SIGUSR2", "", {"end": LATER}, "preempted"),
     ("SIGUSR2", "", {"end": NOW, "preempt": NOW}, "preempted"),
-    ("SIGUSR2", "", None, "preempted"),  # nobody answers; by the clock the limit is an hour away
+    ("SIGUSR2", "", None, "preempted"),  # SLURM does not answer; by the clock the limit is an hour away
     ("SIGTERM", "", {"state": "COMPLETING"}, "cancelled"),
     ("SIGTERM", "slurmstepd: error: *** STEP 5.0 ON gpu01 CANCELLED AT 2026 ***", {"state": "COMPLETING"}, "cancelled"),
     ("SIGTERM", "slurmstepd: error: *** STEP 5.0 ON gpu01 CANCELLED AT 2026 DUE TO TIME LIMIT ***", None, "timeout"),
@@ -309,19 +309,19 @@ LATER, NOW = "2038-01-01T00:00:00", "2001-01-01T00:00:00"
     ("SIGTERM", "slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.", None, "oom"),
 ])  # fmt: skip
 def test_why_a_run_was_asked_to_stop(
-    tmp_path: Path, scheduler: Scheduler, asked: str, said: str, answer: Mapping[str, str] | None, state: str
+    tmp_path: Path, scheduler: Scheduler, stop_request: str, log_line: str, answer: Mapping[str, str] | None, state: str
 ) -> None:
     log = tmp_path / "5_0_log.err"
     earlier = f"{context.JOB_START_MARKER} 5 start 0\nslurmstepd: error: Detected 1 oom_kill event\n"
-    log.write_text(f"{earlier}{context.JOB_START_MARKER} 5 start 1\n{said}\n")
+    log.write_text(f"{earlier}{context.JOB_START_MARKER} 5 start 1\n{log_line}\n")
     if answer is not None:
         scheduler.answers(
             "scontrol", SCONTROL.format(**{"state": "RUNNING", "end": LATER, "preempt": "None", **answer})
         )
-    assert context.SlurmExecutionContext(60, 180, time.time(), log).classify_stop(asked)[0] == state
+    assert context.SlurmExecutionContext(60, 180, time.time(), log).classify_stop(stop_request)[0] == state
 
 
-def test_an_attempt_that_vanished_is_told_by_its_node(tmp_path: Path, scheduler: Scheduler) -> None:
+def test_an_attempt_that_vanished_is_classified_by_its_node(tmp_path: Path, scheduler: Scheduler) -> None:
     here = context.SlurmExecutionContext(60, 180, 0.0, tmp_path / "none")
     assert here.classify_missing_exit("gpu03")[0] == "lost"
     for state, expected in (("idle", "lost"), ("down*", "node_fail"), ("drain", "node_fail")):
@@ -349,12 +349,12 @@ class Aftermath(Lab):
             monkeypatch.setenv(name, value)
 
     def killed(self, state: State = "running", message: str = "") -> None:
-        """In training, without a word, or with what the first rank could say."""
+        """In training, without a recorded status or with the one that the first rank recorded."""
         with Lease(self.run.path) as lease:
             begin_attempt(LeasedWriter(self.run.path, lease), lambda host: ("lost", host))
             self.run.set_status(Status(state, "train", message))
 
-    def said(self, *lines: str) -> None:
+    def log(self, *lines: str) -> None:
         (self.submission / "jobs" / "5_0_0_log.err").write_text(
             "\n".join([f"{context.JOB_START_MARKER} 5 start 0", *lines])
         )
@@ -373,7 +373,7 @@ def test_a_killed_run_goes_back_into_the_queue_a_few_times(aftermath: Aftermath,
     scheduler.answers("scontrol", "")
     for attempt in (1, 2, 3):
         aftermath.killed()
-        aftermath.said("srun: error: gpu03: task 0: Killed")
+        aftermath.log("srun: error: gpu03: task 0: Killed")
         assert aftermath.after() == Status("lost", "train", "killed (gpu03: task 0: Killed)")
         assert scheduler.called().count("scontrol requeue 5") == min(attempt, 2)
 
@@ -384,42 +384,42 @@ def test_a_controller_that_is_down_is_asked_again(
     monkeypatch.setattr(postmortem, "RETRY_S", 0.5)
     Timer(0.3, scheduler.answers, ["scontrol", ""]).start()
     aftermath.killed()
-    aftermath.said("srun: error: gpu03: task 0: Killed")
+    aftermath.log("srun: error: gpu03: task 0: Killed")
     assert aftermath.after().state == "lost"
     assert scheduler.called().count("scontrol requeue 5") == 2
 
 
-def test_memory_is_told_and_not_tried_again(aftermath: Aftermath, scheduler: Scheduler) -> None:
+def test_out_of_memory_is_reported_and_not_requeued(aftermath: Aftermath, scheduler: Scheduler) -> None:
     aftermath.killed()
-    aftermath.said("slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.", "srun: error: gpu03: task 0: Killed")
+    aftermath.log("slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.", "srun: error: gpu03: task 0: Killed")
     assert aftermath.after().state == "oom" and scheduler.called() == []
     assert read_attempts(aftermath.run)[-1]["state"] == "oom"
 
 
 def test_the_rank_that_failed_first_is_heard(aftermath: Aftermath, scheduler: Scheduler) -> None:
     aftermath.killed("lost", "another rank exited: Connection closed by peer")
-    aftermath.said("srun: error: gpu03: task 2: Exited with exit code 1")
+    aftermath.log("srun: error: gpu03: task 2: Exited with exit code 1")
     status = Status("oom", "train", "rank 2 on gpu03: OutOfMemoryError: CUDA out of memory", "Traceback")
     job.failure_file(aftermath.submission / "jobs", "5_0", 2).write_text(json.dumps(asdict(status)))
     assert aftermath.after(1) == status and scheduler.called() == []
 
 
 def test_a_job_that_never_began_is_a_failure_with_its_last_lines(aftermath: Aftermath) -> None:
-    aftermath.said("module: command not found", "srun: error: gpu03: task 0: Exited with exit code 127")
+    aftermath.log("module: command not found", "srun: error: gpu03: task 0: Exited with exit code 127")
     found = aftermath.after(127)
     assert (found.state, found.phase) == ("failed", "start") and "module: command not found" in found.trace
 
 
 def test_a_submission_that_was_cut_short_leaves_the_run_to_the_next(aftermath: Aftermath) -> None:
-    aftermath.said("RuntimeError: Waited for 60 seconds but could not find submitted jobs in path:")
+    aftermath.log("RuntimeError: Waited for 60 seconds but could not find submitted jobs in path:")
     assert aftermath.after(1) == Status()
 
 
 @pytest.mark.parametrize("state", ["done", "failed", "cancelled", "timeout", "preempted"])
-def test_an_end_that_was_told_stays(aftermath: Aftermath, state: State) -> None:
-    aftermath.killed(state, "as told")
-    aftermath.said("slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.")
-    assert aftermath.after() == Status(state, "train", "as told")
+def test_a_recorded_status_stays(aftermath: Aftermath, state: State) -> None:
+    aftermath.killed(state, "recorded")
+    aftermath.log("slurmstepd: error: Detected 1 oom_kill event in StepId=5.0.")
+    assert aftermath.after() == Status(state, "train", "recorded")
 
 
 def test_a_later_start_of_the_job_may_take_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,25 +27,25 @@ def write_root(root: Path, names: Sequence[str], first: int = 0) -> Path:
     return root
 
 
-def without_level(root: Path, made: Path) -> Path:
+def without_level(root: Path, out: Path) -> Path:
     for folder in root.glob(f"*/*/{LEVEL}"):
-        shutil.copytree(folder, made / folder.parent.relative_to(root))
-    return made
+        shutil.copytree(folder, out / folder.parent.relative_to(root))
+    return out
 
 
-def as_tars(root: Path, made: Path) -> Path:
+def as_tars(root: Path, out: Path) -> Path:
     for folder in root.glob("*/*"):
-        target = made / folder.relative_to(root)
+        target = out / folder.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(f"{target}.tar", "w") as tar:
             tar.add(folder, arcname=folder.name)
-    return made
+    return out
 
 
-def in_categories(root: Path, made: Path) -> Path:
+def in_categories(root: Path, out: Path) -> Path:
     for i, folder in enumerate(sorted(root.glob("*/*"))):
-        shutil.copytree(folder, made / f"Category-{i % 2}" / folder.relative_to(root))
-    return made
+        shutil.copytree(folder, out / f"Category-{i % 2}" / folder.relative_to(root))
+    return out
 
 
 LAYOUTS: dict[str, Callable[[Path, Path], Path]] = {

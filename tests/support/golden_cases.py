@@ -58,18 +58,23 @@ def layouts() -> dict[str, Any]:
 
 def tensors(name: str) -> dict[str, torch.Tensor]:
     """All of a published file's tensors at their full shapes, each one stored number."""
-    made = {}
+    state = {}
     for key, shape in layouts()[name]["tensors"].items():
         repeated = re.search(r"#(\d+)", key)
         keys = [key.replace(repeated[0], str(i)) for i in range(int(repeated[1]))] if repeated else [key]
-        made |= {one: torch.zeros(1).expand([int(n) for n in shape.split("x")]) for one in keys}
-    assert len(made) == layouts()[name]["count"]
-    return made
+        state |= {one: torch.zeros(1).expand([int(n) for n in shape.split("x")]) for one in keys}
+    assert len(state) == layouts()[name]["count"]
+    return state
 
 
 def save(path: Path, state: dict[str, torch.Tensor], *, wrapped: bool = True) -> Path:
     """As naver saves: the tensors below `model`, beside an argparse.Namespace with paths, and training state."""
     arguments = argparse.Namespace(model="AsymmetricMASt3R(pos_embed='RoPE100')", lr=1e-4, output_dir=Path("x/y"))
-    beside = {"args": arguments, "epoch": 9, "best_so_far": np.float64(0.5), "optimizer": {"state": {}, "groups": [1]}}
-    torch.save({"model": state, **beside} if wrapped else state, path)
+    training_state = {
+        "args": arguments,
+        "epoch": 9,
+        "best_so_far": np.float64(0.5),
+        "optimizer": {"state": {}, "groups": [1]},
+    }
+    torch.save({"model": state, **training_state} if wrapped else state, path)
     return path

@@ -155,8 +155,8 @@ class Cluster:
         stepd = "slurmstepd" in words and str(self.root) in f"{words} {environment(pid).get('SLURM_CONF', '')}"
         if stepd:
             return f"[{node}]" in words or environment(pid).get("SLURMD_NODENAME") == node or _spool(pid, node)
-        told = environment(pid)
-        return told.get("SLURMD_NODENAME") == node and told.get("SLURM_CONF") == str(self.configuration)
+        variables = environment(pid)
+        return variables.get("SLURMD_NODENAME") == node and variables.get("SLURM_CONF") == str(self.configuration)
 
     def _start(self, *words: str) -> None:
         subprocess.run(words, env=os.environ | self.environment, check=True, stdin=subprocess.DEVNULL)

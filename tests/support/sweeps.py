@@ -115,7 +115,7 @@ def record_sweep(
 
 
 def write_finished_sweep(results: Path, scale: str = "tiny") -> Path:
-    """table3 with two seeds and RESULTS: two finished settings, and one that failed and was not begun."""
+    """table3 with two seeds and RESULTS: two finished settings, one that failed, one that was not started."""
     overrides = ("train.steps=60", "seeds=[0, 1]")
     folder, runs = record_sweep(results, overrides=overrides, scale=scale)
     for i, run in enumerate(runs):

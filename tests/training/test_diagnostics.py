@@ -156,7 +156,7 @@ def test_cameras_that_look_away_are_warned_about(tmp_path: Path) -> None:
     assert summary is not None and any("behind the target cameras" in text for text in summary["warnings"])
 
 
-def test_healthy_training_is_left_in_peace(tmp_path: Path) -> None:
+def test_healthy_training_is_not_warned_about(tmp_path: Path) -> None:
     summary = run(tmp_path, spec(steps=60)).training()
     assert summary is not None and summary["warnings"] == []
     records = RunFolder(tmp_path).metrics()

@@ -34,10 +34,10 @@ def test_a_run_draws_its_preview(tmp_path: Path) -> None:
 def test_the_preview_is_not_part_of_the_result(tmp_path: Path) -> None:
     """Equal weights with a preview in the middle and without any."""
     steps = preview.FIRST_STEPS + 4
-    shown = spec(steps=steps)
-    train(shown, PlainWriter(tmp_path / "shown"), device=CPU, source=Balls(SIZE))
+    with_preview = spec(steps=steps)
+    train(with_preview, PlainWriter(tmp_path / "shown"), device=CPU, source=Balls(SIZE))
     assert (tmp_path / "shown" / preview.FILE).is_file()
-    model, sampler = weights.load(tmp_path / "shown"), Sampler(Balls(SIZE), shown.views, 0)
+    model, sampler = weights.load(tmp_path / "shown"), Sampler(Balls(SIZE), with_preview.views, 0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     random_state = torch.random.get_rng_state()
     preview.draw(model.train(), sampler.evaluation(["evaluation/0"]), "title")

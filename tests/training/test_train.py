@@ -445,13 +445,13 @@ def test_a_batch_is_freed_before_the_next_step(tmp_path: Path) -> None:
 
 
 def test_the_best_weights_are_kept(tmp_path: Path) -> None:
-    """Of four looks the best one's weights remain, also after a stop; ids without the field stay as they were."""
+    """Of four validations the best one's weights remain, also after a stop; ids without the field stay as they were."""
     of = replace(spec(keep="best", validations=4, learning_rate=0.05), evaluation=EvaluationSpec(scenes=2))
     whole = run(tmp_path / "whole", of)
-    looks = {r["step"]: r["validation_psnr"] for r in whole.metrics() if "validation_psnr" in r}
+    validations = {r["step"]: r["validation_psnr"] for r in whole.metrics() if "validation_psnr" in r}
     kept = (whole.training() or {})["kept"]
-    assert list(looks) == [5, 10, 15, 20] and len(set(looks.values())) == 4
-    assert kept["validation_psnr"] == max(looks.values()) == looks[kept["step"]] and kept["step"] != 20
+    assert list(validations) == [5, 10, 15, 20] and len(set(validations.values())) == 4
+    assert kept["validation_psnr"] == max(validations.values()) == validations[kept["step"]] and kept["step"] != 20
     assert not (whole.path / "best").exists()
 
     model = weights.load(whole.path)

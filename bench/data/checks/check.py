@@ -16,11 +16,12 @@ from bench.data.checks.single_view import EMPTY, View, check_view, premultiplied
 from bench.data.checks.view_pairs import check_pairs
 from bench.data.scene import VIEWS
 from bench.data.storage.index import VIEW
+from bench.data.storage.open_store import open_store
 from bench.data.storage.packed import Packed
 from bench.data.storage.parallel import each_scene
 from bench.data.storage.pixels import decode_exr, decode_picture, surface
 from bench.data.storage.raw import Files, FolderFiles, Raw, decode_camera
-from bench.data.storage.store import FORMS, Broken, Store, open_store
+from bench.data.storage.store import FORMS, Broken, Store
 
 DECODERS: Mapping[str, Callable[[bytes, str], Any]] = {
     ".json": decode_camera,
@@ -50,8 +51,8 @@ class Defect:
 def check(root: Path, console: Console, workers: int | None = None, views: int = VIEWS, form: str = FORMS[0]) -> int:
     """Print every defect; 0 without any, 1 otherwise. `views`, `form`: open_store's. Raises UserError."""
     store = open_store(root, True, views, form)
-    left_out = store.broken() if isinstance(store, Packed) else {}
-    scenes = [scene for scene in store.scenes() if scene not in left_out]
+    broken_scenes = store.broken() if isinstance(store, Packed) else {}
+    scenes = [scene for scene in store.scenes() if scene not in broken_scenes]
     kinds: Counter[str] = Counter()
     damaged = without_depth = 0
     opener = partial(open_store, root, False, views, form)
@@ -63,8 +64,8 @@ def check(root: Path, console: Console, workers: int | None = None, views: int =
             console.print(str(defect), markup=False, soft_wrap=True)
         kinds.update(defect.kind for defect in defects)
         damaged += bool(defects)
-    if left_out:
-        console.print(f"{len(left_out)} scenes were broken and left out when {root} was packed", soft_wrap=True)
+    if broken_scenes:
+        console.print(f"{len(broken_scenes)} scenes were broken and left out when {root} was packed", soft_wrap=True)
     if without_depth:
         console.print(f"{without_depth} scenes came without depth: their views were not compared", soft_wrap=True)
     by_kind = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

@@ -195,11 +195,11 @@ def normal_fit(view: View) -> tuple[float, float]:
     if len(row) < ENOUGH:
         return 1.0, 1.0
     right, left, below, above = (view.local(row + down, column + across) for down, across in around)
-    shown = np.cross(below - above, right - left)  # towards the camera
-    shown = shown / np.linalg.norm(shown, axis=-1, keepdims=True) @ view.camera_to_world[:3, :3].T
+    from_depth = np.cross(below - above, right - left)  # towards the camera
+    from_depth = from_depth / np.linalg.norm(from_depth, axis=-1, keepdims=True) @ view.camera_to_world[:3, :3].T
     normals = view.normals[row, column].astype(np.float64)
     length = np.linalg.norm(normals, axis=-1)
-    cosine = (normals * shown).sum(-1) / np.maximum(length, 1e-6)
+    cosine = (normals * from_depth).sum(-1) / np.maximum(length, 1e-6)
     return float(np.median(length)), float(cosine.mean())
 
 

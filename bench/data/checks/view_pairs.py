@@ -123,7 +123,7 @@ def neighbors(views: Sequence[View]) -> list[tuple[int, int]]:
 def suspect_views(bad: Mapping[tuple[int, int], bool]) -> list[int]:
     """The fewest views that explain bad pairs: one with most of its pairs bad is taken out first, and so on.
 
-    One bad pair among good ones speaks against nobody.
+    One bad pair among good ones is no evidence against a view.
     """
     remaining, suspects = dict(bad), set[int]()
     while True:

@@ -116,8 +116,8 @@ class ArchiveAssets(Assets):
             return archive.read(path)
 
     def candidates(self, name: str) -> Iterator[str]:
-        beside = os.path.normpath(self.folder / name)
-        yield from (member for member in self.names if member.lower() == beside.lower())
+        relative_path = os.path.normpath(self.folder / name)
+        yield from (member for member in self.names if member.lower() == relative_path.lower())
         same_name = self._by_name.get(PurePosixPath(name).name.lower(), [])
         yield from sorted(same_name, key=lambda member: (not PurePosixPath(member).is_relative_to(self.folder), member))
 

@@ -69,8 +69,8 @@ def furniture(out: Path, size: int, package: Path, console: Console, limit: int 
     """
     package = libraries(package)
     models = catalog(package)
-    kept, reasons = choose(models, package, console)
-    chosen = kept[:limit]
+    distinct_models, reasons = choose(models, package, console)
+    chosen = distinct_models[:limit]
     _write_tables(out, models, chosen, reasons)  # before the first scene: attribution must travel
     failed = render.render_jobs([render.Job(m.scene, mesh_file(package, m)) for m in chosen], out, size, console)
     rendered = [model for model in chosen if model.scene not in failed]
@@ -162,18 +162,18 @@ def choose(models: Sequence[Model], package: Path, console: Console) -> tuple[li
         results = pool.map(signature, jobs, chunksize=8)
         signatures = list(track(results, "comparing the geometry of models", len(jobs), console))
     reasons = {model.number: "reserved for evaluation" for model in models if model.number in RESERVED}
-    kept: list[Model] = []
+    distinct_models: list[Model] = []
     distinct = [i for i, model in enumerate(models) if model.number in RESERVED]
     for i, model in enumerate(models):
         if model.number in RESERVED:
             continue
         twin = next((j for j in distinct if are_variants(signatures[i], signatures[j])), None)
         if twin is None:
-            kept.append(model)
+            distinct_models.append(model)
             distinct.append(i)
         else:
             reasons[model.number] = f"variant of {models[twin].scene}"
-    return kept, reasons
+    return distinct_models, reasons
 
 
 def signature(file: MeshFile) -> NDArray[np.uint64] | None:

@@ -1,6 +1,6 @@
 """A mesh file of any supported format → a normalized mesh.
 
-The readers are our own: trimesh, which this project's tests compare them with, drops without a word what it cannot
+The readers are our own: trimesh, which this project's tests compare them with, silently drops what it cannot
 read (sparse accessors, fans, second texture coordinates, materials); `support` states what each of them reads.
 """
 
@@ -32,7 +32,7 @@ Z_UP = (".ply", ".stl", ".off")  # by custom; the others are y-up
 def load(file: MeshFile, up: Up = "auto") -> Mesh:
     """All surfaces of a file. Raises UserError for a file of which any geometry cannot be read.
 
-    What else of it cannot be read (materials, textures, lines) stands in the mesh's `missing`.
+    What else of it cannot be read (materials, textures, lines) is listed in the mesh's `missing`.
     """
     content, assets = file.open()
     z_up = file.suffix in Z_UP if up == "auto" else up == "z"

@@ -73,7 +73,7 @@ def statements(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def read_mtl(content: bytes, name: str, assets: Assets) -> dict[str, MtlMaterial]:
-    """The materials of a library by their names; what of it is not read stands in `assets.missing` with file:line."""
+    """The materials of a library by their names; what is not read is listed in `assets.missing` with file:line."""
     materials: dict[str, MtlMaterial] = {}
     material: MtlMaterial | None = None
     for line, word, rest in statements(decode_text(content)):

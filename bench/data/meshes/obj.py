@@ -33,7 +33,7 @@ class ObjFile:
 
 
 def read_obj(content: bytes, name: str, assets: Assets) -> list[Part]:
-    """The parts of an OBJ file; what of it is not read stands in `assets.missing` with file:line.
+    """The parts of an OBJ file; what is not read is listed in `assets.missing` with file:line.
 
     Raises UserError for damaged statements and for surfaces that are no polygons.
     """

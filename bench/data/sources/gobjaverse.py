@@ -21,8 +21,9 @@ from bench.data.scene import (
 )
 from bench.data.storage import broken
 from bench.data.storage.index import cache_folder
+from bench.data.storage.open_store import open_store
 from bench.data.storage.source import StoreSource
-from bench.data.storage.store import Broken, Store, open_store
+from bench.data.storage.store import Broken, Store
 from models.parts import PartSpec
 
 log = logging.getLogger(__name__)

@@ -31,10 +31,10 @@ def read_json_object(content: bytes, path: str) -> dict[str, Any]:
     if content.lstrip()[:1] == b"<":
         check_magic(content, b"{", path)
     with reported(path, "truncated" if not content.rstrip().endswith(b"}") else "damaged"):
-        found = json.loads(content)
-    if not isinstance(found, dict):
-        raise Broken("damaged", path, f"a JSON {type(found).__name__}, not an object")
-    return found
+        value = json.loads(content)
+    if not isinstance(value, dict):
+        raise Broken("damaged", path, f"a JSON {type(value).__name__}, not an object")
+    return value
 
 
 @contextmanager

@@ -63,8 +63,8 @@ def index(root: Path, views: int, progress: bool) -> dict[str, SceneLocation]:
     cached = cache_folder(root, views) / "index.json"
     before = _load(cached)
     after: dict[str, Folder] = {}
-    shown = console.progress(f"indexing scenes of {readable(root)}", visible=progress)
-    with shown as advance, ThreadPoolExecutor(THREADS) as pool:
+    progress_bar = console.progress(f"indexing scenes of {readable(root)}", visible=progress)
+    with progress_bar as advance, ThreadPoolExecutor(THREADS) as pool:
         level = [""]
         for _ in range(DEPTH):
             for relative in level:
@@ -97,8 +97,8 @@ def _scan(root: Path, relative: str, before: Folder | None, views: int, pool: Th
     path = root / relative
     changed_ns = path.stat().st_mtime_ns
     if before is not None and before.changed_ns == changed_ns and not before.unreadable:
-        again = [name for name, location in before.scenes.items() if location.broken]
-        probed = dict(zip(again, pool.map(lambda name: _probe(root, name, views), again), strict=True))
+        broken_before = [name for name, location in before.scenes.items() if location.broken]
+        probed = dict(zip(broken_before, pool.map(lambda name: _probe(root, name, views), broken_before), strict=True))
         if all(isinstance(result, SceneLocation) for result in probed.values()):
             fresh = {name: result for name, result in probed.items() if isinstance(result, SceneLocation)}
             return Folder(changed_ns, before.scenes | fresh, before.folders)

@@ -23,9 +23,10 @@ from bench.data.scene import VIEWS
 from bench.data.storage import broken
 from bench.data.storage.files import readable
 from bench.data.storage.index import Defect
+from bench.data.storage.open_store import open_store
 from bench.data.storage.packed import DATA, FORMAT, camera_key, encode_cameras, encode_view, view_key
 from bench.data.storage.parallel import each_scene
-from bench.data.storage.store import FORMS, PACKED, Broken, Store, open_store
+from bench.data.storage.store import FORMS, PACKED, Broken, Store
 
 UNFINISHED, JOB, LOCK = ".unfinished-", "packing.json", "packing.lock"
 KEY_BYTES = 511  # that LMDB allows
@@ -58,7 +59,7 @@ def pack(
     if size < 1:
         raise UserError(f"--size {size}: at least 1 pixel")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} already exists: remove it, or name another --out")
+        raise UserError(f"{out} already exists: remove it, or pass another --out")
     started = time.monotonic()
     store = open_store(root, True, views, form)
     opener = partial(open_store, root, False, views, form)
@@ -138,9 +139,11 @@ def _claimed(folder: Path, job: Mapping[str, object]) -> Iterator[Path]:
             raise UserError(f"{folder}: another process is packing there") from error
         if not (folder / JOB).is_file():
             write_json(folder / JOB, job)
-        begun = {key: value for key, value in read_json(folder / JOB).items() if key in job}
-        if begun != job:
-            raise UserError(f"{folder} holds the beginning of another pack, {begun}: remove it, or name another --out")
+        recorded = {key: value for key, value in read_json(folder / JOB).items() if key in job}
+        if recorded != job:
+            raise UserError(
+                f"{folder} holds an incomplete pack with other settings, {recorded}: remove it, or pass another --out"
+            )
         yield folder
 
 

@@ -40,8 +40,8 @@ def open_packed(root: Path) -> Packed:
     path = root / PACKED
     content = read_json_object(read_file(path), readable(path))
     if content.get("format") != FORMAT:
-        found = str(content.get("format"))[:20]
-        raise UserError(f"{readable(path)} has format {found}, this EAD-Bench reads {FORMAT}: pack the scenes anew")
+        actual = str(content.get("format"))[:20]
+        raise UserError(f"{readable(path)} has format {actual}, this EAD-Bench reads {FORMAT}: pack the scenes anew")
     if not (root / DATA).is_file():
         raise UserError(f"{readable(root)} has no {DATA}: pack the scenes anew")
     with reported(readable(path)):
@@ -132,7 +132,7 @@ _opening = Lock()
 
 
 def _close_after_fork() -> None:
-    """In a forked child, where an environment must not be used: readers hold no locks, so closing touches nobody."""
+    """In a forked child, where an environment must not be used: readers hold no locks, so closing is safe."""
     global _opening
     _opening = Lock()
     for environment in _environments.values():

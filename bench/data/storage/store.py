@@ -1,13 +1,12 @@
-"""Where scenes lie: G-Objaverse's folders and tars, other data sets' renderings, or the packed form of any of them.
+"""The interface to scenes on disk, in any format, and the defects of a broken one. `open_store` opens them.
 
-One interface to all, and what is broken. A scene of G-Objaverse is named "<dictionary>/<instance>", with the folders
+A scene of G-Objaverse is named "<dictionary>/<instance>", with the folders
 above it in front where there are any. No torch here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from bench.common.errors import UserError
 from bench.data.cache import ByteCache
-from bench.data.scene import VIEWS, SceneData
+from bench.data.scene import SceneData
 
 FORMS = ("gobjaverse", "gso", "omniobject3d")  # file formats of data sets
 PACKED = "packed.json"  # its presence marks a packed root; see bench/data/storage/packed.py
@@ -68,21 +67,3 @@ class Store(Protocol):
     def cameras(self, scene: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Camera-to-world (view, 4, 4) and horizontal fields of view (view,), of all views. Raises Broken."""
         ...
-
-
-def open_store(root: Path, progress: bool = True, views: int = VIEWS, form: str = FORMS[0]) -> Store:
-    """The scenes under `root`, packed or in the form of one of FORMS. `views`: of a whole scene of G-Objaverse.
-
-    Raises UserError where there are none.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder: name the one that holds the scenes")
-    if (root / PACKED).is_file():
-        packed: Store = import_module("bench.data.storage.packed").open_packed(root)
-        return packed
-    if form != "gobjaverse":
-        layout = import_module(f"bench.data.sources.{form}").Spec().layout()
-        renderings: Store = import_module("bench.data.storage.transforms").Transforms(root, layout)
-        return renderings
-    raw: Store = import_module("bench.data.storage.raw").open_raw(root, progress, views)
-    return raw

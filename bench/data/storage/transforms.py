@@ -9,13 +9,11 @@ that are not square are padded to squares.
 from __future__ import annotations
 
 import logging
-import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +34,8 @@ from bench.data.storage.pixels import (
 )
 from bench.data.storage.source import StoreSource
 from bench.data.storage.store import CAMERAS, Broken
-from bench.data.storage.views import check_camera, join_views
+from bench.data.storage.transforms_camera import frame_camera
+from bench.data.storage.views import join_views
 from models.parts import PartSpec
 
 log = logging.getLogger(__name__)
@@ -45,12 +44,7 @@ FILE = "transforms.json"
 DEPTH = 3  # folders between the root and that file, at most
 PICTURES = ("", ".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")  # suffixes; "": as the path has it
 NOTHING = 1e4  # depths from here on mean background
-CENTERED = 1.0  # pixels that a principal point may lie off the center
-SQUARE = 0.005  # relative difference of focal lengths, of what still are square pixels
-OPENGL_TO_OPENCV = np.array([1.0, -1.0, -1.0])
 EXR_CHANNELS = ("Z", "V", "Y", "R")  # where a depth may stand
-CAMERA_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "PERSPECTIVE")  # with DISTORTION 0
-DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
 @dataclass(frozen=True)
@@ -117,11 +111,11 @@ class Transforms:
     def __init__(self, root: Path, layout: Layout) -> None:
         """Names the folders that cannot be read. Raises UserError where there is no scene."""
         self.root, self.layout, self._owner = root, layout, new_owner()
-        found = dict(sorted(_find(root, root, DEPTH)))
-        self.files = {readable(name): path for name, path in found.items()}
+        scenes = dict(sorted(_find(root, root, DEPTH)))
+        self.files = {readable(name): path for name, path in scenes.items()}
         self._broken = {
             readable(name): Broken("bad name", readable(path), "the name is not UTF-8: rename it")
-            for name, path in found.items()
+            for name, path in scenes.items()
             if not is_utf8(name)
         }
         self._opaque = False  # whether a picture without transparency was read
@@ -187,7 +181,7 @@ def read_frames(path: Path, layout: Layout) -> Frames:
     pictures = _pictures(path.parent, [str(frame.get("file_path", "")) for frame in frames], layout)
     depths = [str(path.parent / layout.depth.format(name=Path(picture).stem)) for picture in pictures]
     size = _first_size(pictures, path)
-    cameras = [_camera(frame, content, size, layout.unit, f"{name}: frame {i}") for i, frame in enumerate(frames)]
+    cameras = [frame_camera(frame, content, size, layout.unit, f"{name}: frame {i}") for i, frame in enumerate(frames)]
     poses, angles = np.stack([pose for pose, _ in cameras]), np.array([angle for _, angle in cameras])
     return Frames(tuple(pictures), tuple(depths), poses, angles, size)
 
@@ -216,62 +210,6 @@ def _pictures(folder: Path, paths: Sequence[str], layout: Layout) -> list[str]:
                 return pictures
     expected = " or ".join(p.format(path=paths[0], name=Path(paths[0]).stem, index=0) for p in layout.pictures)
     raise Broken("missing file", readable(folder), f"no picture of any frame, such as {expected[:500]} (.png, .jpg)")
-
-
-def _camera(
-    frame: Mapping[str, Any], scene: Mapping[str, Any], size: tuple[int, int], unit: float, path: str
-) -> tuple[NDArray[np.float64], float]:
-    """Camera-to-world, and the field of view of the padded picture; OpenGL axes (y up, z back) there, OpenCV here.
-
-    `size`: width and height of the scene's pictures.
-    """
-    values = {**scene, **frame}
-    with reported(path):
-        matrix = np.array(values.get("transform_matrix"), np.float64)
-        if matrix.shape not in ((4, 4), (3, 4)):
-            raise Broken("damaged", path, f"no camera: transform_matrix has shape {matrix.shape}, not (4, 4)")
-        tangents = _half_sizes(values, size, path)
-        angle = 2 * math.atan(max(tangents))
-        axes = np.concatenate([matrix[:3, :3] * OPENGL_TO_OPENCV, unit * matrix[:3, 3:4]], 1)
-    return check_camera(axes, angle, path), angle
-
-
-def _half_sizes(values: Mapping[str, Any], size: tuple[int, int], path: str) -> tuple[float, float]:
-    """Half the picture's width and height at distance 1. Raises Broken for a camera that the models do not have."""
-    if (model := str(values.get("camera_model") or "PINHOLE")) not in CAMERA_MODELS or values.get("is_fisheye"):
-        raise Broken("bad camera", path, f"camera model {model[:50]} is not a pinhole: undistort the pictures")
-    if distorted := [name for name in DISTORTION if float(values.get(name) or 0) != 0]:
-        raise Broken("bad camera", path, f"lens distortion ({', '.join(distorted)}): undistort the pictures")
-    width, height = float(values.get("w") or size[0]), float(values.get("h") or size[1])
-    if "intrinsic_matrix" in values:
-        width, height = size
-        matrix = np.array(values["intrinsic_matrix"], np.float64)
-        focal, center = (matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2])
-    elif "fl_x" in values:
-        focal = float(values["fl_x"]), float(values.get("fl_y", values["fl_x"]))
-        center = float(values.get("cx", width / 2)), float(values.get("cy", height / 2))
-    elif "camera_angle_x" in values:
-        focal_x = width / 2 / math.tan(float(values["camera_angle_x"]) / 2)
-        angle_y = values.get("camera_angle_y")
-        focal = focal_x, focal_x if angle_y is None else height / 2 / math.tan(float(angle_y) / 2)
-        center = width / 2, height / 2
-    else:
-        raise Broken("damaged", path, "no camera: neither intrinsic_matrix nor fl_x nor camera_angle_x")
-    if not np.isfinite([*focal, *center, width, height]).all():
-        raise Broken("not finite", path, "a number of the camera")
-    if min(*focal, width, height) <= 0:
-        raise Broken("bad camera", path, f"focal lengths {focal[0]:g}, {focal[1]:g} of {width:g} × {height:g} px")
-    if max(abs(center[0] - width / 2), abs(center[1] - height / 2)) > CENTERED:
-        raise Broken("bad camera", path, f"its principal point {center[0]:g}, {center[1]:g} is not the center")
-    if abs(focal[1] / focal[0] - 1) > SQUARE:
-        raise Broken("bad camera", path, f"focal lengths {focal[0]:g} and {focal[1]:g} px: pixels are not square")
-    if abs(width / height * size[1] / size[0] - 1) > 1 / min(size):
-        raise Broken(
-            "wrong size",
-            path,
-            f"a camera of {width:g} × {height:g} px, but pictures of {size[0]} × {size[1]}: they are squashed",
-        )
-    return width / 2 / focal[0], height / 2 / focal[1]
 
 
 def _first_size(pictures: Sequence[str], scene: Path) -> tuple[int, int]:

@@ -22,9 +22,10 @@ from bench.common.console import command_console, track
 from bench.common.errors import UserError
 from bench.data.procedural.generator import generate
 from bench.data.scene import VIEWS
+from bench.data.storage.open_store import open_store
 from bench.data.storage.pack import pack
 from bench.data.storage.packed import DATA
-from bench.data.storage.store import PACKED, Store, open_store
+from bench.data.storage.store import PACKED, Store
 from bench.data.storage.write import LEVEL, write_scene
 
 

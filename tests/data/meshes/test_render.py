@@ -1,4 +1,4 @@
-"""A user's meshes in G-Objaverse's format: what is seen where, textures, what cannot be read, going on after a kill."""
+"""A user's meshes in G-Objaverse's format: what is seen where, textures, what cannot be read, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bench.data.meshes.files import MeshFile, find_meshes
 from bench.data.meshes.mesh import Mesh
 from bench.data.meshes.views import render_views
 from bench.data.scene import SceneData
-from bench.data.storage.store import open_store
+from bench.data.storage.open_store import open_store
 
 SILENT = Console(file=io.StringIO())
 
@@ -128,7 +128,7 @@ def test_what_is_no_mesh_is_named(content: bytes, tmp_path: Path) -> None:
         load(tmp_path / "bad.obj")
 
 
-def test_the_command_makes_a_data_set_and_goes_on(tmp_path: Path) -> None:
+def test_the_command_makes_a_data_set_and_resumes(tmp_path: Path) -> None:
     """Three files of which one is bad; then again after a kill that left a scene half made and one missing."""
     quad(tmp_path / "a")
     quad(tmp_path / "b", 255)
@@ -187,7 +187,7 @@ def test_furniture_from_a_package_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_furniture_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its numbers would tell other models than those reserved."""
+    """Its numbers would denote other models than those reserved."""
     for name in furniture.LIBRARIES:
         library(tmp_path, name, {"jar": ("Ann", 1.0)} if name == "Scopia" else {})
     monkeypatch.setattr(furniture, "RESERVED", {0: "vase"})
@@ -207,9 +207,9 @@ def test_names_of_files_that_share_theirs(tmp_path: Path) -> None:
         MeshFile(tmp_path / "set.zip", "a/cup.obj"),
         MeshFile(tmp_path / "cup.zip", "cup.obj"),
     ]
-    made = render.scene_names(files)
-    assert list(made.values())[2:] == ["desk-lamp", "set_cup", "cup"] and len(set(made.values())) == 5
-    assert made[files[0]].endswith("one_chair.obj")
+    names = render.scene_names(files)
+    assert list(names.values())[2:] == ["desk-lamp", "set_cup", "cup"] and len(set(names.values())) == 5
+    assert names[files[0]].endswith("one_chair.obj")
 
 
 @pytest.mark.parametrize("layout", ["flat", "one folder", "source and textures"])
@@ -254,7 +254,7 @@ def test_textures_are_found_however_they_are_spelled(spelled: str, tmp_path: Pat
     assert load(path).materials[0].texture is not None
 
 
-def test_what_a_mesh_lacks_is_told(tmp_path: Path) -> None:
+def test_what_a_mesh_lacks_is_reported(tmp_path: Path) -> None:
     path, heard = quad(tmp_path), io.StringIO()
     (tmp_path / "paint.png").unlink()
     assert render.render([path], tmp_path / "out", 32, Console(file=heard, width=200)) == 0

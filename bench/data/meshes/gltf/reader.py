@@ -18,7 +18,7 @@ from bench.data.meshes.mesh import MAX_TRIANGLES, Part
 
 
 def read_gltf(content: bytes, name: str, assets: Assets) -> list[Part]:
-    """What the default scene draws, at rest. What of it is not applied stands in `assets.missing`.
+    """What the default scene draws, at rest. What is not applied is listed in `assets.missing`.
 
     Raises UserError for a file that is damaged or requires what is not supported.
     """
