@@ -170,7 +170,7 @@ class Session:
         lines = sweep_lines(self.sweep, self.results)
         content = {"name": self.sweep.name, "scale": self.sweep.scale, "question": self.sweep.question,
                    "spec": str(self.sweep.path), "overrides": list(self.sweep.overrides),
-                   "reference": self.sweep.reference,
+                   "reference": self.sweep.reference, "folder_name": self.options.name,
                    "bases": bases_at_paper_scale(self.sweep), **sweep_sources(self.sweep)}  # fmt: skip
         environment = provenance.of_sweep(self.sweep.path, torch.device(self.device), self.threads)
         write_sweep(self.folder, content, lines, environment)

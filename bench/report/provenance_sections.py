@@ -75,4 +75,5 @@ def command(sweep: SweepData) -> str:
     if "spec" not in record:
         return ""
     words = ["python", "-m", "bench.run", record["spec"], *record.get("overrides", [])]
-    return shlex.join(words + ([] if sweep.scale == "tiny" else ["--scale", sweep.scale]))
+    words += [] if sweep.scale == "tiny" else ["--scale", sweep.scale]
+    return shlex.join(words + (["--name", name] if (name := record.get("folder_name")) else []))

@@ -231,3 +231,8 @@ def test_runs_elsewhere_are_named_in_the_notebook(tmp_path: Path) -> None:
 
     source: Any = unexecuted_notebook(tmp_path / "a" / "sweep", tmp_path / "runs_here").cells[1].source
     assert "open('.', results='../../runs_here')" in source.replace('"', "'")
+
+
+def test_the_command_to_reproduce_keeps_the_name_of_the_folder(sweep_copy: Path) -> None:
+    write_json(sweep_copy / "sweep.json", read_json(sweep_copy / "sweep.json") | {"folder_name": "mine"})
+    assert "--name mine" in bench.report.open(sweep_copy).show("reproduce").html
