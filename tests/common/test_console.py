@@ -223,6 +223,7 @@ def test_set_up_prints_lines_while_it_fetches(
     assert lines[0].startswith("LPIPS backbones: fetching") and len(lines) > 2
 
 
+@pytest.mark.long
 def test_json_alone_is_on_the_standard_output(tmp_path: Path) -> None:
     """Scenes are generated, and their lines go to the stream of the messages."""
     path = tmp_path / "sweep.yaml"

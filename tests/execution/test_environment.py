@@ -108,6 +108,7 @@ def folder(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rank", [0, 2])
 def test_left_over_variables_of_torchrun_are_named_and_sigterm_ends_the_wait(folder: RunFolder, rank: int) -> None:
     with socket.socket() as probe:

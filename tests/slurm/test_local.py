@@ -58,6 +58,7 @@ def python(where: Path, *words: object, **environment: str) -> subprocess.Comple
     )
 
 
+@pytest.mark.long
 def test_a_queue_on_this_machine(tmp_path: Path) -> None:
     """One at a time; the second is taken out, the first preempted and resumed; meanwhile the checkout is spoilt."""
     source, results = checkout(tmp_path / "source"), tmp_path / "results"

@@ -161,6 +161,7 @@ def test_array_elements_of_accounting() -> None:
     assert queue.array_elements("5_[0-2,7%3]") == ["5_0", "5_1", "5_2", "5_7"] and queue.array_elements("5") == ["5"]
 
 
+@pytest.mark.long
 def test_what_only_slurm_knows_is_written_down_once(lab: Lab, scheduler: Scheduler) -> None:
     lab.run.set_status(Status("running", "train"))
     lab.abandoned()
@@ -204,6 +205,7 @@ def test_no_sweep_is_bad_input(tmp_path: Path) -> None:
             main([str(tmp_path)])
 
 
+@pytest.mark.long
 def test_a_local_sweep_is_followed_from_its_first_second_to_its_end(tmp_path: Path) -> None:
     """One run at a time: what has not started waits in the command; without a process nothing waits."""
     (tmp_path / "local.yaml").write_text(commands.SPEC)
