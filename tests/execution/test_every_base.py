@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from support.base_models import BASES
-from support.sweeps import profile
+from support.in_process import Train, trained_once
 
 import bench.run
-from bench import config
-from bench.common.json_files import write_json
-from bench.execution import worker
-from bench.execution.launcher import prepare_run_folder
-from bench.execution.session import task_of
-from bench.runs.folder import RunFolder
 
 NAMES = sorted(path.stem for path in BASES.glob("*.yaml"))
 SPEC = f"""# Does every base train?
@@ -29,7 +21,6 @@ set:
   losses.lpips: null
 """
 METRIC = {"pointmap": "point_error", "pixels": None}  # of other outputs psnr
-Train = Callable[[str], RunFolder]
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +32,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def train(spec: Path) -> Train:
-    """Trains a base once, in this process."""
-    runs = {run.label: run for run in config.load(spec).runs}
-
-    @cache
-    def once(name: str) -> RunFolder:
-        task = task_of(runs[name], spec.parent / "results")
-        prepare_run_folder(task)
-        write_json(task.folder.path / "profiles" / "cpu-1.json", profile(1.0))  # nothing is timed under shape checks
-        assert worker.main([str(task.folder.path), "--threads", "1"]) == 0, task.folder.status().message
-        return task.folder
-
-    return once
+    return trained_once(spec, spec.parent / "results")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -140,17 +140,15 @@ def test_both_dpt_heads_or_the_first() -> None:
 @pytest.mark.parametrize("base", ["mast3r", "splatt3r", "noposplat"])
 @pytest.mark.parametrize("weights", ["reference_source", "shared"])
 def test_grouped_heads_start_from_mast3rs(base: str, weights: str) -> None:
-    """All of MASt3R's own; what the others add is new, and NoPoSplat's points have no confidence."""
+    """All of MASt3R's own, of the last layer the channels that there are (NoPoSplat's points have no confidence); what
+    the others add is new."""
     with torch.device("meta"):
         head = base_model(base, changes=[f"model.head.view_weights={weights}"]).build().head
     found, initial = published.validate_layout(head, tensors("mast3r"), published.grouped_head(), "mast3r")
-    heads = 2 if weights == "reference_source" else 1
     ours = published.grouped_head().to_ours(found)
     left = head.state_dict().keys() - ours.keys()
     assert len(initial) == len(left)
-    last = sum(key.endswith(("points.out.weight", "points.out.bias")) for key in left)
-    assert last + sum("parts.rest." in key for key in left) == len(left)
-    assert last == (2 * heads if base == "noposplat" else 0)
+    assert all("parts.rest." in key for key in left)
     assert any("parts.rest." in key for key in left) == (base != "mast3r")
     assert any("parts.descriptors." in key for key in ours) == (base != "noposplat")
 
