@@ -67,6 +67,7 @@ def problems(spec: RunSpec) -> Iterator[Problem]:
     yield from _train(spec)
     yield from _data(spec)
     yield from _init(spec)
+    yield from (Problem(f"views.choice.{p.field}", p.message) for p in spec.views.choice.problems(spec.views.inputs))
     yield from (Problem(f"model.{p.field}", p.message) for p in spec.model.problems(spec.views.inputs))
 
 

@@ -19,7 +19,7 @@ class Spec(LossSpec):
     weight: float = 0.05
     net: Literal["vgg", "alex"] = "vgg"
 
-    sizes = {"tiny": {"net": "alex"}}
+    sizes = {"tiny": {"net": "alex"}, "small": {"net": "alex"}}
 
     def build(self, device: torch.device) -> Term:
         """Raises UserError when the backbone has not been set up."""
