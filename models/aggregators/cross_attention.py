@@ -38,7 +38,7 @@ class Spec(AggregatorSpec):
     may_differ = ("view_weights", "memory")  # DUSt3R starts from CroCo
     sizes = {
         "tiny": {"blocks": 2, "width": 192, "heads": 6},
-        "small": {"blocks": 6},
+        "small": {"blocks": 6, "width": 384, "heads": 6},
     }
 
     @property
