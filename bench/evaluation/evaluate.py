@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,11 +53,13 @@ def evaluate_missing(
     source: DataSource,
     ranks: DistributedContext = SINGLE_PROCESS,
 ) -> None:
-    """Evaluate under those of the spec's protocols that have no result yet; every rank calls this. See `evaluate`."""
+    """Evaluate under those of the spec's protocols, and with those numbers of inputs, that have no result yet; every
+    rank calls this. See `evaluate`."""
     finished = RunFolder(writer.folder).evaluations()
-    missing = [name for name in spec.evaluation.protocols if protocols.get(name).key not in finished]
-    for name in ranks.broadcast(missing):
-        evaluate(spec, writer, device=device, source=source, protocol=name, ranks=ranks)
+    requested = protocols.evaluations(spec.evaluation.protocols, spec.views.other_inputs)
+    for key in ranks.broadcast([key for key in requested if key not in finished]):
+        name, inputs = requested[key]
+        evaluate(spec, writer, device=device, source=source, protocol=name, inputs=inputs, ranks=ranks)
 
 
 def evaluate(
@@ -67,9 +69,11 @@ def evaluate(
     device: torch.device,
     source: DataSource,
     protocol: str = "per_image_white",
+    inputs: int | None = None,
     ranks: DistributedContext = SINGLE_PROCESS,
 ) -> None:
-    """Evaluate the model of `writer.folder`; commits samples, then the result.
+    """Evaluate the model of `writer.folder`; commits samples, then the result. With another number of `inputs` than it
+    was trained with there are no samples, and the result's key says so.
 
     Raises UserError, and NonFinite for a model whose output or metrics are NaN or infinite: such a scene is a defect,
     and is not left out of the means.
@@ -79,13 +83,14 @@ def evaluate(
     numerics.configure(device, numerics.EVALUATION_PRECISION, spec.seed)
     this = provenance.of_stage(spec.model.precision, device)
     model = models.load(writer.folder, device)
-    sampler = Sampler(source, spec.views, spec.seed, spec.model.known)
+    key, views = chosen.key_of(inputs), replace(spec.views, inputs=inputs or spec.views.inputs)
+    sampler = Sampler(source, views, spec.seed, spec.model.known)
     verify_unchanged(resolve_splits(spec, source), RunFolder(writer.folder), source)
     chunks = chunks_of(spec, sampler)
     measure = metrics.ImageMetrics(chosen, device)
     partial = None
     if ranks.is_first:
-        partial = PartialResults(writer, chosen, partial_results.header(spec, writer.folder, this, chunks))
+        partial = PartialResults(writer, key, partial_results.header(spec, writer.folder, this, chunks))
 
     scorer = Scorer(model, sampler, chunks, measure, device)
     resumed = len(partial.finished) if partial else 0
@@ -97,7 +102,7 @@ def evaluate(
         raise UserError(
             f"data: none of {sum(map(len, chunks))} evaluation scenes can be used:\n{broken.table(sampler.broken)}"
         )
-    if images := first_samples(model, map(scorer.read, range(len(chunks))), device):
+    if inputs is None and (images := first_samples(model, map(scorer.read, range(len(chunks))), device)):
         writer.commit(samples.FOLDER, lambda folder: samples.save(folder, images))
     result |= {
         "missing": measure.missing,
@@ -110,14 +115,15 @@ def evaluate(
         "resumed_chunks": resumed,
         "seconds": round(time.perf_counter() - started, 3),
     }
-    writer.commit(f"evals/{chosen.key}.json", lambda path: write_json(path, result))
+    writer.commit(f"evals/{key}.json", lambda path: write_json(path, result))
     partial.remove()
 
 
 def chunks_of(spec: RunSpec, sampler: Sampler) -> list[list[str]]:
     """The evaluation scenes in order, cut into forward passes: a matter of the spec alone."""
     scenes = list(sampler.evaluation_scenes(spec.evaluation.scenes))
-    size = min(MAX_SCENES, max(1, PIXELS // (spec.views.targets * spec.model.image_size**2)))
+    views = max(spec.views.targets, sampler.views.inputs if sampler.views.inputs != spec.views.inputs else 0)
+    size = min(MAX_SCENES, max(1, PIXELS // (views * spec.model.image_size**2)))
     return [scenes[start : start + size] for start in range(0, len(scenes), size)]
 
 
