@@ -78,7 +78,7 @@ def remarks(sweep: SweepResults, protocol: str, rows: Sequence[TableRow]) -> lis
     untrained = [run for run in sweep.runs if run.line.get("steps") == 0]
     notes = [TINY] if sweep.scale == "tiny" and len(untrained) < len(sweep.runs) else []
     notes += [_untrained(untrained)] if untrained else []
-    notes += [*_evaluation_notes(sweep, protocol), *_baseline_notes(rows)]
+    notes += [*_evaluation_notes(sweep, protocol), *_resizing_notes(sweep), *_baseline_notes(rows)]
     if any(len(row.values.get("psnr", ())) > 1 for row in runs):
         notes.append("± is the standard deviation between seeds (n − 1).")
     missing = {n: r for _, e in _evaluations(sweep, protocol) for n, r in e.get("missing", {}).items()}
@@ -162,6 +162,15 @@ def _evaluation_notes(sweep: SweepResults, protocol: str) -> Iterator[str]:
         yield f"Evaluated on different scenes, so these rows do not compare: {groups}."
     if len(frames) > 1:
         yield f"Depth and point errors of different frames ({', '.join(sorted(frames))}) do not compare."
+
+
+def _resizing_notes(sweep: SweepResults) -> Iterator[str]:
+    """Encoders whose patch divides no image that the others' divide."""
+    for label, fields in sweep.fields.items():
+        patch, covered = fields.get("model.encoder.patch"), fields.get("model.encoder.image_patch")
+        if covered and patch != covered and len(sweep.fields) > 1:
+            size = f"{patch}/{covered}"
+            yield f"{label}: E resizes its images to {size} of their side, so it does not compare at equal resolution."
 
 
 def _baseline_notes(rows: Sequence[TableRow]) -> Iterator[str]:
