@@ -75,8 +75,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def run(command: str, lab: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """In bash, from the checkout."""
-    words = ["nice", "bash", "-c", command]
-    return subprocess.run(words, cwd=lab, env=environment(), capture_output=True, text=True, timeout=timeout)
+    arguments = ["nice", "bash", "-c", command]
+    return subprocess.run(arguments, cwd=lab, env=environment(), capture_output=True, text=True, timeout=timeout)
 
 
 def output(done: subprocess.CompletedProcess[str]) -> str:
@@ -138,8 +138,8 @@ def test_every_dry_run_is_of_a_command_on_some_page() -> None:
 def test_files_of_extending_train_together_and_pass_the_shared_tests(lab: Path) -> None:
     added = [Path(block.value) for block in blocks(EXTENDING) if block.mark == "file"]
     assert {path.stem for path in added} >= {value for value in PARTS.values() if value.isidentifier()}
-    words = " ".join(shlex.quote(f"{name}={value}") for name, value in PARTS.items())
-    done = run(f"python -m bench.run ablations/base/freesplatter.yaml {words} --no-report --results parts", lab)
+    overrides = " ".join(shlex.quote(f"{name}={value}") for name, value in PARTS.items())
+    done = run(f"python -m bench.run ablations/base/freesplatter.yaml {overrides} --no-report --results parts", lab)
     assert done.returncode == 0, output(done)
     (evaluations,) = (lab / "parts" / "runs").glob("*/evals")
     means = {path.stem.partition("@")[0]: read_json(path)["means"]["psnr"] for path in evaluations.glob("*.json")}

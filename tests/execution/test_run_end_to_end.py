@@ -49,8 +49,8 @@ def folders(results: Path) -> list[RunFolder]:
 
 def table(results: Path) -> pd.DataFrame:
     """Without what depends on the machine."""
-    found = pd.read_csv(results / "sweep_tiny" / "tables" / "table.csv")
-    return found[[name for name in found if not name.startswith("measured/")]]
+    frame = pd.read_csv(results / "sweep_tiny" / "tables" / "table.csv")
+    return frame[[name for name in frame if not name.startswith("measured/")]]
 
 
 def wait_for_step(results: Path, step: int, process: subprocess.Popen[str]) -> RunFolder:
