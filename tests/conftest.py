@@ -5,6 +5,7 @@ The hook rewrites modules as they are imported, so it comes before any test; the
 Each process computes with one thread, as does what it starts: `make test` runs one process per core instead.
 """
 
+import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -18,6 +19,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and numpy are impo
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number serves where a float is wanted
 SHAPED = ("models", "bench.rendering", "bench.data.batch", "bench.outputs", "bench.losses", "bench.evaluation")
 install_import_hook(SHAPED, "conftest.check")
+multiprocessing.set_forkserver_preload(  # imported once, instead of by every process that a test or a pool starts
+    ["bench.data.sources.gobjaverse", "bench.data.sources.procedural", "bench.data.storage.pack",
+     "bench.data.meshes.render", "models.weights", "hypothesis", "pytest"]
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.paths import ROOT
 
+import bench.run
+from bench.common.errors import UserError
 from bench.config.schema import ViewsSpec
 from bench.data.batch import Batch
 from bench.data.procedural.generator import generate
@@ -259,7 +260,5 @@ def test_clusters_do_not_depend_on_threads() -> None:
 def test_negative_numbers_of_scenes_are_refused_in_the_dry_run(tmp_path: Path, name: str) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(f"base: freesplatter\nset:\n  data.{name}: -3\n")
-    command = [sys.executable, "-m", "bench.run", str(spec), "--dry-run"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and "-3 is too small: at least" in done.stderr, done.stderr
-    assert f"{spec.name}:3: data.{name}: " in done.stderr
+    with pytest.raises(UserError, match=rf"{spec.name}:3: data\.{name}: -3 is too small: at least"):
+        bench.run.main([str(spec), "--dry-run"])

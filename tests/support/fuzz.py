@@ -26,9 +26,6 @@ NUMBERS = (b"-1", b"0", b"1e999", b"NaN", b"1e-320", b"99999999999999999999", b"
 EXTREMES = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x00", b"\x80\x00\x00\x00")
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(  # once, instead of in the process of every sample
-    ["bench.data.sources.gobjaverse", "bench.data.meshes.loader", "models.weights", "hypothesis", "pytest"]
-)
 
 Kind = Literal["read", "reported", "error", "crash", "timeout"]
 
