@@ -345,7 +345,7 @@ def test_dry_run_counts_what_breaks_a_rule(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("options", "text"),
     [
         (["train.step=3"], "did you mean 'steps'"),
         (["stray"], "'stray' is neither"),
