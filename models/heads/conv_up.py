@@ -99,7 +99,8 @@ class ConvUpHead(nn.Module):
 
 def with_coordinates(x: Float[Tensor, "n dim rows cols"], aspect: float) -> Float[Tensor, "n dim_2 rows cols"]:
     """x and the (u, v) of each pixel's center."""
-    where = coordinates(*x.shape[-2:], aspect, x)
+    rows, cols = x.shape[-2:]
+    where = coordinates(rows, cols, aspect, x)
     return torch.cat([x, where.expand(len(x), -1, -1, -1)], dim=1)
 
 

@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.dpt import DPTHead, DPTSpec, split_channels
+from models.dpt import DPTHead, DPTSpec, Fusion, split_channels
 from models.heads.conv_up import coordinates
 from models.parts import Problem
 from models.tensors import Dense, Tokens, TokenSpec, Views
@@ -58,9 +58,10 @@ class VGGTHead(DPTHead):
     def forward(self, taps: Sequence[Tokens], views: Views) -> Dense:
         height, width = views.images.shape[-2:]
         levels = []
-        for tap, (project, resample), merge in zip(taps, self.reassemble, self.project, strict=True):  # type: ignore[misc]
-            x = project(rearrange(self.norm(tap.grid), "b v r c d -> (b v) d r c"))
-            levels.append(merge(resample(x + positions(x, width / height))))
+        for tap, reassemble, project in zip(taps, self.reassemble, self.project, strict=True):
+            assert isinstance(reassemble, nn.Sequential)
+            x = reassemble[0](rearrange(self.norm(tap.grid), "b v r c d -> (b v) d r c"))
+            levels.append(project(reassemble[1](x + positions(x, width / height))))
         x = self.conv1(self.merge(levels))
         x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=True)
         x = self.out(F.relu(self.conv2(x + positions(x, width / height))))
@@ -75,6 +76,7 @@ class VGGTHead(DPTHead):
         targets = [tuple(2 * side for side in sizes[0]), *sizes[:-1]]
         path: Tensor | None = None
         for fuse, level, size in zip(reversed(self.fuse), reversed(levels), reversed(targets), strict=True):
+            assert isinstance(fuse, Fusion)
             x = level if path is None else path + fuse.skip(F.relu(level))
             path = fuse.out(F.interpolate(fuse.refine(F.relu(x)), size=size, mode="bilinear", align_corners=True))
         assert path is not None
