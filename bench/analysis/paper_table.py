@@ -18,6 +18,7 @@ DEFAULT_COLUMNS = ("psnr", "psnr_foreground", "ssim", "lpips_vgg", "parameters",
                    "step_time_ms")  # fmt: skip
 PARAMETER_COLUMNS = {"parameters": "total", "parameters_encoder": "encoder", "parameters_aggregator": "aggregator",
                      "parameters_head": "head"}  # fmt: skip
+NOT_APPLICABLE = "--"  # to a baseline; what is missing of a run is an empty cell
 NOT_PRINTED = ("--force", " is empty: ", remarks.TINY)  # notes for those who work with the runs
 
 
@@ -48,7 +49,8 @@ def paper_table(sweep: SweepResults, protocol: str, columns: Sequence[str] = ())
     varying = [column for column in chosen if column.name not in constant]
     marked = [_mark(column, runs) for column in varying]
     cells = [[labels.latex(row.label) + (rf" {labels.latex(DAGGER)}" if row.baselines_not_exceeded else ""),
-              *(column[i] for column in marked)] for i, row in enumerate(rows)]  # fmt: skip
+              *(column[i] or ("" if row.kind == "run" else NOT_APPLICABLE) for column in marked)]
+             for i, row in enumerate(rows)]  # fmt: skip
     notes = [f"{column.heading}: {column.cells[runs[0]]} in every run." for column in constant.values()]
     notes = [
         *map(labels.latex, notes),

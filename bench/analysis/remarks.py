@@ -30,9 +30,10 @@ def caption(sweep: SweepResults, protocol: str) -> str:
 
 
 def subject(sweep: SweepResults) -> str:
-    """The sweep's name with its overrides and scale."""
-    changes = "".join(f" {change}" for change in sweep.sweep.get("overrides", ()))
-    return f"{sweep.name}{changes} at scale {sweep.scale}"
+    """The sweep's name and scale, with the spec, if it is named otherwise, and the overrides."""
+    spec = " ".join([sweep.sweep["name"], *sweep.sweep.get("overrides", ())])
+    name = spec if sweep.name == sweep.sweep["name"] else f"{sweep.name} ({spec})"
+    return f"{name} at scale {sweep.scale}"
 
 
 def evaluated_on(sweep: SweepResults, protocol: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 SPLITS = ("training", "validation", "evaluation")
 NOT_SWEPT = "*"  # marks a field that differs although the spec does not sweep it
+FACTS = {  # heading → the fields that it prints
+    "steps": ("train.steps",),
+    "batch": ("train.batch", "train.micro_batch"),
+    "learning rate": ("train.learning_rate", "train.final_learning_rate"),
+    "precision": ("model.precision", "train.matmul_precision"),
+    "data": ("data.name", "data.root", *(f"data.{split}_scenes" for split in SPLITS)),
+    "seeds": ("seed",),
+}
 MEASURED = ("step_time_ms", "host_peak_memory_gib", "reserved_peak_memory_gib", "device", "world")  # of profiles
 
 
@@ -38,8 +46,6 @@ def print_dry_run(
     if as_json:
         print_json(rows)
         return
-    facts = [_facts(row, ranks) for row in rows]
-    varying = [name for name in facts[0] if len({fact[name] for fact in facts}) > 1]
     title = f"{' '.join([sweep.name, *sweep.overrides])}, scale {sweep.scale}: {len(rows)} runs"
     table = Table(title=escape(terminal(title)), caption=escape(terminal(sweep.question)))
     for heading, no_wrap in (("run", False), ("id", True), ("state", False)):
@@ -52,14 +58,7 @@ def print_dry_run(
         table.add_row(*cells, style="red" if row["missing_files"] else None)
     console.print(table)
     states = ", ".join(f"{count} {state}" for state, count in Counter(row["state"] for row in rows).items())
-    common = "; ".join(f"{name} {fact}" for name, fact in facts[0].items() if name not in varying)
-    lines: list[tuple[str, str | None]] = [(f"{'All runs' if len(rows) > 1 else 'The run'}: {common}", None)]
-    if len(rows) > 1:
-        lines.append((f"Differences from {sweep.reference}:", None))
-    for row, fact in zip(rows, facts, strict=True):
-        details = [_differences(row), *(f"{name} {fact[name]}" for name in varying)]
-        if len(rows) > 1 and any(details):
-            lines.append((f"- {row['label']}: {'; '.join(filter(None, details))}", None))
+    lines: list[tuple[str, str | None]] = [(text, None) for text in _settings(rows, sweep.reference, ranks)]
     if any(row["not_swept"] for row in rows):
         lines.append((f"{NOT_SWEPT} differs although the spec does not sweep it", "yellow"))
     lines.append((f"State: {states}", None))
@@ -146,8 +145,31 @@ def _profiles(results: Path) -> dict[str, dict[str, Any]]:
     return measured
 
 
-def _facts(row: Mapping[str, Any], ranks: int) -> dict[str, str]:
-    """What decides a run's cost and result, by heading, as text."""
+def _settings(rows: Sequence[Mapping[str, Any]], reference: str, ranks: int) -> Iterator[str]:
+    """What all settings have in common, then those that differ from the reference's; a setting's seeds are one line."""
+    from bench.analysis.sweep_results import group_names
+
+    names, groups = group_names({row["id"]: row for row in rows}), dict[str, list[Mapping[str, Any]]]()
+    for row in rows:
+        groups.setdefault(names[row["id"]], []).append(row)
+    facts = {name: _facts(group, ranks) for name, group in groups.items()}
+    first = next(iter(facts.values()))
+    varying = [heading for heading in first if len({fact[heading] for fact in facts.values()}) > 1]
+    common = "; ".join(f"{heading} {fact}" for heading, fact in first.items() if heading not in varying)
+    yield f"{'All runs' if len(rows) > 1 else 'The run'}: {common}"
+    if len(groups) < 2:
+        return
+    yield f"Differences from {next((names[row['id']] for row in rows if row['label'] == reference), reference)}:"
+    for name, group in groups.items():
+        unswept = [heading for heading in varying if any(_is_in(field, heading) for field in group[0]["not_swept"])]
+        details = [f"{h}{NOT_SWEPT if h in unswept else ''} {facts[name][h]}" for h in varying]
+        if details := list(filter(None, [_differences(group[0], ["seeds", *varying]), *details])):
+            yield f"- {name}: {'; '.join(details)}"
+
+
+def _facts(seeds: Sequence[Mapping[str, Any]], ranks: int) -> dict[str, str]:
+    """What decides the cost and the result of a setting, of which these are the seeds: heading → text."""
+    row = seeds[0]
     train, precision, scenes = row["spec"]["train"], row["spec"]["model"]["precision"], row["scenes"]
     batch = f"{train['batch']}" + (f" ({row['batch_per_rank']} a process)" if ranks > 1 else "")
     if train["micro_batch"]:
@@ -162,13 +184,21 @@ def _facts(row: Mapping[str, Any], ranks: int) -> dict[str, str]:
         "learning rate": f"{train['learning_rate']:g} → {train['final_learning_rate']:g}",
         "precision": f"{kinds.pop() if len(kinds) == 1 else parts}, matmul {train['matmul_precision']}",
         "data": f"{data['name']} {data.get('root') or ''}".strip() + (f" ({counts} scenes)" if counts else ""),
+        "seeds": ", ".join(str(row["spec"]["seed"]) for row in seeds),
     }
 
 
-def _differences(row: Mapping[str, Any]) -> str:
-    marked = {field: NOT_SWEPT if field in row["not_swept"] else "" for field in row["differences"]}
-    names = {field: field.removesuffix(".name").removeprefix("model.") for field in marked}
-    return ", ".join(f"{names[field]} {value}{marked[field]}" for field, value in row["differences"].items())
+def _is_in(field: str, heading: str) -> bool:
+    """Whether the fact of this heading prints the field."""
+    return any(f"{field}.".startswith(f"{printed}.") for printed in FACTS[heading])
+
+
+def _differences(row: Mapping[str, Any], headings: Sequence[str]) -> str:
+    """The fields in which a run differs from the reference, without those that the facts of these headings print."""
+    fields = {f: value for f, value in row["differences"].items() if not any(_is_in(f, h) for h in headings)}
+    names = {field: field.removesuffix(".name").removeprefix("model.") for field in fields}
+    marks = {field: NOT_SWEPT if field in row["not_swept"] else "" for field in fields}
+    return ", ".join(f"{names[field]} {value}{marks[field]}" for field, value in fields.items())
 
 
 def _measurement(row: Mapping[str, Any]) -> str:

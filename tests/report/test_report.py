@@ -208,7 +208,19 @@ def test_what_is_missing_or_out_of_date_is_written_again(sweep_copy: Path) -> No
     with (ours1.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 12, "loss/points": 9.0}\n')
     bench.report.refresh(bench.report.open(sweep_copy))
-    assert all(path.stat().st_mtime_ns > time for path, time in written.items())
+    assert all(path.stat().st_mtime_ns > time for path, time in written.items() if path.suffix == ".png")
+
+
+def test_tables_that_are_missing_or_hold_something_else_are_written_again(sweep_copy: Path) -> None:
+    before = {path: path.read_bytes() for path in (sweep_copy / "tables").iterdir()}
+    assert {path.name for path in before} == {f"{s}.{f}" for s in ("table", "answers") for f in ("csv", "md", "tex")}
+    for path in before:
+        path.unlink() if path.name.startswith("answers") else path.write_text("of earlier records")
+    bench.report.refresh(bench.report.open(sweep_copy))
+    assert {path: path.read_bytes() for path in (sweep_copy / "tables").iterdir()} == before
+    write_json(sweep_copy / "sweep.json", read_json(sweep_copy / "sweep.json") | {"reference": "Ours1"})
+    bench.report.refresh(bench.report.open(sweep_copy))
+    assert "Differences from Ours1" in (sweep_copy / "tables" / "answers.md").read_text()
 
 
 def test_the_specs_text_and_the_codes_differences_stand_in_the_report(sweep_copy: Path) -> None:
