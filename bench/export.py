@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.common.console import track
-from bench.common.errors import UserError, run_command
+from bench.common.errors import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if options.turntable:
         export.check_video_path(options.turntable)
-    if not (options.run / "weights.safetensors").is_file():
-        raise UserError(f"{options.run} has no weights.safetensors: pass the folder of a finished run, results/runs/ID")
     batch, gaussians = export.predict_scene(options.run, options.scene)
     folder = options.out or options.run / "export" / batch.scenes[0].replace("/", "_")
     folder.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,7 @@ from bench.evaluation.samples import pixels
 from bench.rendering import render
 from bench.runs.folder import RunFolder
 from bench.runtime import numerics
+from models.published import WeightsError
 from models.tensors import Cameras, Gaussians
 
 CPU = torch.device("cpu")
@@ -51,9 +52,12 @@ def predict_scene(run: Path, scene: str | None = None) -> tuple[Batch, Gaussians
 
     Raises UserError for a scene that does not exist or is broken, and for models whose output is not Gaussians.
     """
+    try:
+        model = models.load(run)
+    except WeightsError as error:
+        raise UserError(str(error)) from error
     spec = config.from_dict(RunFolder(run).spec())
     numerics.configure(CPU, numerics.EVALUATION_PRECISION, spec.seed)
-    model = models.load(run)
     sampler = Sampler(open_source(spec.data, spec.model.image_size), spec.views, spec.seed, spec.model.poses)
     scenes = list(sampler.evaluation_scenes(None))
     if scene is not None and scene not in scenes:

@@ -52,7 +52,7 @@ def test_long_labels_leave_room_for_the_panels() -> None:
 def test_headings_of_pictures_are_no_wider_than_their_columns(finished_sweep: Path) -> None:
     (path, *_) = finished_sweep.parent.glob("runs/*/samples/evaluation.npz")
     with np.load(path) as arrays, style.style():
-        figure = qualitative.draw(dict.fromkeys(["x" * 60, "W" * 20, "patch 4, 2 blocks"], dict(arrays)))
+        figure = qualitative.draw({label: dict(arrays) for label in ("x" * 60, "W" * 20, "patch 4, 2 blocks")})
         boxes = [text.get_window_extent() for text in figure.texts]
     assert len(boxes) == 9
     for i, box in enumerate(boxes):
