@@ -49,7 +49,9 @@ def print_dry_run(
         print_json(rows)
         return
     title = f"{' '.join([sweep.name, *sweep.overrides])}, scale {sweep.scale}: {len(rows)} runs"
-    table = Table(box=box.SIMPLE_HEAD, title=escape(terminal(title)), caption=escape(terminal(sweep.question)))
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=0, title=escape(terminal(title)), caption=escape(terminal(sweep.question))
+    )
     for heading, no_wrap in (("run", False), ("id", True), ("state", False)):
         table.add_column(heading, no_wrap=no_wrap, overflow="fold")
     for heading in ("Params.", "E", "A", "D", "tokens a scene"):
