@@ -54,7 +54,7 @@ def paper_table(sweep: SweepResults, protocol: str, columns: Sequence[str] = ())
     notes = [f"{column.heading}: {column.cells[runs[0]]} in every run." for column in constant.values()]
     notes = [
         *map(labels.latex, notes),
-        *_notes(sweep, protocol, rows, any(r"\textbf" in c for row in cells for c in row)),
+        *_notes(sweep, protocol, rows, any(r"\textbf" in c for row in cells for c in row), [c.name for c in chosen]),
     ]
     title = "; ".join([remarks.subject(sweep), *remarks.evaluated_on(sweep, protocol)]) + "."
     headings = ["", *(column.heading for column in varying)]
@@ -105,10 +105,13 @@ def _mark(column: Column, runs: Sequence[int]) -> list[str]:
     return cells
 
 
-def _notes(sweep: SweepResults, protocol: str, rows: Sequence[TableRow], marked: bool) -> list[str]:
+def _notes(
+    sweep: SweepResults, protocol: str, rows: Sequence[TableRow], marked: bool, names: Sequence[str]
+) -> list[str]:
     """As LaTeX. Definitions of the metrics stand in tables/table.md and in the report."""
     notes = [r"Best run in \textbf{bold}, second best \underline{underlined}."] if marked else []
-    printed = [note for note in remarks.remarks(sweep, protocol, rows) if not any(part in note for part in NOT_PRINTED)]
+    left_out = (*NOT_PRINTED, *([] if "step_time_ms" in names else [remarks.STEP_TIMES]))
+    printed = [note for note in remarks.remarks(sweep, protocol, rows) if not any(part in note for part in left_out)]
     if sweep.scale == "tiny":
         printed.insert(0, "Scale tiny: a check of the mechanics, not comparable with the paper's numbers.")
     return notes + [labels.latex(note) for note in printed]

@@ -56,6 +56,10 @@ def test_best_is_bold_second_underlined_and_empty_columns_are_dropped(finished_s
     assert "LPIPS" not in text.partition(r"\parbox")[0] and "GPU mem." not in text
     caption = re.search(r"\\caption\{(.*)\}\n\\label\{tab:table3-tiny\}", text)
     assert caption and len(caption[1].split()) < 40 and r"per\_image\_white@1" in caption[1]
+    conditions = "Step times measured on a processor, batch 16; load average 0.5."
+    assert conditions in text and conditions not in latex_of(finished_sweep, "psnr")
+    assert conditions in (finished_sweep / "tables" / "table.md").read_text()
+    assert conditions in tables.terminal_summary(finished_sweep, finished_sweep.parent)
     assert "Definitions" not in text and r"Best run in \textbf{bold}" in text.partition(r"\end{tabular}")[2]
 
 
