@@ -254,7 +254,7 @@ MISTAKES = {
         ("croco: encoder croco, encoder.patch 8*",), code=0, files={"base/mine.yaml": MINE}),
     "26 paper's width, swept": Mistake(
         HEAD + "runs:\n  - {name: base}\n  - {name: wider, model.encoder.width: 1536}\n", ("--scale", "small"),
-        ("spec.yaml:4: model.encoder.width: 1536 is a width for scale paper, at scale small it is 768",
+        ("spec.yaml:4: model.encoder.width: 1536 is a width for scale paper, at scale small it is 384",
          "`scales: {small: {runs: [{model.encoder.width: …}, …]}}`")),
     "26 paper's width, set": Mistake(HEAD + "set: {model.encoder.width: 1536}\n", ("--scale", "small"),
                                      ("spec.yaml:2:", "to `scales: {paper: {model.encoder.width: 1536}}`")),
