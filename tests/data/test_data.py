@@ -172,6 +172,14 @@ def test_inputs_of_a_rig_are_a_quarter_turn_apart(source: procedural.Procedural)
     assert len(views[:, 0].unique()) > 1
 
 
+def test_training_can_render_fewer_targets_than_evaluation(source: procedural.Procedural) -> None:
+    views = ViewsSpec(rig.Spec(), inputs=4, targets=4, training_targets=2)
+    fewer, all_of_them = Sampler(source, views, 0), Sampler(source, replace(views, training_targets=None), 0)
+    assert fewer.training(0, range(2)).targets.shape[1] == 2
+    ours, theirs = (sampler.evaluation(sampler.evaluation_scenes(2)) for sampler in (fewer, all_of_them))
+    assert torch.equal(ours.targets, theirs.targets) and ours.targets.shape[1] == 4
+
+
 def test_inputs_of_a_rig_can_stand_closer(source: procedural.Procedural) -> None:
     views = ViewsSpec(rig.Spec(spacing=30), inputs=3, targets=2)
     chosen = Sampler(source, views, 0).training(0, range(8)).input_views
