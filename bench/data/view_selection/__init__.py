@@ -64,7 +64,7 @@ class ViewsSpec:
         default=(), metadata={"identity": False}
     )
 
-    sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {"tiny": {"choice": "rig"}}
+    sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {"tiny": {"choice": "rig", "training_targets": 2}}
 
     @property
     def other_inputs(self) -> tuple[int, ...]:
