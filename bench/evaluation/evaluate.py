@@ -79,7 +79,7 @@ def evaluate(
     numerics.configure(device, numerics.EVALUATION_PRECISION, spec.seed)
     this = provenance.of_stage(spec.model.precision, device)
     model = models.load(writer.folder, device)
-    sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
+    sampler = Sampler(source, spec.views, spec.seed, spec.model.known)
     verify_unchanged(resolve_splits(spec, source), RunFolder(writer.folder), source)
     chunks = chunks_of(spec, sampler)
     measure = metrics.ImageMetrics(chosen, device)

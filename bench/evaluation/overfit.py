@@ -92,7 +92,7 @@ def check_overfit(spec: RunSpec, folder: Path, *, device: torch.device, source: 
     everything = replace(spec.views, targets=others)
     trained, drawn = (
         sampler.evaluation(sampler.training_scenes, protocol.background_gray).to(device)
-        for sampler in (Sampler(source, views, spec.seed, spec.model.poses) for views in (spec.views, everything))
+        for sampler in (Sampler(source, views, spec.seed, spec.model.known) for views in (spec.views, everything))
     )
     if not trained.input_views.equal(drawn.input_views):
         raise UserError(f"views.choice {spec.views.choice.name}: other targets change the inputs; overfit with rig")

@@ -74,7 +74,7 @@ def measure(
     trainer = Trainer(spec, device, ranks, folder.parent if folder else None)
     started = provenance.of_stage(spec.model.precision, device)
     trained = load_trained(trainer, folder)
-    sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
+    sampler = Sampler(source, spec.views, spec.seed, spec.model.known)
     first = geometry_steps(spec.train)  # the first step with all losses
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
     load_average = os.getloadavg()[0]
