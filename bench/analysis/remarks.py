@@ -97,6 +97,8 @@ def definitions(sweep: SweepResults, metrics: Sequence[Mapping[str, str]]) -> li
         step, memory = (profile["definitions"][name] for name in ("step_time_ms", "host_peak_memory_gib"))
         notes.append(f"Step: {step}; on {profile['device']}, batch {profile['batch']}{load_average(sweep)}.")
         notes.append(f"Host mem.: {memory}. GPU mem.: reserved; empty on a CPU.")
+        if flops := profile["definitions"].get("forward_gflop"):
+            notes.append(f"Forward: {flops}.")
     return notes + [f"{metric['heading']}: {metric['definition']}." for metric in metrics]
 
 

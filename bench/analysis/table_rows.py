@@ -11,7 +11,7 @@ from typing import Any
 from bench.analysis.sweep_results import SweepResults, SweepRun
 
 MEASURED = ("step_time_ms", "host_peak_memory_gib", "allocated_peak_memory_gib", "reserved_peak_memory_gib",
-            "device_memory_gib", "data_wait_share")  # fmt: skip
+            "device_memory_gib", "data_wait_share", "forward_gflop")  # fmt: skip
 BASELINE_METRICS = {"psnr": "PSNR", "psnr_foreground": "FG PSNR"}  # what a useful model beats the simple baselines in
 
 
