@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bench import outputs
@@ -60,7 +60,7 @@ def score(output: object, rendering: Rendering | None, batch: Batch, losses: Map
 
 
 def best_constant_point(
-    points: Float[Tensor, "batch view height width 3"], mask: Float[Tensor, "batch view height width"]
+    points: Float[Tensor, "batch view height width 3"], mask: Bool[Tensor, "batch view height width"]
 ) -> Float[Tensor, "batch 3"]:
     """The point of least mean distance to a scene's foreground points, views weighing alike (Weiszfeld's method)."""
     weight = mask.to(points) / mask.flatten(2).sum(2).clamp(min=1).to(points)[..., None, None]
