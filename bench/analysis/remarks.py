@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.analysis.formatting import DAGGER, PARAMETERS
 from bench.analysis.sweep_results import SweepResults, SweepRun
-from bench.analysis.table_rows import TableRow
+from bench.analysis.table_rows import OF, TableRow
 from bench.runtime import provenance
 
 TINY = (
@@ -175,9 +175,9 @@ def _baseline_notes(rows: Sequence[TableRow]) -> Iterator[str]:
     for baselines, labels in by_baselines.items():  # one mark, one meaning: no need to name its bearers
         yield f"{DAGGER} {'' if len(by_baselines) == 1 else '; '.join(labels) + ': '}not above {baselines}."
     scores = [row.mean("psnr") for row in rows if row.kind == "run" and row.values.get("psnr")]
-    for row in rows:
-        if row.kind == "oracle" and scores and row.mean("psnr") > max(scores):
-            yield f"The {row.label} {ORACLE}."
+    oracles = [row.label for row in rows if row.kind == "oracle" and scores and row.mean("psnr") > max(scores)]
+    for label in dict.fromkeys(label.partition(OF)[0] for label in oracles):
+        yield f"The {label} {ORACLE}."
 
 
 def _untrained(runs: Sequence[SweepRun]) -> str:

@@ -13,6 +13,7 @@ from bench.analysis.sweep_results import SweepResults, SweepRun
 
 MEASURED = ("step_time_ms", "host_peak_memory_gib", "allocated_peak_memory_gib", "reserved_peak_memory_gib",
             "device_memory_gib", "data_wait_share", "forward_gflop")  # fmt: skip
+OF = " — of "  # between a baseline's name and the run that it belongs to, where runs have others
 BASELINE_METRICS = {  # what a useful model beats the simple baselines in: heading, whether higher is better
     "psnr": ("PSNR", True), "psnr_foreground": ("FG PSNR", True), "point_error": ("point error", False),
     "completion_error": ("completion error", False),
@@ -57,7 +58,7 @@ def table_rows(sweep: SweepResults, protocol: str) -> list[TableRow]:
             baselines.setdefault(repr((row.label, row.values)), (label, row))
     counts = Counter(row.label for _, row in baselines.values())
     for label, row in baselines.values():  # runs evaluated on other views or scenes have baselines of their own
-        row.label += f" — of {label}" if counts[row.label] > 1 else ""
+        row.label += f"{OF}{label}" if counts[row.label] > 1 else ""
         rows.append(row)
     return rows
 
