@@ -142,9 +142,8 @@ def _measured(row: TableRow, runs: Sequence[SweepRun], metrics: Sequence[Mapping
 def _against_baseline(row: TableRow, runs: Sequence[SweepRun], protocol: str) -> str:
     """Whether the row beats the trivial baseline of its kind, and the baseline's value; empty without an evaluation."""
     name = next((metric for metric in TRIVIAL if row.values.get(metric)), None)
-    evaluation = next((e for run in runs if (e := run.folder.evaluations().get(protocol))), {"baselines": {}})
-    baseline = evaluation["baselines"].get(TRIVIAL.get(str(name)))
-    if name is None or baseline is None:
+    evaluation = next((e for run in runs if (e := run.folder.evaluations().get(protocol))), None)
+    if name is None or evaluation is None or (baseline := evaluation["baselines"].get(TRIVIAL[name])) is None:
         return ""
     value, metrics = baseline["means"][name], {m["name"]: m for m in evaluation["protocol"]["metrics"]}
     beaten = row.mean(name) > value if metrics[name]["better"] == "higher" else row.mean(name) < value

@@ -77,16 +77,17 @@ class OverfitVerdict:
 def overrides(scenes: int, specs: Sequence[RunSpec] = ()) -> list[str]:
     """Settings of a tiny spec under which the bases pass: a minute or two of one core, one scene.
 
-    Twice the tiny scale's learning rate, little geometry first (none if any of `specs` has no term that trains alone),
-    and no LPIPS, which PSNR does not need.
+    A third above the least learning rate of `specs` (the tiny scale's without any), little geometry first (none if any
+    of them has no term that trains alone), and no LPIPS, which PSNR does not need.
     """
+    learning_rate = min((spec.train.learning_rate for spec in specs), default=3.0e-3) * 4 / 3
     terms = [[loss for loss in spec.losses.values() if isinstance(loss, LossSpec)] for spec in specs]
     rendered = any(all("rendering" in loss.needs for loss in losses) for losses in terms)
     return [
         f"views.overfit={scenes}",
         f"train.batch={scenes}",
         "train.steps=1000",
-        "train.learning_rate=4.0e-3",
+        f"train.learning_rate={learning_rate:.4g}",
         "train.warmup_steps=50",
         f"train.geometry_first={0 if rendered else 0.1}",
         "losses.lpips=null",

@@ -46,6 +46,7 @@ def test_every_base_takes_the_settings(name: str) -> None:
     specs = [run.spec for run in config.load(path, scale="tiny").runs]
     (run,) = config.load(path, overfit.overrides(1, specs), "tiny").runs
     assert run.spec.views.overfit == 1 and "lpips" not in run.spec.losses
+    assert run.spec.train.learning_rate == pytest.approx(4 / 3 * specs[0].train.learning_rate, rel=1e-3)
 
 
 def two_views(changes: RunSpec) -> RunSpec:
