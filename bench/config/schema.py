@@ -97,7 +97,15 @@ class FromRun:
     id: str = ""
 
 
-InitPart = Literal["scratch"] | WeightsFile | FromRun
+@dataclass(frozen=True)
+class Shipped:
+    """Weights that ship with the code (models/pretrained/), by name; `sha256` is filled in from their card."""
+
+    shipped: str = field(metadata=NOT_IDENTITY)
+    sha256: str = ""
+
+
+InitPart = Literal["scratch"] | WeightsFile | FromRun | Shipped
 
 
 @dataclass(frozen=True)

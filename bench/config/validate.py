@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from bench import protocols
 from bench.config.read import did_you_mean
-from bench.config.schema import InitSpec, PartsSpec, RunSpec, WeightsFile, is_run_path
+from bench.config.schema import InitSpec, PartsSpec, RunSpec, Shipped, WeightsFile, is_run_path
 from bench.losses import LossSpec
+from models import pretrained
 from models.parts import PartSpec, Problem
 from models.published import LAYOUTS
 
 AT_LEAST = {  # whole numbers that count something
     "train.steps": 0, "train.batch": 1, "train.micro_batch": 1, "train.checkpoint_every": 1, "train.warmup_steps": 0,
     "train.validations": 1,
-    "views.inputs": 1, "views.targets": 1, "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
+    "views.inputs": 1, "views.targets": 1, "views.training_targets": 1,
+    "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
 }  # fmt: skip
 LARGEST_SEED = 2**32 - 1  # what NumPy's and torch's generators take, with room for one stream a part
 TRAINED_PARTS = tuple(field.name for field in fields(PartsSpec))
@@ -54,9 +57,13 @@ def problems(spec: RunSpec) -> Iterator[Problem]:
         if weight < 0:
             yield Problem(f"losses.{name}.weight", "must not be negative")
     for name, loss in _active_losses(spec).items():
-        yield from (Problem(f"losses.{name}", f"{name} {problem.message}") for problem in loss.problems(spec.model))
+        for problem in loss.problems(spec.model):
+            key = f"losses.{name}.{problem.field}" if problem.field else f"losses.{name}"
+            yield Problem(key, problem.message if problem.field else f"{name} {problem.message}")
     if not any(weight > 0 for weight in weights.values()):
         yield Problem("losses", "no term has a weight above 0: nothing would be learned")
+    elif not any(loss.weight_at(1) for loss in _active_losses(spec).values()):
+        yield Problem("losses", "in some steps no term is computed: give one a weight in every step")
     known = protocols.names()
     if not spec.evaluation.protocols:
         yield Problem("evaluation.protocols", f"name at least one: {', '.join(known)}")
@@ -108,10 +115,14 @@ def _data(spec: RunSpec) -> Iterator[Problem]:
             yield Problem(f"data.{name}", f"{value} is too small: at least {least}")
     if spec.train.steps > 0 and getattr(spec.data, "training_scenes", 1) == 0:
         yield Problem("data.training_scenes", f"there is nothing to train {spec.train.steps} steps on: at least 1")
-    needed = spec.views.inputs + spec.views.targets
+    views = spec.views
+    name, targets = max(
+        ("targets", views.targets), ("training_targets", views.training_targets or 0), key=itemgetter(1)
+    )
+    needed = views.inputs + targets
     available = spec.data.distinct_views() if hasattr(spec.data, "distinct_views") else None
     if available is not None and needed > available:
-        where = "targets" if spec.views.targets >= spec.views.inputs else "inputs"
+        where = name if targets >= views.inputs else "inputs"
         yield Problem(f"views.{where}", f"inputs and targets are {needed} views, of {available} that a scene has")
 
 
@@ -139,7 +150,9 @@ def _init(spec: RunSpec) -> Iterator[Problem]:
 
 
 def _checkpoint(part: str, chosen: PartSpec, init: object) -> Iterator[Problem]:
-    """Of a published one; a run's own may be of any part, and is compared with the spec when the run starts."""
+    """Of a published one or one that ships; a run's own may be of any part, and is compared when the run starts."""
+    if isinstance(init, Shipped):
+        yield from _shipped(part, chosen, init.shipped)
     if isinstance(init, WeightsFile) and not is_run_path(init.weights):
         if (part, chosen.name) not in LAYOUTS:
             known = ", ".join(f"{part} {name}" for part, name in LAYOUTS)
@@ -155,3 +168,23 @@ def _checkpoint(part: str, chosen: PartSpec, init: object) -> Iterator[Problem]:
                     f"{value}, but init.{part} loads weights, which fix it at {published}: "
                     f"use {published}, or init.{part}: scratch",
                 )
+
+
+def _shipped(part: str, chosen: PartSpec, name: str) -> Iterator[Problem]:
+    known = pretrained.names()
+    if name not in known:
+        text = f"no weights {name!r} ship{did_you_mean(name, known)}; there are {', '.join(known)}"
+        yield Problem(f"init.{part}.shipped", text)
+        return
+    card = pretrained.card(name)
+    if card.part != part:
+        yield Problem(f"init.{part}.shipped", f"{name} is for the {card.part}")
+        return
+    values = json.loads(json.dumps(chosen.to_dict()))  # lists for tuples, as in the card
+    if differing := [field for field in values if values[field] != card.spec.get(field)]:
+        theirs = ", ".join(f"{field} {card.spec.get(field)}" for field in differing)
+        ours = ", ".join(f"{field} {values[field]}" for field in differing)
+        yield Problem(
+            f"init.{part}.shipped",
+            f"{name} is for {part} {card.spec['name']} with {theirs}; here it has {ours}: use init.{part}: scratch",
+        )
