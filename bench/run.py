@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("--test-only goes with --slurm FILE")
     if options.dry_run:
         resolve_device(options.device)
-        print_dry_run(sweep, chosen, options.json, console, options.results)
+        print_dry_run(sweep, chosen, options.json, console, options.results / folder)
         return DONE
     return Session(sweep, chosen, options, folder, console).run()
 

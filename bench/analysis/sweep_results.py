@@ -79,7 +79,8 @@ class SweepResults:
 
     @property
     def name(self) -> str:
-        return str(self.sweep["name"])
+        """That which `--name` gave it, else the spec's."""
+        return str(self.sweep.get("folder_name") or self.sweep["name"])
 
     @property
     def scale(self) -> str:

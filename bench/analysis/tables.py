@@ -33,7 +33,7 @@ from bench.common.files import atomic_write_text
 def write(sweep_folder: Path, results: Path) -> list[Path]:
     """tables/answers.{csv,md,tex}, where there is something to compare, tables/table.{csv,md,tex} and, where models
     differ as the paper's Table 1 does, tables/table1.{csv,md} for the first protocol; answers_<protocol>@<version>.*
-    and so on for others."""
+    and so on for others. Files that hold the same already are not touched. Returns all of them."""
     sweep = read_sweep(sweep_folder, results)
     written = []
     for i, protocol in enumerate(sweep.protocols() or [""]):
@@ -42,7 +42,8 @@ def write(sweep_folder: Path, results: Path) -> list[Path]:
         for stem, texts in by_stem.items():
             for suffix, text in texts.items():
                 path = sweep_folder / "tables" / f"{stem}{f'_{protocol}' if i else ''}.{suffix}"
-                atomic_write_text(path, text)
+                if not path.is_file() or path.read_bytes() != text.encode():
+                    atomic_write_text(path, text)
                 written.append(path)
     return written
 
