@@ -82,7 +82,7 @@ def dry_run_rows(sweep: Sweep, chosen: Sequence[Run], results: Path, ranks: int 
     {split: count or None}, "shortfalls" (sentences), "batch_per_rank" and "measured" ({"run", the numbers of MEASURED}
     or None).
     """
-    from bench.analysis.sweep_results import flatten
+    from bench.analysis.sweep_results import resolved_fields
     from bench.analysis.variants import field_differences
     from bench.config import describe
 
@@ -92,7 +92,7 @@ def dry_run_rows(sweep: Sweep, chosen: Sequence[Run], results: Path, ranks: int 
     rows = []
     for run in chosen:
         row = described[run.id]
-        fields, usual = flatten(row["spec"]), flatten(reference["spec"])
+        fields, usual = (resolved_fields(r["spec"]) | {"seed": r["spec"]["seed"]} for r in (row, reference))
         of_base = dict.fromkeys(fields.keys() & usual.keys()) if row["base"] != reference["base"] else {}
         differences = field_differences(fields, usual, [of_base | row["settings"], reference["settings"]])
         data = run.spec.data, run.spec.model.image_size
