@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.analysis.formatting import DAGGER, PARAMETERS
 from bench.analysis.sweep_results import SweepResults, SweepRun
-from bench.analysis.table_rows import TableRow
+from bench.analysis.table_rows import OF, TableRow
 from bench.runtime import provenance
 
 TINY = (
@@ -100,6 +100,8 @@ def definitions(sweep: SweepResults, metrics: Sequence[Mapping[str, str]]) -> li
         step, memory = (profile["definitions"][name] for name in ("step_time_ms", "host_peak_memory_gib"))
         notes.append(f"Step: {step}.")
         notes.append(f"Host mem.: {memory}. GPU mem.: reserved; empty on a CPU.")
+        if flops := profile["definitions"].get("forward_gflop"):
+            notes.append(f"Forward: {flops}.")
     return notes + [f"{metric['heading']}: {metric['definition']}." for metric in metrics]
 
 
@@ -192,9 +194,9 @@ def _baseline_notes(rows: Sequence[TableRow]) -> Iterator[str]:
     for baselines, labels in by_baselines.items():  # one mark, one meaning: no need to name its bearers
         yield f"{DAGGER} {'' if len(by_baselines) == 1 else '; '.join(labels) + ': '}not above {baselines}."
     scores = [row.mean("psnr") for row in rows if row.kind == "run" and row.values.get("psnr")]
-    for row in rows:
-        if row.kind == "oracle" and scores and row.mean("psnr") > max(scores):
-            yield f"The {row.label} {ORACLE}."
+    oracles = [row.label for row in rows if row.kind == "oracle" and scores and row.mean("psnr") > max(scores)]
+    for label in dict.fromkeys(label.partition(OF)[0] for label in oracles):
+        yield f"The {label} {ORACLE}."
 
 
 def _untrained(runs: Sequence[SweepRun]) -> str:

@@ -25,7 +25,7 @@ from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.data.scene import DataSource
 from bench.data.storage import broken
-from bench.evaluation import baselines, metrics, partial_results, samples
+from bench.evaluation import baselines, metrics, partial_results, samples, without_pictures
 from bench.evaluation.partial_results import PartialResults
 from bench.evaluation.scene_record import resolve_splits, verify_unchanged
 from bench.evaluation.scores import Scores, defects
@@ -36,6 +36,7 @@ from bench.runs.writer import Writer
 from bench.runtime import numerics, provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from models.ead import EAD, count_parameters
+from models.parts import PartSpec
 
 PIXELS = 2**17  # target pixels a forward pass, so that 256² images do not fill the memory
 MAX_SCENES = 8  # a forward pass
@@ -92,7 +93,7 @@ def evaluate(
     if ranks.is_first:
         partial = PartialResults(writer, key, partial_results.header(spec, writer.folder, this, chunks))
 
-    scorer = Scorer(model, sampler, chunks, measure, device)
+    scorer = Scorer(model, sampler, chunks, measure, device, spec.losses)
     resumed = len(partial.finished) if partial else 0
     records = score_chunks(scorer, partial, ranks)
     if not ranks.is_first or partial is None:
@@ -136,15 +137,18 @@ class Scorer:
     chunks: Sequence[Sequence[str]]
     measure: metrics.ImageMetrics
     device: torch.device
+    losses: Mapping[str, PartSpec]
 
     def read(self, number: int) -> Batch | None:
         """On the CPU, on the protocol's background; None where no scene of the chunk can be used."""
         scenes, background = self.chunks[number], self.measure.protocol.background_gray
-        return next(self.sampler.evaluation_batches(scenes, len(scenes), background), None)
+        batch = next(self.sampler.evaluation_batches(scenes, len(scenes), background), None)
+        patch = self.model.spec.encoder.tokens().patch
+        return None if batch is None else without_pictures.prepare(self.losses, batch, patch)
 
     def score(self, number: int, batch: Batch | None) -> Record:
         broken_scenes = {name: self.sampler.broken[name] for name in self.chunks[number] if name in self.sampler.broken}
-        values = {} if batch is None else score_batch(self.model, batch.to(self.device), self.measure)
+        values = {} if batch is None else score_batch(self.model, batch.to(self.device), self.measure, self.losses)
         return {"chunk": number, "broken": broken.rows(broken_scenes), **values}
 
 
@@ -191,7 +195,9 @@ def predict(model: EAD, batch: Batch) -> tuple[Any, Rendering | None]:
     return output, outputs.of(output).render(output, batch.target_cameras, batch.background)
 
 
-def score_batch(model: EAD, batch: Batch, measure: metrics.ImageMetrics) -> dict[str, Any]:
+def score_batch(
+    model: EAD, batch: Batch, measure: metrics.ImageMetrics, losses: Mapping[str, PartSpec] | None = None
+) -> dict[str, Any]:
     """{"views": of each scene, "values": {method: {scene: {metric: of each view}}}, "defects": [texts]}."""
     protocol = measure.protocol
     output, rendering = predict(model, batch)
@@ -200,7 +206,9 @@ def score_batch(model: EAD, batch: Batch, measure: metrics.ImageMetrics) -> dict
     images |= {b.name: b.predict(batch, protocol.foreground_alpha) for b in baselines.baselines_of(protocol)}
     values = measure(images, batch.targets, foreground)
     geometry, defined = metrics.geometry(output, rendering, batch, foreground, model.spec.encoder.tokens().patch)
-    values["model"] = values.get("model", {}) | geometry
+    others = without_pictures.score(output, rendering, batch, losses or {})
+    values = {method: values.get(method, {}) | others.get(method, {}) for method in {**values, **others, "model": None}}
+    values["model"] |= geometry
     defined |= {"psnr_foreground": foreground.flatten(2).any(2)}
     scores = {method: Scores() for method in values}
     for method, scored in values.items():
@@ -226,7 +234,7 @@ def require_finite(records: Sequence[Record]) -> None:
 
 def combine(model: EAD, records: Sequence[Record], protocol: Protocol) -> dict[str, Any]:
     """The result of all chunks, ready for JSON."""
-    compared = baselines.baselines_of(protocol)
+    compared = (*baselines.baselines_of(protocol), *without_pictures.baselines_in(records))
     scores = {name: Scores() for name in ("model", *(baseline.name for baseline in compared))}
     for record in records:
         for method, per_view in record.get("values", {}).items():

@@ -19,6 +19,7 @@ from bench.common.errors import UserError
 from bench.common.json_files import write_json
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
+from bench.profiling import flops
 from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
@@ -38,6 +39,7 @@ DEFINITIONS = {
     "host_peak_memory_gib": "peak resident memory of the process during the window (VmHWM, reset before it)",
     "allocated_peak_memory_gib": "torch.cuda.max_memory_allocated during the window",
     "reserved_peak_memory_gib": "torch.cuda.max_memory_reserved during the window",
+    "forward_gflop": flops.DEFINITION,
     "ranks": "the values of each rank; those above are the maxima",
     "load_average": "of the machine when the warm-up began, over one minute: processes that run or wait for a core",
     "device_memory_gib": "memory in use on the whole device after the window, by any process (cudaMemGetInfo)",
@@ -89,6 +91,7 @@ def measure(
     by_rank = ranks.gather(own)
     return {
         **{name: max((rank[name] for rank in by_rank if rank[name] is not None), default=None) for name in own},
+        "forward_gflop": flops.forward_gflop(trainer.model, batch.scenes_at(0, 1).inputs),
         "ranks": by_rank,
         "batch": spec.train.batch,
         "micro_batch": spec.train.micro_batch,

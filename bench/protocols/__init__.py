@@ -28,6 +28,7 @@ class Metric:
     better: Literal["higher", "lower", "none"]
     unit: str
     definition: str
+    optional: bool = False  # of one kind of output alone: tables have no column for it where no run has a value
 
 
 @dataclass(frozen=True)

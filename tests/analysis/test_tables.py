@@ -115,7 +115,7 @@ def test_any_label_survives_markdown(sweep_copy: Path, label: str) -> None:
     lines = [line | {"label": label} for line in read_lines(sweep_copy / "runs.jsonl")[:1]]
     write_sweep(sweep_copy, read_json(sweep_copy / "sweep.json") | {"reference": None}, lines, {})
     table = read_markdown(rewrite(sweep_copy)[1])
-    assert table.cells.iloc[0, 0] == f"{label} †" and table.cells.shape[1] == 15
+    assert table.cells.iloc[0, 0] == f"{label} †" and table.cells.shape[1] == 16
 
 
 def test_terminal_summary_has_the_answer_first(finished_sweep: Path) -> None:
