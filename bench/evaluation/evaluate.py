@@ -88,7 +88,7 @@ def evaluate(
     sampler = Sampler(source, views, spec.seed, spec.model.known)
     verify_unchanged(resolve_splits(spec, source), RunFolder(writer.folder), source)
     chunks = chunks_of(spec, sampler)
-    measure = metrics.ImageMetrics(chosen, device)
+    measure = metrics.ImageMetrics(chosen, device, spec.model.image_size)
     partial = None
     if ranks.is_first:
         partial = PartialResults(writer, key, partial_results.header(spec, writer.folder, this, chunks))

@@ -18,14 +18,21 @@ from bench.runtime import lpips_weights
 
 
 class ImageMetrics:
-    """Compares images under one protocol; LPIPS nets without their backbone are left out and named in `missing`."""
+    """Compares images under one protocol; LPIPS nets without their backbone, or too deep for images of `image_size`
+    pixels, are left out and named in `missing`."""
 
-    def __init__(self, protocol: Protocol, device: torch.device | str = "cpu") -> None:
+    def __init__(self, protocol: Protocol, device: torch.device | str = "cpu", image_size: int | None = None) -> None:
         self.protocol = protocol
-        present = [net for net in protocol.lpips_nets if lpips_weights.backbone_available(net)]
-        self.lpips: dict[str, nn.Module] = {net: lpips_weights.lpips_model(net).to(device) for net in present}
-        reason = "no trained backbone on this machine: run `python -m bench.setup`"
-        self.missing = {f"lpips_{net}": reason for net in protocol.lpips_nets if net not in present}
+        self.missing: dict[str, str] = {}
+        self.lpips: dict[str, nn.Module] = {}
+        for net in protocol.lpips_nets:
+            least = lpips_weights.LEAST_PIXELS[net]
+            if image_size is not None and image_size < least:
+                self.missing[f"lpips_{net}"] = f"images of {image_size} px are smaller than the {least} that it needs"
+            elif not lpips_weights.backbone_available(net):
+                self.missing[f"lpips_{net}"] = "no trained backbone on this machine: run `python -m bench.setup`"
+            else:
+                self.lpips[net] = lpips_weights.lpips_model(net).to(device)
 
     @torch.no_grad()
     def __call__(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.data.batch import Batch
 from bench.losses import LossSpec, Prediction, Term
-from bench.runtime.lpips_weights import lpips_model
+from bench.runtime.lpips_weights import LEAST_PIXELS, lpips_model
 from models.ead import EADSpec
 from models.parts import Problem
 
@@ -34,6 +34,8 @@ class Spec(LossSpec):
         yield from super().problems(model)
         if self.every < 1:
             yield Problem("every", f"{self.every} is too small: at least 1")
+        if model.image_size < (least := LEAST_PIXELS[self.net]):
+            yield Problem("net", f"{self.net} needs images of at least {least} px, these have {model.image_size}")
 
     def build(self, device: torch.device) -> Term:
         """Raises UserError when the backbone has not been set up."""

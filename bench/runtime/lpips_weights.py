@@ -39,6 +39,7 @@ HALF_SHA256: dict[Net, str] = {  # of `digest` of the same tensors rounded to fl
     "alex": "bc77629968421f98e26e40c0d226bf2f539afd77198b73a0f03edc6b57b8d061",
     "vgg": "2394de9d87317bb203bd79e3b51b9b8bbc213642c1b90e14d9a24d9ef4d16794",
 }
+LEAST_PIXELS: dict[Net, int] = {"alex": 31, "vgg": 16}  # a side, after which its poolings leave nothing
 SETUP_HINT = "delete the file and run `python -m bench.setup`"
 
 

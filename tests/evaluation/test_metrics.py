@@ -99,3 +99,15 @@ def test_grid_ratio_finds_steps_at_patch_borders() -> None:
 def test_small_images_are_refused_for_ssim() -> None:
     with pytest.raises(UserError, match="window of 11"):
         metrics.ssim(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8), 11, 1.5)
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_lpips_is_left_out_of_images_too_small_for_its_net(net: str) -> None:
+    least = lpips_weights.LEAST_PIXELS[net]  # type: ignore[index]
+    for size in (least - 1, least):
+        measure = metrics.ImageMetrics(protocols.get("per_image_white"), image_size=size)
+        images = torch.rand(1, 1, 3, size, size)
+        (values,) = measure({"ours": images}, 1 - images, torch.ones(1, 1, size, size, dtype=torch.bool)).values()
+        assert (f"lpips_{net}" in values) == (size == least) == (f"lpips_{net}" not in measure.missing)
+    small = metrics.ImageMetrics(protocols.get("per_image_white"), image_size=8)
+    assert f"smaller than the {least}" in small.missing[f"lpips_{net}"]
