@@ -238,7 +238,8 @@ class EAD(nn.Module):
         if images.dtype != (expected := next(self.parameters()).dtype):
             raise TypeError(f"images are {images.dtype}, the model's weights {expected}: pass images.to({expected})")
         costs_a_wait = self.training and images.is_cuda
-        if not (costs_a_wait or images.is_meta or torch.compiler.is_compiling()):
+        without_values = images.is_meta or type(images) is not Tensor  # a subclass: traced by shape alone
+        if not (costs_a_wait or without_values or torch.compiler.is_compiling()):
             self._check_values(images)
         if self.spec.inputs not in (None, images.shape[1]):
             raise ValueError(f"this model takes {self.spec.inputs} input views (model.inputs), not {images.shape[1]}")

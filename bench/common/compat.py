@@ -27,6 +27,28 @@ def profiler_enabled() -> bool:
     return bool(torch.autograd._profiler_enabled())  # type: ignore[attr-defined]
 
 
+def shapes_only() -> bool:
+    """Whether tensors have shapes and no values here: under FakeTensorMode (torch._guards), as an estimate traces."""
+    from torch._guards import detect_fake_mode
+
+    return detect_fake_mode() is not None
+
+
+def current_backward_node() -> Any:
+    """The autograd node that runs, None outside of a backward pass; `_sequence_nr()` is its place among those that the
+    forward pass made (torch._C)."""
+    import torch
+
+    return torch._C._current_autograd_node()
+
+
+def next_autograd_sequence() -> int:
+    """The sequence number of the next node of a forward pass (torch._C._autograd)."""
+    import torch
+
+    return int(torch._C._autograd._get_sequence_nr())
+
+
 def tensor_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The 2-norm of each tensor, computed together (torch._foreach_norm, as torch.nn.utils.get_total_norm does)."""
     import torch
