@@ -109,13 +109,13 @@ def replay(sizes: Sequence[int], events: Sequence[int], step: int, steps: int = 
     Event i + 1 allocates buffer i of `sizes`, −(i + 1) frees it. What a step leaves is freed when the next one begins.
     """
     allocator, blocks = CachingAllocator(), dict[int, Block]()
+    in_step = {event - 1 for event in events[step:] if event > 0}
     for repetition in range(steps):
+        for buffer in in_step & blocks.keys():
+            allocator.free(blocks.pop(buffer))
         for event in events[step:] if repetition else events:
-            buffer = abs(event) - 1
             if event > 0:
-                if buffer in blocks:  # of the step before
-                    allocator.free(blocks.pop(buffer))
-                blocks[buffer] = allocator.allocate(sizes[buffer])
-            elif buffer in blocks:
+                blocks[event - 1] = allocator.allocate(sizes[event - 1])
+            elif (buffer := -event - 1) in blocks:  # what the setup made is freed once
                 allocator.free(blocks.pop(buffer))
     return allocator

@@ -16,10 +16,12 @@ from torch.utils._pytree import tree_iter
 
 from bench.common.compat import current_backward_node, next_autograd_sequence
 from bench.profiling.estimate.flops import flops_of
+from bench.rendering.gsplat_shapes import INTERSECTIONS
 
 RANGE_ENTER = torch.ops.profiler._record_function_enter_new.default
 RANGE_EXIT = torch.ops.profiler._record_function_exit._RecordFunction
 CAST = torch.ops.aten._to_copy.default
+RANGES = ("encoder", "aggregator", "head", "rasterize", INTERSECTIONS, "losses", "backward", "exchange", "optimizer")
 OTHER = "other"  # the part of what lies in no range of the step
 Workspace = Callable[[Any, Sequence[Any]], int]  # an operator and its arguments → bytes that it takes while it runs
 
@@ -81,7 +83,7 @@ class Tracer(TorchDispatchMode):
             self._enter_or_exit(args[0] if function is RANGE_ENTER else None)
             return result
         inputs = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
-        outputs = [value for value in tree_iter(result) if isinstance(value, Tensor)]
+        outputs = [value for value in tree_iter(result) if isinstance(value, Tensor) and not value.is_meta]
         phase, part = self._phase_and_part()
         temporary = self.workspace(function, args) if self.counting else 0
         if temporary:
@@ -99,8 +101,8 @@ class Tracer(TorchDispatchMode):
     def _enter_or_exit(self, name: str | None) -> None:
         if name is None:
             self._ranges.pop()
-        else:
-            self._ranges.append(name)
+        else:  # ranges of torch itself, such as the optimizer's, belong to the one around them
+            self._ranges.append(name if name in RANGES or not self._ranges else self._ranges[-1])
         if self.counting and "backward" not in self._ranges:
             self._borders.append((next_autograd_sequence(), self._ranges[-1] if self._ranges else OTHER))
 
