@@ -59,15 +59,13 @@ class _Pixels(torch.autograd.Function):
 def rasterize(inputs: RasterInput) -> Layers:
     """See bench.rendering.interface.Rasterize; the layers have no values."""
     views = inputs.world_to_camera.shape[1]
-    radii, means, depths, conics = _Projection.apply(
+    _radii, means, depths, conics = _Projection.apply(
         inputs.means, inputs.rotations, inputs.scales, inputs.world_to_camera, inputs.intrinsics
     )  # type: ignore[no-untyped-call]
     colors = torch.cat((inputs.colors.expand(-1, views, -1, -1), depths[..., None]), dim=-1)
     opacities = inputs.opacities[:, None].expand(-1, views, -1).contiguous()
     offsets, _keys, ids = _intersect(means, inputs.width, inputs.height)
-    images, alphas = _Pixels.apply(
-        means, conics, colors, opacities, inputs.width, inputs.height, offsets, ids
-    )  # type: ignore[no-untyped-call]
+    images, alphas = _Pixels.apply(means, conics, colors, opacities, inputs.width, inputs.height, offsets, ids)  # type: ignore[no-untyped-call]
     return Layers(color=images[..., :3].movedim(-1, 2), depth=images[..., 3], transmittance=1 - alphas[..., 0])
 
 

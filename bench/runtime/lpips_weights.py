@@ -154,8 +154,10 @@ def lpips_model(net: Net) -> torch.nn.Module:
 
 
 def import_lpips() -> ModuleType:
-    """The `lpips` package, with torchvision below it. Not for the first time under torch.device or FakeTensorMode, which
-    would reach the modules' own tensors."""
+    """The `lpips` package, with torchvision below it.
+
+    Not for the first time under torch.device or FakeTensorMode, which would reach the modules' own tensors.
+    """
     import_torchvision()
     return import_module("lpips")
 

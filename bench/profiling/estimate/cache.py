@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +21,10 @@ if TYPE_CHECKING:
 
 CODE = ("models", "bench/rendering", "bench/outputs", "bench/losses", "bench/training", "bench/runtime",
         "bench/profiling/estimate", "bench/data/batch.py")  # fmt: skip
-WITHOUT_COST = ("steps", "learning_rate", "final_learning_rate", "warmup_steps", "betas", "weight_decay",
-                "gradient_clip", "geometry_first", "checkpoint_every", "tensorboard", "keep", "validations")  # fmt: skip
+WITHOUT_COST = (
+    "steps", "learning_rate", "final_learning_rate", "warmup_steps", "betas", "weight_decay", "gradient_clip",
+    "geometry_first", "checkpoint_every", "tensorboard", "keep", "validations",
+)  # fmt: skip
 
 
 def cached(spec: RunSpec, ranks: int, target: str, trace: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:

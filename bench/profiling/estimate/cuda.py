@@ -29,7 +29,11 @@ class Autocast(TorchFunctionMode):
     """CUDA's list of functions in float32, where autocast is on."""
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if function not in IN_FLOAT32 or not torch.is_autocast_enabled("cpu"):
             return function(*args, **(kwargs or {}))
@@ -51,4 +55,4 @@ def workspace(function: Any, args: Sequence[Any]) -> int:
         return 0
     batch, heads, tokens, width = args[1].shape
     rows = batch * heads * math.ceil(tokens / 128) * 128
-    return 4 * rows * (width + 1)
+    return int(4 * rows * (width + 1))

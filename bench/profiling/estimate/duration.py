@@ -3,16 +3,18 @@ needs, whichever is longest. The rasterizer's arithmetic, which depends on the G
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 
 from bench.profiling.estimate.hardware import Rates
 from bench.profiling.estimate.tracing import Operation
 
 
-def seconds_by_part(operations: Mapping[Operation, float], rates: Rates, matmul_precision: str) -> Counter[str]:
+def seconds_by_part(
+    operations: Mapping[Operation, float], rates: Rates, matmul_precision: str
+) -> defaultdict[str, float]:
     """{"forward encoder": …, "backward encoder": …, "update optimizer": …}. `operations` are counted for a step."""
-    seconds = Counter[str]()
+    seconds = defaultdict[str, float](float)
     for operation, count in operations.items():
         kind = operation.dtype
         if kind != "bfloat16":

@@ -62,9 +62,7 @@ def memory_of(trace: Trace, share: float) -> Memory:
     peaks = {}
     for name, tiles in TILES.items():
         factors = {INTERSECTIONS: tiles, "batch": 1 / share}
-        sizes = [
-            round(size * factors.get(label, 1)) for size, label in zip(trace.sizes, trace.labels, strict=True)
-        ]
+        sizes = [round(size * factors.get(label, 1)) for size, label in zip(trace.sizes, trace.labels, strict=True)]
         allocator = replay(sizes, trace.events, trace.step)
         peaks[name] = sizes, allocator.peak_allocated / GIB, allocator.reserved / GIB
     at_peak, static = _by_label(peaks["expected"][0], trace)
@@ -74,6 +72,12 @@ def memory_of(trace: Trace, share: float) -> Memory:
         at_peak_gib={label: size / GIB for label, size in at_peak.most_common() if size},
         static_gib={label: static[label] / GIB for label in STATIC},
     )
+
+
+def from_allocator_gib(memory: Memory) -> float:
+    """What of a CPU's peak comes from torch's allocator: the batch and the loss networks' weights are NumPy's there."""
+    others = sum(memory.at_peak_gib.get(label, 0.0) for label in ("batch", "loss networks"))
+    return memory.allocated_gib.expected - others
 
 
 def _by_label(sizes: Sequence[int], trace: Trace) -> tuple[Counter[str], Counter[str]]:

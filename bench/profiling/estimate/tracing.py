@@ -47,12 +47,12 @@ class Trace:
     operations: Counter[Operation] = field(default_factory=Counter)
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records into `trace`. Ranges of torch.profiler.record_function name the parts; in the backward pass an operator
     belongs to the part whose forward pass made the autograd node that runs."""
 
     def __init__(self, workspace: Workspace) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
         self.workspace = workspace
         self.setup = "loss networks"  # label of buffers that are allocated before the step
