@@ -30,19 +30,20 @@ LEAN = ("model.precision.aggregator=bf16", "model.precision.head=bf16", "train.m
 
 @dataclass(frozen=True)
 class Case:
-    """A base at scale tiny, and what is changed."""
+    """A base at scale tiny, and what is changed, with a name for it."""
 
     base: str
+    change: str = ""
     overrides: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
-        return " ".join((self.base, *self.overrides))
+        return ", ".join(filter(None, (self.base, self.change)))
 
 
 CASES = (
     *(Case(base) for base in ("freesplatter", "ours1", "ours2")),
-    *(Case(base, LEAN) for base in ("freesplatter", "ours1", "ours2")),
+    *(Case(base, "A and D in bf16, micro-batches", LEAN) for base in ("freesplatter", "ours1", "ours2")),
     *(Case(base) for base in ("gs_lrm", "lrm", "pf_lrm", "splatt3r", "dust3r", "croco", "vggt")),
 )
 
