@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.analysis.estimates import estimate_ratios
 from bench.analysis.formatting import DAGGER, PARAMETERS
 from bench.analysis.sweep_results import SweepResults, SweepRun
 from bench.analysis.table_rows import TableRow
@@ -97,6 +98,8 @@ def definitions(sweep: SweepResults, metrics: Sequence[Mapping[str, str]]) -> li
         step, memory = (profile["definitions"][name] for name in ("step_time_ms", "host_peak_memory_gib"))
         notes.append(f"Step: {step}; on {profile['device']}, batch {profile['batch']}{load_average(sweep)}.")
         notes.append(f"Host mem.: {memory}. GPU mem.: reserved; empty on a CPU.")
+    if ratios := estimate_ratios(sweep):
+        notes.append(f"Estimate ÷ measured: {'; '.join(f'{label}: {text}' for label, text in ratios.items())}.")
     return notes + [f"{metric['heading']}: {metric['definition']}." for metric in metrics]
 
 

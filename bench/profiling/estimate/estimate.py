@@ -73,13 +73,18 @@ def step_cost(spec: RunSpec, ranks: int, target: Target) -> StepCost:
     return StepCost(memory_of(trace, traced / scenes), counts)
 
 
+def cached_step_cost(spec: RunSpec, ranks: int, target: Target) -> StepCost:
+    """Traced once for each cost-relevant spec."""
+    return StepCost.from_dict(cached(spec, ranks, target, lambda: step_cost(spec, ranks, target).to_dict()))
+
+
 def estimate(spec: RunSpec, hardware: Hardware) -> dict[str, Any]:
-    """Ready for JSON; see `definitions` in it. Traced once for each cost-relevant spec, then read from the cache.
+    """Ready for JSON; see `definitions` in it.
 
     Raises UserError for a damaged file of measured rates, and whatever a user's own part raises without values.
     """
     ranks, card, target = hardware.ranks, hardware.card, hardware.target
-    cost = StepCost.from_dict(cached(spec, ranks, target, lambda: step_cost(spec, ranks, target).to_dict()))
+    cost = cached_step_cost(spec, ranks, target)
     parts = seconds_by_part(cost.operations, card.rates, spec.train.matmul_precision)
     if ranks > 1:
         parts["update exchange"] += exchange_seconds(cost.memory.static_gib["gradients"] * GIB, ranks, card.rates)
