@@ -28,8 +28,8 @@ class DPTSpec(HeadSpec):
     last_dim: int = 128
 
     sizes = {
-        "tiny": {"taps": (0, 1, 2, 2), "layer_dims": (32, 64, 96, 96), "features": 48, "last_dim": 32},
-        "small": {"taps": (0, 3, 4, 6)},
+        "tiny": {"taps": (0, 1, 2, 2), "layer_dims": (24, 32, 48, 64), "features": 24, "last_dim": 24},
+        "small": {"taps": (0, 3, 4, 6), "layer_dims": (48, 64, 96, 192), "features": 64, "last_dim": 48},
     }
 
     def problems(self, taps: Sequence[TokenSpec], image_size: int) -> Iterator[Problem]:

@@ -34,21 +34,6 @@ def shapes_only() -> bool:
     return detect_fake_mode() is not None
 
 
-def current_backward_node() -> Any:
-    """The autograd node that runs, None outside of a backward pass; `_sequence_nr()` is its place among those that the
-    forward pass made (torch._C)."""
-    import torch
-
-    return torch._C._current_autograd_node()
-
-
-def next_autograd_sequence() -> int:
-    """The sequence number of the next node of a forward pass (torch._C._autograd)."""
-    import torch
-
-    return int(torch._C._autograd._get_sequence_nr())
-
-
 def tensor_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The 2-norm of each tensor, computed together (torch._foreach_norm, as torch.nn.utils.get_total_norm does)."""
     import torch

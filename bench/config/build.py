@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -11,8 +11,9 @@ from bench.common.errors import UserError
 from bench.config import spec_fields
 from bench.config.convert import TypeMismatch, convert, field_types
 from bench.config.merge import State
-from bench.config.schema import FromRun, RunSpec
+from bench.config.schema import FromRun, RunSpec, Shipped
 from bench.config.spec_fields import UnknownField
+from models import pretrained
 from models.parts import PartSpec, current_names
 
 ABSENT = object()  # equal to no value
@@ -66,7 +67,12 @@ def build(state: State, cls: Any = RunSpec, prefix: str = "") -> Any:
 
 def _build_choice(key: str, state: State) -> Any:
     name = state[key].value
-    return name if name == "scratch" else build(state, spec_fields.spec_class_of(key, name), key + ".")
+    if name == "scratch":
+        return name
+    choice = build(state, spec_fields.spec_class_of(key, name), key + ".")
+    if isinstance(choice, Shipped) and choice.shipped in pretrained.names():
+        return replace(choice, sha256=pretrained.card(choice.shipped).sha256)
+    return choice
 
 
 def to_dict(spec: RunSpec) -> dict[str, Any]:
@@ -143,6 +149,6 @@ def _load(cls: Any, prefix: str, values: Mapping[str, Any]) -> Any:
 def _load_choice(key: str, value: Any) -> Any:
     if value == "scratch":
         return value
-    name = value.get("name") or ("run" if "run" in value else "weights")
+    name = value.get("name") or next(kind for kind in spec_fields.INITS if kind in value)
     cls = spec_fields.spec_class_of(key, name)
     return _load(cls, key + ".", value) if cls is not FromRun else FromRun(**value)

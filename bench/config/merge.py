@@ -22,7 +22,7 @@ from bench.config.spec_fields import UnknownField, slot_of
 from models.published import LAYOUTS
 
 SCALES = ("tiny", "small", "paper")
-INIT_FIELDS = ("weights", "sha256", "run")
+INIT_FIELDS = ("weights", "sha256", "run", "shipped")
 
 
 class Setting(NamedTuple):
@@ -84,7 +84,8 @@ def _add(result: Layer, key: str, choice: str | None, node: Node) -> None:
         kind = value if key == choice else key[len(choice) + 1 :]
         spec_fields.spec_class_of(choice, "scratch")
         if key == choice and value != "scratch":
-            raise UnknownField(f"{choice}: expected scratch, {{weights: FILE, sha256: …}} or {{run: NAME}}")
+            options = "scratch, {weights: FILE, sha256: …}, {run: NAME} or {shipped: NAME}"
+            raise UnknownField(f"{choice}: expected {options}")
         if key != choice and kind not in INIT_FIELDS:
             hint = did_you_mean(str(kind), INIT_FIELDS)
             raise UnknownField(f"no field {key}{hint}; {choice} has {', '.join(INIT_FIELDS)}")

@@ -66,8 +66,8 @@ class TrainSpec:
             "steps": 600, "batch": 8, "learning_rate": 3.0e-3, "final_learning_rate": 2.0e-5, "warmup_steps": 20,
             "gradient_clip": 1.0, "geometry_first": 0.2, "matmul_precision": "highest", "checkpoint_every": 100,
         },
-        "small": {"steps": 5000, "learning_rate": 2.0e-4, "final_learning_rate": 5.0e-6, "warmup_steps": 200,
-                  "checkpoint_every": 500},
+        "small": {"steps": 3000, "batch": 16, "learning_rate": 4.0e-4, "final_learning_rate": 5.0e-6,
+                  "warmup_steps": 100, "checkpoint_every": 500},
     }  # fmt: skip
 
 
@@ -97,7 +97,15 @@ class FromRun:
     id: str = ""
 
 
-InitPart = Literal["scratch"] | WeightsFile | FromRun
+@dataclass(frozen=True)
+class Shipped:
+    """Weights that ship with the code (models/pretrained/), by name; `sha256` is filled in from their card."""
+
+    shipped: str = field(metadata=NOT_IDENTITY)
+    sha256: str = ""
+
+
+InitPart = Literal["scratch"] | WeightsFile | FromRun | Shipped
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.config.convert import field_types
 from bench.config.read import did_you_mean
-from bench.config.schema import FromRun, InitSpec, RunSpec, WeightsFile
+from bench.config.schema import FromRun, InitSpec, RunSpec, Shipped, WeightsFile
 from models import parts
 
 CHOICES: Mapping[str, str] = {  # the key of a named choice → the package whose files are its values
@@ -33,7 +33,7 @@ class Scratch:
     """`init.PART: scratch`: no fields."""
 
 
-INITS: Mapping[str, type] = {"scratch": Scratch, "weights": WeightsFile, "run": FromRun}
+INITS: Mapping[str, type] = {"scratch": Scratch, "weights": WeightsFile, "run": FromRun, "shipped": Shipped}
 
 
 @cache

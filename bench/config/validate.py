@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -9,8 +10,9 @@ from operator import attrgetter
 
 from bench import protocols
 from bench.config.read import did_you_mean
-from bench.config.schema import InitSpec, PartsSpec, RunSpec, WeightsFile, is_run_path
+from bench.config.schema import InitSpec, PartsSpec, RunSpec, Shipped, WeightsFile, is_run_path
 from bench.losses import LossSpec
+from models import pretrained
 from models.parts import PartSpec, Problem
 from models.published import LAYOUTS
 
@@ -54,9 +56,13 @@ def problems(spec: RunSpec) -> Iterator[Problem]:
         if weight < 0:
             yield Problem(f"losses.{name}.weight", "must not be negative")
     for name, loss in _active_losses(spec).items():
-        yield from (Problem(f"losses.{name}", f"{name} {problem.message}") for problem in loss.problems(spec.model))
+        for problem in loss.problems(spec.model):
+            key = f"losses.{name}.{problem.field}" if problem.field else f"losses.{name}"
+            yield Problem(key, problem.message if problem.field else f"{name} {problem.message}")
     if not any(weight > 0 for weight in weights.values()):
         yield Problem("losses", "no term has a weight above 0: nothing would be learned")
+    elif not any(loss.weight_at(1) for loss in _active_losses(spec).values()):
+        yield Problem("losses", "in some steps no term is computed: give one a weight in every step")
     known = protocols.names()
     if not spec.evaluation.protocols:
         yield Problem("evaluation.protocols", f"name at least one: {', '.join(known)}")
@@ -67,6 +73,7 @@ def problems(spec: RunSpec) -> Iterator[Problem]:
     yield from _train(spec)
     yield from _data(spec)
     yield from _init(spec)
+    yield from (Problem(f"views.choice.{p.field}", p.message) for p in spec.views.choice.problems(spec.views.inputs))
     yield from (Problem(f"model.{p.field}", p.message) for p in spec.model.problems(spec.views.inputs))
 
 
@@ -138,7 +145,9 @@ def _init(spec: RunSpec) -> Iterator[Problem]:
 
 
 def _checkpoint(part: str, chosen: PartSpec, init: object) -> Iterator[Problem]:
-    """Of a published one; a run's own may be of any part, and is compared with the spec when the run starts."""
+    """Of a published one or one that ships; a run's own may be of any part, and is compared when the run starts."""
+    if isinstance(init, Shipped):
+        yield from _shipped(part, chosen, init.shipped)
     if isinstance(init, WeightsFile) and not is_run_path(init.weights):
         if (part, chosen.name) not in LAYOUTS:
             known = ", ".join(f"{part} {name}" for part, name in LAYOUTS)
@@ -154,3 +163,23 @@ def _checkpoint(part: str, chosen: PartSpec, init: object) -> Iterator[Problem]:
                     f"{value}, but init.{part} loads weights, which fix it at {published}: "
                     f"use {published}, or init.{part}: scratch",
                 )
+
+
+def _shipped(part: str, chosen: PartSpec, name: str) -> Iterator[Problem]:
+    known = pretrained.names()
+    if name not in known:
+        text = f"no weights {name!r} ship{did_you_mean(name, known)}; there are {', '.join(known)}"
+        yield Problem(f"init.{part}.shipped", text)
+        return
+    card = pretrained.card(name)
+    if card.part != part:
+        yield Problem(f"init.{part}.shipped", f"{name} is for the {card.part}")
+        return
+    values = json.loads(json.dumps(chosen.to_dict()))  # lists for tuples, as in the card
+    if differing := [field for field in values if values[field] != card.spec.get(field)]:
+        theirs = ", ".join(f"{field} {card.spec.get(field)}" for field in differing)
+        ours = ", ".join(f"{field} {values[field]}" for field in differing)
+        yield Problem(
+            f"init.{part}.shipped",
+            f"{name} is for {part} {card.spec['name']} with {theirs}; here it has {ours}: use init.{part}: scratch",
+        )

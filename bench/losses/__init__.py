@@ -105,6 +105,10 @@ class LossSpec(PartSpec, ABC):
         """
         return batch
 
+    def weight_at(self, step: int) -> float:
+        """The term's weight in training step 0, 1, …; at 0 it is not computed."""
+        return self.weight
+
     def problems(self, model: EADSpec) -> Iterator[Problem]:
         """What the term needs and the model's output does not have."""
         output = model.output

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -13,14 +14,27 @@ from bench.data.batch import Batch
 from bench.losses import LossSpec, Prediction, Term
 from bench.runtime.lpips_weights import lpips_model
 from bench.runtime.shapes import to_device
+from models.ead import EADSpec
+from models.parts import Problem
 
 
 @dataclass(frozen=True)
 class Spec(LossSpec):
+    """`every`: the term is computed in every k-th step, with k times its weight; the mean over steps is the same."""
+
     weight: float = 0.05
     net: Literal["vgg", "alex"] = "vgg"
+    every: int = field(default=1, metadata={"legacy": 1})
 
-    sizes = {"tiny": {"net": "alex"}}
+    sizes = {"tiny": {"net": "alex"}, "small": {"net": "alex"}}
+
+    def weight_at(self, step: int) -> float:
+        return self.weight * self.every if step % self.every == 0 else 0.0
+
+    def problems(self, model: EADSpec) -> Iterator[Problem]:
+        yield from super().problems(model)
+        if self.every < 1:
+            yield Problem("every", f"{self.every} is too small: at least 1")
 
     def build(self, device: torch.device) -> Term:
         """Raises UserError when the backbone has not been set up."""

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
-from torch.utils._pytree import tree_iter
 
 from bench.data.batch import Batch
 from bench.training.trainer import Trainer
@@ -34,8 +33,8 @@ def peak_allocated_bytes(trainer: Trainer, step: int, batch: Batch) -> int:
 
 def _static(trainer: Trainer) -> list[Tensor]:
     """Of the model and the optimizer."""
-    state = [value for value in tree_iter(trainer.optimizer.state_dict()["state"]) if isinstance(value, Tensor)]
-    return [*trainer.model.parameters(), *trainer.model.buffers(), *state]
+    moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
+    return [*trainer.model.parameters(), *trainer.model.buffers(), *moments]
 
 
 def _changes(record: profiler) -> list[int]:

@@ -20,6 +20,7 @@ from bench.common.json_files import write_json
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.profiling.allocator_events import peak_allocated_bytes
+from bench.profiling.estimate.fake_step import dearest_step
 from bench.profiling.estimate.of_profile import estimate_of_profile
 from bench.runs.writer import Writer
 from bench.runtime import provenance
@@ -91,7 +92,7 @@ def measure(
         **_device_peaks(device),
     }
     if device.type == "cpu" and spec.profile.trace:
-        own["allocated_peak_memory_gib"] = peak_allocated_bytes(trainer, first, batch) / GIB
+        own["allocated_peak_memory_gib"] = peak_allocated_bytes(trainer, dearest_step(spec), batch) / GIB
     measured = own["allocated_peak_memory_gib"] is not None
     by_rank = ranks.gather(own)
     return {

@@ -14,11 +14,11 @@ from torch import nn
 
 from bench.common.compat import shapes_only
 from bench.common.errors import UserError
-from bench.config.schema import FromRun, WeightsFile
+from bench.config.schema import FromRun, Shipped, WeightsFile
 from bench.config.user_files import verify_files, weight_file, weight_files
 from bench.runs.folder import RunFolder
 from bench.runtime.shapes import build_without_values
-from models import published, weights
+from models import pretrained, published, weights
 from models.ead import EAD
 from models.published import Layout, State, WeightsError
 from models.weights import SPEC_FILE, WEIGHTS_FILE
@@ -70,7 +70,7 @@ def find_problems(spec: RunSpec) -> list[str]:
     return problems
 
 
-def weight_sources(spec: RunSpec) -> Iterator[tuple[str, WeightsFile | FromRun]]:
+def weight_sources(spec: RunSpec) -> Iterator[tuple[str, WeightsFile | FromRun | Shipped]]:
     """(part or "model", its source) of the parts that are not initialized from scratch."""
     for field in fields(spec.init):
         if (init := getattr(spec.init, field.name)) != "scratch":
@@ -81,12 +81,19 @@ def trained_scenes(spec: RunSpec, runs: Path | None) -> set[str]:
     """The training scenes of the runs that this one starts from, as far as their folders record them."""
     scenes: set[str] = set()
     for _, init in weight_sources(spec):
+        if isinstance(init, Shipped):  # procedural scenes of their own (its card)
+            continue
         folder = weight_file(init).parent if isinstance(init, WeightsFile) else (runs or Path()) / init.id
         scenes |= set((RunFolder(folder).scenes() or {}).get("training", ()))
     return scenes
 
 
-def _fill(module: nn.Module, spec: RunSpec, part: str, init: WeightsFile | FromRun, runs: Path | None) -> None:
+def _fill(
+    module: nn.Module, spec: RunSpec, part: str, init: WeightsFile | FromRun | Shipped, runs: Path | None
+) -> None:
+    if isinstance(init, Shipped):
+        weights.load_strict(module, pretrained.read(init.shipped), source=f"shipped {init.shipped}")
+        return
     if isinstance(init, FromRun):
         weights.load_strict(module, of_run(part, init.id, runs), source=f"run {init.run} ({init.id})")
         return

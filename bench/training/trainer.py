@@ -70,13 +70,14 @@ class Trainer:
         for loss in self.losses.values():
             batch = loss.prepare(batch, patch=patch, seed=self.spec.seed, step=step)
         prediction = self.predict(step, batch)
+        weights = {name: loss.weight_at(step) for name, loss in self.losses.items()}
         with record_function("losses"):
             losses = {
                 name: term(prediction, batch).sum() / scenes
                 for name, term in self.terms.items()
-                if prediction.rendering is not None or "rendering" not in self.losses[name].needs
+                if weights[name] and (prediction.rendering is not None or "rendering" not in self.losses[name].needs)
             }
-            total = torch.stack([self.losses[name].weight * value for name, value in losses.items()]).sum()
+            total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         with record_function("backward"):
             torch.autograd.backward(total)
         values = {"loss": total.detach()} | {f"loss/{name}": value.detach() for name, value in losses.items()}

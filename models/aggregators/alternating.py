@@ -40,7 +40,7 @@ class Spec(AggregatorSpec):
 
     sizes = {
         "tiny": {"blocks": 1, "heads": 6},
-        "small": {"blocks": 6, "heads": 12},
+        "small": {"blocks": 6, "heads": 6},
     }
 
     def problems(self, tokens: TokenSpec, inputs: int) -> Iterator[Problem]:

@@ -37,7 +37,7 @@ class Spec(AggregatorSpec):
 
     sizes = {
         "tiny": {"blocks": 2, "width": 192, "heads": 6},
-        "small": {"blocks": 6},
+        "small": {"blocks": 6, "width": 384, "heads": 6},
     }
 
     def problems(self, tokens: TokenSpec, inputs: int) -> Iterator[Problem]:

@@ -33,7 +33,7 @@ class Spec(AggregatorSpec):
 
     sizes = {
         "tiny": {"blocks": 2, "width": 192, "heads": 6, "count": 128},
-        "small": {"blocks": 8, "width": 512, "heads": 8, "count": 1024},
+        "small": {"blocks": 8, "width": 384, "heads": 6, "count": 1024},
     }
 
     def problems(self, tokens: TokenSpec, inputs: int) -> Iterator[Problem]:

@@ -36,7 +36,7 @@ class Spec(AggregatorSpec):
 
     sizes = {
         "tiny": {"blocks": 2, "heads": 6, "view_embedding": "per_view", "table_size": 32},
-        "small": {"blocks": 12, "heads": 12, "table_size": 128},
+        "small": {"blocks": 12, "heads": 6, "table_size": 128},
     }
 
     def problems(self, tokens: TokenSpec, inputs: int) -> Iterator[Problem]:

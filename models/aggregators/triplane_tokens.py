@@ -41,7 +41,7 @@ class Spec(AggregatorSpec):
 
     sizes = {
         "tiny": {"blocks": 2, "width": 192, "heads": 6, "side": 8},
-        "small": {"blocks": 8, "width": 512, "heads": 8, "side": 16},
+        "small": {"blocks": 8, "width": 384, "heads": 6, "side": 16},
     }
 
     @property

@@ -26,7 +26,7 @@ class Spec(EncoderSpec):
     patch: Literal[4, 8, 16] = 16
     width: int = 1024
 
-    sizes = {"tiny": {"patch": 8, "width": 192}, "small": {"width": 768}}
+    sizes = {"tiny": {"patch": 8, "width": 192}, "small": {"width": 384}}
 
     def problems(self) -> Iterator[Problem]:
         yield from at_least_one(self, "width")

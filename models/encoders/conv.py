@@ -23,7 +23,7 @@ class Spec(EncoderSpec):
     width: int = 1024
     rays: bool = field(default=False, metadata={"legacy": False})
 
-    sizes = {"tiny": {"patch": 4, "width": 192}, "small": {"width": 768}}
+    sizes = {"tiny": {"patch": 4, "width": 192}, "small": {"width": 384}}
 
     @property
     def reads_cameras(self) -> bool:

@@ -31,8 +31,8 @@ class Spec(EncoderSpec):
 
     reads_mask: ClassVar[bool] = True
     sizes = {
-        "tiny": {"patch": 8, "width": 192, "blocks": 2, "heads": 6},
-        "small": {"width": 768, "blocks": 8, "heads": 12},
+        "tiny": {"patch": 8, "width": 192, "blocks": 4, "heads": 6},
+        "small": {"width": 384, "blocks": 12, "heads": 6},
     }
 
     @property

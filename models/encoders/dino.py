@@ -37,8 +37,8 @@ class Spec(EncoderSpec):
     table_size: int = 224
 
     sizes = {
-        "tiny": {"patch": 8, "width": 192, "blocks": 2, "heads": 6, "table_size": 32},
-        "small": {"width": 384, "blocks": 8, "heads": 6, "table_size": 128},
+        "tiny": {"patch": 8, "width": 192, "blocks": 4, "heads": 6, "table_size": 32},
+        "small": {"width": 384, "blocks": 12, "heads": 6, "table_size": 128},
     }
     reads_mask: ClassVar[bool] = True
 

@@ -232,7 +232,7 @@ def test_reference_names_a_run(specs: Specs) -> None:
 def test_where_keeps_what_matches(specs: Specs) -> None:
     text = "base: mine\ngrid: {model.encoder: [conv, croco], model.encoder.patch: [4, 8], seed: [0, 1]}\n"
     kept = specs.load(
-        text + "where: [{model.encoder: conv, seed: 0}, {model.encoder.blocks: 2, model.encoder.patch: [8]}]\n"
+        text + "where: [{model.encoder: conv, seed: 0}, {model.encoder.blocks: 4, model.encoder.patch: [8]}]\n"
     )
     assert [run.label for run in kept.runs] == [
         "conv, patch 4, seed 0", "conv, patch 8, seed 0", "croco, patch 8, seed 0", "croco, patch 8, seed 1",

@@ -171,6 +171,15 @@ def test_inputs_of_a_rig_are_a_quarter_turn_apart(source: procedural.Procedural)
     assert len(views[:, 0].unique()) > 1
 
 
+def test_inputs_of_a_rig_can_stand_closer(source: procedural.Procedural) -> None:
+    views = ViewsSpec(rig.Spec(spacing=30), inputs=3, targets=2)
+    chosen = Sampler(source, views, 0).training(0, range(8)).input_views
+    assert ((chosen[:, 1:] - chosen[:, :-1]) % 24 == 2).all()
+    problems = {spacing: [p.message for p in rig.Spec(spacing=spacing).problems(4)] for spacing in (20, 0, 105, 90)}
+    assert all("multiple of ring 1's 15 degrees" in problems[spacing][0] for spacing in (20, 0))
+    assert "more than once" in problems[105][0] and not problems[90]
+
+
 @pytest.mark.parametrize("frame", ["lara", "freesplatter"])
 def test_points_project_to_their_pixels(source: procedural.Procedural, frame: str) -> None:
     batch = sampler(source, frame=frame).training(0, range(3))

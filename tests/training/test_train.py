@@ -39,7 +39,7 @@ from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.data.scene import SceneData, Split
 from bench.data.view_selection import rig
-from bench.losses import Prediction, Term, mse, points
+from bench.losses import Prediction, Term, lpips, mse, points
 from bench.profiling import breakdown
 from bench.profiling.benchmarks import step as step_benchmark
 from bench.rendering import render
@@ -113,6 +113,19 @@ def test_equals_a_plain_loop(tmp_path: Path) -> None:
     assert min(moved.values()) > 1e-4
     for key, value in plain.items():
         torch.testing.assert_close(trained[key], value, rtol=0, atol=2e-5, msg=key)
+
+
+def test_a_term_computed_in_every_second_step_has_twice_its_weight() -> None:
+    losses = {**spec().losses, "lpips": lpips.Spec(weight=0.1, net="alex", every=2)}
+    model = replace(spec().model, image_size=32)  # AlexNet's least
+    sparse = replace(spec(geometry_first=0.0), losses=losses, model=model)
+    dense = replace(sparse, losses={**losses, "lpips": lpips.Spec(weight=0.2, net="alex")})
+    without = replace(sparse, losses=spec().losses)
+    assert not [*lpips.Spec(every=2).problems(model)] and [*lpips.Spec(every=0).problems(model)]
+    for step, same in ((0, dense), (1, without)):
+        (_, ours), (_, theirs) = gradients(sparse, step), gradients(same, step)
+        for name, gradient in ours.items():
+            torch.testing.assert_close(gradient, theirs[name])
 
 
 def gradients(of: RunSpec, step: int, indices: range | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

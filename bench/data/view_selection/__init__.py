@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import ClassVar, Literal
@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 from bench.common.errors import UserError
 from bench.data.cache import ByteCache
 from bench.data.frames import Frame
-from models.parts import PartSpec
+from models.parts import PartSpec, Problem
 
 Stage = Literal["training", "evaluation"]
 Selection = tuple[tuple[int, ...], tuple[int, ...]]  # inputs, targets: indices of views
@@ -27,6 +27,10 @@ CLUSTERINGS: ByteCache[NDArray[np.uint16]] = ByteCache(share=1 / 4)  # some 500 
 @dataclass(frozen=True)
 class ViewSelection(PartSpec, ABC):
     """A rule. In evaluation it draws nothing: the same views each time."""
+
+    def problems(self, inputs: int) -> Iterator[Problem]:
+        """What is wrong with the rule's own fields for this many inputs."""
+        return iter(())
 
     @abstractmethod
     def select(

@@ -18,9 +18,8 @@ from bench.common.paths import SOURCE
 from bench.data.sampler import Sampler, open_source
 from bench.profiling.allocator_events import peak_allocated_bytes
 from bench.profiling.estimate.estimate import step_cost
+from bench.profiling.estimate.fake_step import dearest_step
 from bench.profiling.estimate.memory import GIB, from_allocator_gib
-from bench.training.diagnostics import EVERY
-from bench.training.optimizer import geometry_steps
 from bench.training.trainer import Trainer
 
 GOAL = 0.1  # relative difference
@@ -89,6 +88,6 @@ def compare(cases: Sequence[Case]) -> Iterator[Comparison]:
         estimated = from_allocator_gib(step_cost(spec, 1, "cpu").memory) * GIB
         trainer = Trainer(spec, torch.device("cpu"))
         sampler = Sampler(open_source(spec.data, spec.model.image_size), spec.views, spec.seed, spec.model.poses)
-        first = geometry_steps(spec.train)
-        batch = sampler.training(first, range(spec.train.batch))
-        yield Comparison(case, estimated, peak_allocated_bytes(trainer, first + -first % EVERY, batch))
+        step = dearest_step(spec)
+        batch = sampler.training(step, range(spec.train.batch))
+        yield Comparison(case, estimated, peak_allocated_bytes(trainer, step, batch))

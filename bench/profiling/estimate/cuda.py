@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+
+from bench.profiling.estimate.torch_internals import ATTENTION_BACKWARD, tree_map
 
 IN_FLOAT32 = {  # of AT_FORALL_FP32 (ATen/autocast_mode.h, 2.13), which a CPU's autocast leaves in bfloat16
     F.layer_norm, F.group_norm, F.interpolate, F.softplus, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss,
@@ -22,7 +23,6 @@ IN_FLOAT32 = {  # of AT_FORALL_FP32 (ATen/autocast_mode.h, 2.13), which a CPU's 
     torch.logsumexp, Tensor.exp, Tensor.expm1, Tensor.log, Tensor.log1p, Tensor.rsqrt, Tensor.reciprocal, Tensor.pow,
     Tensor.logsumexp,
 }  # fmt: skip
-ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
 class Autocast(TorchFunctionMode):
@@ -51,7 +51,7 @@ def workspace(function: Any, args: Sequence[Any]) -> int:
 
     FlashAttention 2 sums the gradient of q in float32 and keeps a row's Σ gradient · output (flash_api.cpp).
     """
-    if function is not ATTENTION_BACKWARD or args[1].dtype == torch.float32:
+    if function is not ATTENTION_BACKWARD.default or args[1].dtype == torch.float32:
         return 0
     batch, heads, tokens, width = args[1].shape
     rows = batch * heads * math.ceil(tokens / 128) * 128

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.config.schema import InitSpec
 from bench.data.batch import Batch
+from bench.losses import LossSpec
 from bench.profiling.estimate import cuda
+from bench.profiling.estimate.torch_internals import FakeTensorMode
 from bench.profiling.estimate.tracing import Trace, Tracer
 from bench.rendering import automatic_backend
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext, reduce_in_buckets
@@ -59,10 +60,17 @@ def trace_step(spec: RunSpec, scenes: int, ranks: int, target: Target) -> Trace:
         tracer.setup = "optimizer"
         _make_optimizer_state(trainer, tracer)
         tracer.begin_step()
-        first = geometry_steps(spec.train)
-        trainer.step(first + -first % EVERY, batch)
+        trainer.step(dearest_step(spec), batch)
         tracer.relabel(_gradients(trainer), "gradients")
         return tracer.finish()
+
+
+def dearest_step(spec: RunSpec) -> int:
+    """The first step with statistics and all losses."""
+    first = geometry_steps(spec.train)
+    steps = range(first + -first % EVERY, first + 100 * EVERY, EVERY)
+    losses = [loss for loss in spec.losses.values() if isinstance(loss, LossSpec) and loss.weight]
+    return next((step for step in steps if all(loss.weight_at(step) for loss in losses)), steps[0])
 
 
 def _make_optimizer_state(trainer: Trainer, tracer: Tracer) -> None:

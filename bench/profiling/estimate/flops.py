@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-aten = torch.ops.aten
+from bench.profiling.estimate.torch_internals import ATTENTION, ATTENTION_BACKWARD
 
 
 def flops_of(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
     """0 for what is neither a matrix product, a convolution nor attention."""
     packet = function._overloadpacket
-    if packet is aten._scaled_dot_product_flash_attention_for_cpu:
+    if packet is ATTENTION:
         return attention(2, *args[:3])
-    if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
+    if packet is ATTENTION_BACKWARD:
         return attention(5, *args[1:4])
     formula = flop_registry.get(packet)
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=result))

@@ -11,16 +11,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
-from bench.common.compat import current_backward_node, next_autograd_sequence
 from bench.profiling.estimate.flops import flops_of
+from bench.profiling.estimate.torch_internals import (
+    CAST,
+    RANGE_ENTER,
+    RANGE_EXIT,
+    TorchDispatchMode,
+    current_backward_node,
+    next_autograd_sequence,
+    tree_iter,
+)
 from bench.rendering.gsplat_shapes import INTERSECTIONS
 
-RANGE_ENTER = torch.ops.profiler._record_function_enter_new.default
-RANGE_EXIT = torch.ops.profiler._record_function_exit._RecordFunction
-CAST = torch.ops.aten._to_copy.default
 RANGES = ("encoder", "aggregator", "head", "rasterize", INTERSECTIONS, "losses", "backward", "exchange", "optimizer")
 OTHER = "other"  # the part of what lies in no range of the step
 Workspace = Callable[[Any, Sequence[Any]], int]  # an operator and its arguments → bytes that it takes while it runs
