@@ -282,9 +282,11 @@ class EAD(nn.Module):
         trained = {"encoder": self.encoder, "aggregator": self.aggregator, "head": self.head}
         return trained | ({"output": self.output} if any(True for _ in self.output.parameters()) else {})
 
-    def blocks(self) -> list[nn.Module]:
-        """What each part keeps in a module list `blocks`, for checkpointing, sharding and compiling from outside."""
-        return [block for part in self.parts().values() for block in getattr(part, "blocks", ())]
+    def blocks(self, part: str) -> list[nn.Module]:
+        """What a part keeps in module lists `blocks` and `source_blocks` (of weights by view), for checkpointing,
+        sharding and compiling from outside."""
+        module = self.parts()[part]
+        return [block for name in ("blocks", "source_blocks") for block in getattr(module, name, ())]
 
 
 def count_parameters(model: EAD) -> dict[str, int]:

@@ -17,6 +17,7 @@ from bench.runtime import numerics
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bench.runtime.shapes import to_device
 from bench.training import diagnostics, initialization, optimizer
+from bench.training.recompute import recompute_blocks
 from models.ead import EAD
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Trainer:
         self.spec, self.ranks = spec, ranks
         self.model: EAD = to_device(initialization.build(spec, runs), device).train()
         optimizer.freeze(self.model, spec.train)
+        recompute_blocks(self.model, spec.train.recompute)
         self.forward = torch.compile(self.model) if spec.train.compile else self.model
         self.optimizer = optimizer.build(self.model, spec.train)
         self.losses = {name: loss for name, loss in spec.losses.items() if isinstance(loss, LossSpec) and loss.weight}

@@ -26,6 +26,8 @@ GOAL = 0.1  # relative difference
 SCENES = tuple(f"data.{split}_scenes=8" for split in ("training", "validation", "evaluation"))
 LEAN = ("model.precision.aggregator=bf16", "model.precision.head=bf16", "train.micro_batch=2")
 
+RECOMPUTED = tuple(f"train.recompute.{part}=block" for part in ("encoder", "aggregator", "head"))
+
 
 @dataclass(frozen=True)
 class Case:
@@ -43,6 +45,7 @@ class Case:
 CASES = (
     *(Case(base) for base in ("freesplatter", "ours1", "ours2")),
     *(Case(base, "A and D in bf16, micro-batches", LEAN) for base in ("freesplatter", "ours1", "ours2")),
+    *(Case(base, "blocks recomputed", RECOMPUTED) for base in ("ours1", "ours2", "vggt")),
     *(Case(base) for base in ("gs_lrm", "lrm", "pf_lrm", "splatt3r", "dust3r", "croco", "vggt")),
 )
 

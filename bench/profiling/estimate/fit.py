@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bench.config.schema import RecomputeSpec
 from bench.profiling.estimate.estimate import Hardware, estimate
 
 if TYPE_CHECKING:
@@ -19,9 +20,14 @@ USABLE = 0.985  # of a card's nominal memory, in GiB
 class Switch:
     """A change of a spec that saves memory; it adds to those before it in SWITCHES."""
 
-    override: str  # as on the command line
+    overrides: tuple[str, ...]  # as on the command line
     apply: Callable[[RunSpec], RunSpec]
     consequence: str
+
+
+def _recompute_all(spec: RunSpec) -> RunSpec:
+    recompute = RecomputeSpec(encoder="block", aggregator="block", head="block")
+    return replace(spec, train=replace(spec.train, recompute=recompute))
 
 
 def _encoder_in_bf16(spec: RunSpec) -> RunSpec:
@@ -30,8 +36,13 @@ def _encoder_in_bf16(spec: RunSpec) -> RunSpec:
 
 
 SWITCHES = (
-    Switch("", lambda spec: spec, "the same gradients, summed over micro-batches"),
-    Switch("model.precision.encoder=bf16", _encoder_in_bf16, "another run: E in bf16"),
+    Switch((), lambda spec: spec, "the same gradients, summed over micro-batches"),
+    Switch(
+        tuple(f"train.recompute.{part}=block" for part in ("encoder", "aggregator", "head")),
+        _recompute_all,
+        "the same gradients, a third more time",
+    ),
+    Switch(("model.precision.encoder=bf16",), _encoder_in_bf16, "another run: E in bf16"),
 )
 
 
@@ -58,7 +69,7 @@ def fit(spec: RunSpec, hardware: Hardware, gb: float) -> Fit:
     changed, overrides = spec, tuple[str, ...]()
     for switch in SWITCHES:
         changed = switch.apply(changed)
-        overrides += (switch.override,) if switch.override else ()
+        overrides += switch.overrides
         sizes = micro_batches(spec, hardware.ranks)
         specs = [changed, *(replace(changed, train=replace(changed.train, micro_batch=size)) for size in sizes)]
         if (least := device_gib(specs[-1])) > gb * USABLE:
