@@ -22,4 +22,4 @@ def recompute_blocks(model: EAD, recompute: RecomputeSpec) -> None:
 def _recompute(block: nn.Module) -> None:
     """No block draws random numbers, so that no generator's state needs to be kept."""
     forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-    block.forward = forward  # type: ignore[method-assign]
+    block.forward = forward
