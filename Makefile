@@ -1,6 +1,7 @@
 # make run        set up, then train and evaluate the default question (minutes on two cores)
 # make test       set up, then the tests
 # make test-all   also the long ones: overfitting one scene, torch.compile; with REQUIRE=slurm, as root, a real SLURM
+#                 (both: JOBS test processes of one thread each, two unless told otherwise)
 # make campaign   some 60 faults over a sweep on a real SLURM of this machine, as root; its report goes to DIR
 # make lint       ruff and mypy --strict
 
@@ -11,6 +12,9 @@ BIN := $(VENV)/bin
 SPEC ?= ablations/table3.yaml --name table3_first_run train.steps=160 evaluation.scenes=16 \
 	data.training_scenes=128 data.validation_scenes=16 data.evaluation_scenes=16
 DIR ?= results/campaign
+JOBS ?= 2
+# Each process takes tests from the end of another's list when its own is done; fixtures of a module are mostly made once.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: run test test-all campaign lint setup clean
 
@@ -30,10 +34,11 @@ run: setup
 	$(BIN)/python -m bench.run $(SPEC)
 
 test: setup
-	$(BIN)/python -m pytest -m 'not long'
+	$(PYTEST) -m 'not long and not slurm'
 
 test-all: setup
-	$(BIN)/python -m pytest
+	$(PYTEST) -m 'not slurm'
+	$(BIN)/python -m pytest -m slurm
 
 campaign: setup
 	PYTHONPATH=.:tests $(BIN)/python tests/campaigns/fault_campaign.py $(DIR)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from bench import protocols
 from bench.config.read import did_you_mean
@@ -19,7 +19,8 @@ from models.published import LAYOUTS
 AT_LEAST = {  # whole numbers that count something
     "train.steps": 0, "train.batch": 1, "train.micro_batch": 1, "train.checkpoint_every": 1, "train.warmup_steps": 0,
     "train.validations": 1,
-    "views.inputs": 1, "views.targets": 1, "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
+    "views.inputs": 1, "views.targets": 1, "views.training_targets": 1,
+    "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
 }  # fmt: skip
 LARGEST_SEED = 2**32 - 1  # what NumPy's and torch's generators take, with room for one stream a part
 TRAINED_PARTS = tuple(field.name for field in fields(PartsSpec))
@@ -114,10 +115,14 @@ def _data(spec: RunSpec) -> Iterator[Problem]:
             yield Problem(f"data.{name}", f"{value} is too small: at least {least}")
     if spec.train.steps > 0 and getattr(spec.data, "training_scenes", 1) == 0:
         yield Problem("data.training_scenes", f"there is nothing to train {spec.train.steps} steps on: at least 1")
-    needed = spec.views.inputs + spec.views.targets
+    views = spec.views
+    name, targets = max(
+        ("targets", views.targets), ("training_targets", views.training_targets or 0), key=itemgetter(1)
+    )
+    needed = views.inputs + targets
     available = spec.data.distinct_views() if hasattr(spec.data, "distinct_views") else None
     if available is not None and needed > available:
-        where = "targets" if spec.views.targets >= spec.views.inputs else "inputs"
+        where = name if targets >= views.inputs else "inputs"
         yield Problem(f"views.{where}", f"inputs and targets are {needed} views, of {available} that a scene has")
 
 

@@ -76,11 +76,13 @@ class Sampler:
         return self._sample(scene, "evaluation", np.random.default_rng(0), background)
 
     def _sample(self, scene: str, stage: Stage, random: np.random.Generator, background: float) -> Sample:
-        inputs, targets = self.views.choice.select(
+        views = self.views
+        training_targets = views.training_targets if stage == "training" else None
+        inputs, targets = views.choice.select(
             self.source.camera_centers(scene),
             self.source.usable_views(scene),
-            inputs=self.views.inputs,
-            targets=self.views.targets,
+            inputs=views.inputs,
+            targets=training_targets or views.targets,
             stage=stage,
             random=random,
         )

@@ -134,7 +134,7 @@ def _cost_key(spec: Mapping[str, Any]) -> str:
     """What decides the time and memory of a training step."""
     train, views = spec["train"], spec["views"]
     keys = [spec["model"], train["batch"], train.get("micro_batch"), train.get("compile"), views["inputs"],
-            views["targets"], sorted(spec["losses"])]  # fmt: skip
+            views.get("training_targets") or views["targets"], sorted(spec["losses"])]  # fmt: skip
     return json.dumps(keys, sort_keys=True)
 
 

@@ -44,12 +44,12 @@ def answers(sweep: Path) -> pd.DataFrame:
 
 
 def test_settings_are_compared_with_the_reference_over_seeds(finished_sweep: Path) -> None:
-    found = pd.read_csv(finished_sweep / "tables" / "answers.csv").set_index(["variant", "metric"])
-    ours1 = found.loc["Ours1", "psnr"]
+    rows = pd.read_csv(finished_sweep / "tables" / "answers.csv").set_index(["variant", "metric"])
+    ours1 = rows.loc["Ours1", "psnr"]
     assert ours1.difference == pytest.approx(0.95) and ours1.reference == "FreeSplatter"
     assert (ours1.low, ours1.high) == pytest.approx((0.95 - 12.706205 * 0.05, 0.95 + 12.706205 * 0.05))
     assert ours1.verdict == "decided" and ours1.over == "2 seeds" and ours1.scenes == 16
-    assert "encoder croco (conv)" in ours1.fields and "Ours2" not in found.index
+    assert "encoder croco (conv)" in ours1.fields and "Ours2" not in rows.index
     table = read_markdown((finished_sweep / "tables" / "answers.md").read_text())
     cells = table.cells.set_index("").loc["Ours1"]
     assert cells["Δ PSNR ↑"] == "+0.950 [+0.315, +1.585] decided" and cells["Interval over"] == "2 seeds"
@@ -57,8 +57,8 @@ def test_settings_are_compared_with_the_reference_over_seeds(finished_sweep: Pat
 
 def test_the_reference_of_the_spec_is_taken(sweep_copy: Path) -> None:
     write_json(sweep_copy / "sweep.json", read_json(sweep_copy / "sweep.json") | {"reference": "Ours1, seed 0"})
-    found = answers(sweep_copy)
-    assert found.loc["variant", "FreeSplatter"].difference == pytest.approx(-0.95)
+    table = answers(sweep_copy)
+    assert table.loc["variant", "FreeSplatter"].difference == pytest.approx(-0.95)
     write_json(sweep_copy / "sweep.json", read_json(sweep_copy / "sweep.json") | {"reference": "Ours9"})
     with pytest.raises(UserError, match="reference 'Ours9' is no run; choose from FreeSplatter, Ours1, Ours2"):
         tables.write(sweep_copy, sweep_copy.parent)
@@ -77,17 +77,17 @@ def test_loss_terms_are_named_with_their_weights(tmp_path: Path) -> None:
 def test_a_grid_has_the_main_effect_of_each_swept_field(tmp_path: Path) -> None:
     """Patch 8 costs 2 dB and 4 blocks bring 1 dB, whatever the other."""
     psnr = {"patch 4, 2 blocks": 20.0, "patch 4, 4 blocks": 21.0, "patch 8, 2 blocks": 18.0, "patch 8, 4 blocks": 19.0}
-    found = answers(sweep_of(tmp_path, GRID, psnr)).loc["main effect"]
-    assert found.difference.to_dict() == pytest.approx({"patch 8": -2.0, "blocks 4": 1.0}, abs=0.01)
-    assert found.reference.to_dict() == {"patch 8": "patch 4", "blocks 4": "blocks 2"}
-    assert (found.verdict == "decided").all() and (found.seeds == 3).all()
+    effects = answers(sweep_of(tmp_path, GRID, psnr)).loc["main effect"]
+    assert effects.difference.to_dict() == pytest.approx({"patch 8": -2.0, "blocks 4": 1.0}, abs=0.01)
+    assert effects.reference.to_dict() == {"patch 8": "patch 4", "blocks 4": "blocks 2"}
+    assert (effects.verdict == "decided").all() and (effects.seeds == 3).all()
     text = (tmp_path / "results" / "question_tiny" / "tables" / "answers.md").read_text()
     assert "patch 8 − patch 4" in text and "blocks 4 − blocks 2" in text
 
 
 def test_one_seed_is_labeled_and_never_decided(tmp_path: Path) -> None:
-    found = answers(sweep_of(tmp_path, "grid: {model.encoder.patch: [4, 8]}\n", {"patch 4": 20.0, "patch 8": 10.0}))
-    assert found.verdict.tolist() == ["one seed only"] and found.over.tolist() == ["16 scenes, one seed"]
+    table = answers(sweep_of(tmp_path, "grid: {model.encoder.patch: [4, 8]}\n", {"patch 4": 20.0, "patch 8": 10.0}))
+    assert table.verdict.tolist() == ["one seed only"] and table.over.tolist() == ["16 scenes, one seed"]
 
 
 def test_a_field_that_nobody_swept_is_marked(tmp_path: Path) -> None:

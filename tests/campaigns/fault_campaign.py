@@ -85,8 +85,8 @@ class Campaign:
         self.cluster = Cluster(self.folder / "cluster", nodes=5)
         self.proof_count = 0
 
-    def command(self, *words: object) -> list[str]:
-        return [sys.executable, "-m", "bench.run", str(self.folder / "campaign.yaml"), *map(str, words)]
+    def command(self, *options: object) -> list[str]:
+        return [sys.executable, "-m", "bench.run", str(self.folder / "campaign.yaml"), *map(str, options)]
 
     def environment(self) -> dict[str, str]:
         return os.environ | self.cluster.environment | {"OMP_NUM_THREADS": "1"}
@@ -108,18 +108,18 @@ class Campaign:
 
     def launcher_faults(self) -> None:
         """The command dies as soon as each of these exists."""
-        for seen in ("results/code", "results/runs/*/spec.json", "results/*/slurm/*/plan.json",
+        for pattern in ("results/code", "results/runs/*/spec.json", "results/*/slurm/*/plan.json",
                      "results/*/slurm/*/jobs/*.pkl", "results/*/slurm/*/jobs/*submission*.sh"):  # fmt: skip
-            count_before = len(list(self.folder.glob(seen)))
+            count_before = len(list(self.folder.glob(pattern)))
             process = subprocess.Popen(self.submit_command, cwd=ROOT, env=self.environment(), stdout=subprocess.DEVNULL,
                                        stderr=subprocess.DEVNULL)  # fmt: skip
             deadline = time.monotonic() + 60
-            while len(list(self.folder.glob(seen))) <= count_before and process.poll() is None:
-                if time.monotonic() > deadline or (count_before and seen.endswith(("code", "spec.json"))):
+            while len(list(self.folder.glob(pattern))) <= count_before and process.poll() is None:
+                if time.monotonic() > deadline or (count_before and pattern.endswith(("code", "spec.json"))):
                     break
             kill(process.pid, signal.SIGKILL)
             process.wait()
-            self.record_fault("launcher", victim="bench.run", pid=process.pid, phase="submission", step=seen)
+            self.record_fault("launcher", victim="bench.run", pid=process.pid, phase="submission", step=pattern)
 
     def submit(self) -> None:
         done = subprocess.run(self.submit_command, cwd=ROOT, env=self.environment(), capture_output=True, text=True)
@@ -263,8 +263,8 @@ class Campaign:
 
 def table(sweep: Path) -> pd.DataFrame:
     """Without what is measured."""
-    found = pd.read_csv(sweep / "tables" / "table.csv")
-    return found[[name for name in found if not name.startswith("measured/")]]
+    frame = pd.read_csv(sweep / "tables" / "table.csv")
+    return frame[[name for name in frame if not name.startswith("measured/")]]
 
 
 def format_report(report: Mapping[str, Any], proofs: Sequence[Mapping[str, Any]]) -> str:
@@ -300,8 +300,8 @@ def main() -> int:
         return 2
     campaign = Campaign(options.folder, options.broken)
     quiet, began = campaign.folder / "quiet", time.monotonic()
-    words = campaign.command("--results", quiet, "--threads", "1", "--device", "cpu", "--no-report")
-    local = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = campaign.command("--results", quiet, "--threads", "1", "--device", "cpu", "--no-report")
+    local = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     campaign.cluster.up()
     try:
         campaign.go(options.minutes)

@@ -144,6 +144,6 @@ if BROKEN == "fencing":
     bench.runs.lease.Lease.check = lambda lease: None  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if word != "-u"]
-    sys.argv = words[1:]
-    runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    command_line = [word for word in sys.argv[1:] if word != "-u"]
+    sys.argv = command_line[1:]
+    runpy.run_module(command_line[1], run_name="__main__", alter_sys=True)

@@ -232,9 +232,18 @@ def test_json_alone_is_on_the_standard_output(tmp_path: Path) -> None:
         "import bench.common.console, bench.run; bench.common.console.FIRST_LINE_S = 0.001\n"
         "raise SystemExit(bench.run.main())"
     )
-    words = [str(path), "train.steps=6", "--only", "patch 8", "--json", "--no-report", "--results", str(tmp_path / "r")]
+    arguments = [
+        str(path),
+        "train.steps=6",
+        "--only",
+        "patch 8",
+        "--json",
+        "--no-report",
+        "--results",
+        str(tmp_path / "r"),
+    ]
     environment = os.environ | {"EAD_BENCH_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert isinstance(json.loads(done.stdout), list)
     assert "generating procedural scenes" in done.stderr

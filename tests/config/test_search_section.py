@@ -62,8 +62,8 @@ def test_refused_with_file_line_and_what_to_do(name: str, tmp_path: Path) -> Non
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as raised:
         load_search(path)
-    found = [problem for problem in raised.value.problems if all(part in problem for part in parts)]
-    assert found and found[0].startswith(f"{path}:{line}: "), raised.value.problems
+    matching = [problem for problem in raised.value.problems if all(part in problem for part in parts)]
+    assert matching and matching[0].startswith(f"{path}:{line}: "), raised.value.problems
 
 
 def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:

@@ -54,25 +54,25 @@ def specs(tmp_path: Path) -> Specs:
 
 def test_each_layer_wins_over_the_one_before(specs: Specs) -> None:
     """part defaults < base < sizes < base's and spec's scales < set < grid < command line; one more layer each time."""
-    spec, overrides, found = "base: mine\n", [], []
+    spec, overrides, widths = "base: mine\n", [], []
 
     def width(scale: str = "tiny") -> int:
         return specs.load(spec, *overrides, scale=scale).runs[0].spec.model.encoder.width  # type: ignore[attr-defined]
 
-    found.append(width("paper"))
+    widths.append(width("paper"))
     specs.base(BASE + "model.encoder.width: 960\n")
-    found += [width("paper"), width("tiny")]
+    widths += [width("paper"), width("tiny")]
     specs.base(BASE + "model.encoder.width: 960\nscales: {tiny: {model.encoder.width: 240}}\n")
-    found.append(width())
+    widths.append(width())
     spec += "scales: {tiny: {model.encoder.width: 288}}\n"
-    found.append(width())
+    widths.append(width())
     spec += "set: {model: {encoder.width: 336}}\n"
-    found.append(width())
+    widths.append(width())
     spec = "base: mine\nset: {model.encoder.width: 336}\nscales: {tiny: {grid: {model.encoder.width: [384]}}}\n"
-    found.append(width())
+    widths.append(width())
     overrides.append("model.encoder.width=432")
-    found.append(width())
-    assert found == [1024, 960, 192, 240, 288, 336, 384, 432]
+    widths.append(width())
+    assert widths == [1024, 960, 192, 240, 288, 336, 384, 432]
 
 
 def test_another_part_replaces_the_old_one_whole(specs: Specs) -> None:
@@ -231,10 +231,10 @@ def test_reference_names_a_run(specs: Specs) -> None:
 
 def test_where_keeps_what_matches(specs: Specs) -> None:
     text = "base: mine\ngrid: {model.encoder: [conv, croco], model.encoder.patch: [4, 8], seed: [0, 1]}\n"
-    kept = specs.load(
+    filtered = specs.load(
         text + "where: [{model.encoder: conv, seed: 0}, {model.encoder.blocks: 4, model.encoder.patch: [8]}]\n"
     )
-    assert [run.label for run in kept.runs] == [
+    assert [run.label for run in filtered.runs] == [
         "conv, patch 4, seed 0", "conv, patch 8, seed 0", "croco, patch 8, seed 0", "croco, patch 8, seed 1",
     ]  # fmt: skip
 
@@ -338,9 +338,9 @@ def test_weight_files_are_never_forgotten(specs: Specs, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file"):
         verify_files(spec)
     path.write_bytes(b"weights")
-    with pytest.raises(UserError, match=r"not declared.*init\.encoder\.sha256=") as found:
+    with pytest.raises(UserError, match=r"not declared.*init\.encoder\.sha256=") as raised:
         verify_files(spec)
-    declaration = str(found.value).split()[-1]
+    declaration = str(raised.value).split()[-1]
     verify_files(specs.load("base: mine\n", override, declaration, scale="paper").runs[0].spec)
     path.write_bytes(b"others")
     with pytest.raises(UserError, match="not the declared file"):
@@ -375,6 +375,6 @@ def test_the_spec_of_the_docs(specs: Specs) -> None:
 
 
 def test_problems_are_raised_together(specs: Specs) -> None:
-    with pytest.raises(ConfigError) as found:
+    with pytest.raises(ConfigError) as raised:
         specs.load("base: mine\nset: {train.steps: x, train.batch: y}\n", "seed=z")
-    assert len(found.value.problems) == 3
+    assert len(raised.value.problems) == 3

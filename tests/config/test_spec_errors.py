@@ -94,23 +94,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def problems(text: str, *overrides: str, scale: str = "tiny") -> tuple[str, ...]:
     Path("spec.yaml").write_text(text)
-    with pytest.raises(ConfigError) as found:
+    with pytest.raises(ConfigError) as raised:
         load(Path("spec.yaml"), overrides, scale)
-    return found.value.problems
+    return raised.value.problems
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_names_the_line_and_the_fix(folder: Path, case: str) -> None:
     text, line, parts = CASES[case]
-    found = [problem for problem in problems(text) if all(part in problem for part in parts)]
-    assert found, problems(text)
-    assert found[0].startswith(f"spec.yaml:{line}: ")
+    matching = [problem for problem in problems(text) if all(part in problem for part in parts)]
+    assert matching, problems(text)
+    assert matching[0].startswith(f"spec.yaml:{line}: ")
 
 
 def test_alone(folder: Path) -> None:
     """One mistake is one problem: no error that only follows from it."""
     alone = [case for case in CASES if not case.startswith(("weights fix", "no known"))]
-    assert {case: found for case in alone if len(found := problems(CASES[case][0])) != 1} == {}
+    assert {case: messages for case in alone if len(messages := problems(CASES[case][0])) != 1} == {}
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_alone(folder: Path) -> None:
     ],
 )
 def test_command_line(folder: Path, override: str, parts: list[str]) -> None:
-    (found,) = problems("base: mine", override)
-    assert found.startswith(f"command line: {override}: ") and all(part in found for part in parts)
+    (problem,) = problems("base: mine", override)
+    assert problem.startswith(f"command line: {override}: ") and all(part in problem for part in parts)
 
 
 def test_in_a_base(folder: Path) -> None:
     Path("base/mine.yaml").write_text(BASE + "train.stpes: 3\nmodel.encoder.patch: x\nbase: other\n")
-    found = problems("base: mine")
-    assert [problem.split(": ")[0] for problem in found] == [
+    messages = problems("base: mine")
+    assert [problem.split(": ")[0] for problem in messages] == [
         "base/mine.yaml:8",
         "base/mine.yaml:9",
         "base/mine.yaml:10",
@@ -142,14 +142,14 @@ def test_in_a_base(folder: Path) -> None:
 
 def test_in_a_base_that_lacks_a_part(folder: Path) -> None:
     Path("base/mine.yaml").write_text("data: procedural\n")
-    (found,) = problems("base: mine")
-    assert found.startswith("spec.yaml:1: model.encoder is not set: it needs one of ") and "conv, croco" in found
+    (problem,) = problems("base: mine")
+    assert problem.startswith("spec.yaml:1: model.encoder is not set: it needs one of ") and "conv, croco" in problem
 
 
 def test_in_an_included_spec(folder: Path) -> None:
     Path("other.yaml").write_text("base: mine\nset:\n  train.stpes: 3\n")
-    (found,) = problems("include: other")
-    assert found.startswith("other.yaml:3: ")
+    (problem,) = problems("include: other")
+    assert problem.startswith("other.yaml:3: ")
 
 
 def test_unreadable(folder: Path) -> None:
@@ -161,11 +161,11 @@ def test_unreadable(folder: Path) -> None:
 
 def test_all_at_once_and_in_order(folder: Path) -> None:
     text = "base: mine\nbse: 1\nset:\n  train.steps: ten\n  model.encoder: crocco\n  evaluation.protocols: [x]\n"
-    found = problems(text + "grid:\n  sed: [1]\n")
-    assert [problem.split(": ")[0] for problem in found] == [f"spec.yaml:{line}" for line in (2, 4, 5, 6, 8)]
+    messages = problems(text + "grid:\n  sed: [1]\n")
+    assert [problem.split(": ")[0] for problem in messages] == [f"spec.yaml:{line}" for line in (2, 4, 5, 6, 8)]
 
 
 def test_a_child_with_another_encoder_than_its_parent(folder: Path) -> None:
     text = "runs:\n  - {name: a, base: mine}\n  - {name: b, base: mine, model.encoder: croco, init.encoder: {run: a}}\n"
-    (found,) = problems(text)
-    assert found.startswith("spec.yaml:3: a has another encoder")
+    (problem,) = problems(text)
+    assert problem.startswith("spec.yaml:3: a has another encoder")

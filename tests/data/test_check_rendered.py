@@ -22,9 +22,9 @@ SIZE, VIEW = 64, 4
 SCENES = ("ball", "box", "cone")
 
 
-def data(*words: str | Path) -> tuple[int, str]:
+def data(*arguments: str | Path) -> tuple[int, str]:
     """Exit code and output of `python -m bench.data`."""
-    command = [sys.executable, "-m", "bench.data", *map(str, words)]
+    command = [sys.executable, "-m", "bench.data", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     return done.returncode, done.stdout + done.stderr
 

@@ -267,8 +267,8 @@ def test_many_defects_of_one_scene(copy: Path) -> None:
     exr(flip, 8)(folder)
     exr(not_multiplied, 12)(folder)
     swap(30, 33, ".png", "_nd.exr")(folder)
-    found = [line.partition(": ")[0::2] for line in checked(copy)[1]]
-    assert sorted((kind, rest.partition(": ")[0]) for kind, rest in found) == [
+    defects = [line.partition(": ")[0::2] for line in checked(copy)[1]]
+    assert sorted((kind, place.partition(": ")[0]) for kind, place in defects) == [
         ("edge depth", f"{HARMED} view 12"),
         ("failed download", f"{HARMED} view 2"),
         ("failed download", f"{HARMED} view 2"),

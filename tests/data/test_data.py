@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.paths import ROOT
 
+import bench.run
+from bench.common.errors import UserError
 from bench.config.schema import ViewsSpec
 from bench.data.batch import Batch
 from bench.data.procedural.generator import generate
@@ -93,10 +94,10 @@ def test_depth_and_color_agree_between_views(scene: SceneData) -> None:
         pixel = local @ k.T
         column, row = (np.floor(pixel[:, i] / pixel[:, 2]).astype(int).clip(0, 63) for i in (0, 1))
         step = scene.depth[b][row, column] - local[:, 2]
-        seen = inside(scene, b)[row, column] & (np.abs(step) < 0.05)
-        assert seen.mean() > 0.5
-        differences.append(np.abs(step[seen]))
-        colors.append(np.abs(scene.images[b][row, column][seen][:, :3] - color[seen]).mean(-1))
+        visible = inside(scene, b)[row, column] & (np.abs(step) < 0.05)
+        assert visible.mean() > 0.5
+        differences.append(np.abs(step[visible]))
+        colors.append(np.abs(scene.images[b][row, column][visible][:, :3] - color[visible]).mean(-1))
     assert np.median(np.concatenate(differences)) < 0.006  # a pixel is 0.02 wide
     assert np.median(np.concatenate(colors)) < 12
 
@@ -107,14 +108,14 @@ def inside(scene: SceneData, view: int) -> np.ndarray:
 
 def surface(scene: SceneData, views: object) -> np.ndarray:
     """World points of fully covered pixels."""
-    found = []
+    points = []
     for view in views:  # type: ignore[attr-defined]
         row, column = np.nonzero(inside(scene, view))
         k, z = scene.intrinsics[view], scene.depth[view][row, column]
         local = np.stack([(column + 0.5 - k[0, 2]) / k[0, 0] * z, (row + 0.5 - k[1, 2]) / k[1, 1] * z, z], -1)
         pose = scene.camera_to_world[view]
-        found.append(local @ pose[:3, :3].T + pose[:3, 3])
-    return np.concatenate(found)
+        points.append(local @ pose[:3, :3].T + pose[:3, 3])
+    return np.concatenate(points)
 
 
 def test_cache_resumes_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +172,14 @@ def test_inputs_of_a_rig_are_a_quarter_turn_apart(source: procedural.Procedural)
     assert len(views[:, 0].unique()) > 1
 
 
+def test_training_can_render_fewer_targets_than_evaluation(source: procedural.Procedural) -> None:
+    views = ViewsSpec(rig.Spec(), inputs=4, targets=4, training_targets=2)
+    fewer, all_of_them = Sampler(source, views, 0), Sampler(source, replace(views, training_targets=None), 0)
+    assert fewer.training(0, range(2)).targets.shape[1] == 2
+    ours, theirs = (sampler.evaluation(sampler.evaluation_scenes(2)) for sampler in (fewer, all_of_them))
+    assert torch.equal(ours.targets, theirs.targets) and ours.targets.shape[1] == 4
+
+
 def test_inputs_of_a_rig_can_stand_closer(source: procedural.Procedural) -> None:
     views = ViewsSpec(rig.Spec(spacing=30), inputs=3, targets=2)
     chosen = Sampler(source, views, 0).training(0, range(8)).input_views
@@ -190,8 +199,8 @@ def test_points_project_to_their_pixels(source: procedural.Procedural, frame: st
     if frame == "freesplatter":  # the camera is the origin; all look at the object's center
         assert torch.allclose(first, torch.eye(4).expand(3, 4, 4), atol=1e-6)
         object_center = torch.tensor([0.0, 0.0, 2.0, 1.0])
-        seen = torch.einsum("bvij,j->bvi", batch.input_cameras.world_to_camera, object_center)
-        assert torch.allclose(seen[..., :2], torch.zeros(3, seen.shape[1], 2), atol=1e-5)
+        centers = torch.einsum("bvij,j->bvi", batch.input_cameras.world_to_camera, object_center)
+        assert torch.allclose(centers[..., :2], torch.zeros(3, centers.shape[1], 2), atol=1e-5)
     else:
         assert (center[:, 2] < -1).all()
     y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
@@ -255,20 +264,18 @@ def test_clusters_do_not_depend_on_threads() -> None:
         " centers = gobjaverse_cameras(tuple(r), (.3, -.05))[:, :3, 3]\n"
         " print([c.tolist() for c in clusters(centers, np.array(LARA_VIEWS), 4)])"
     )
-    found = {
+    outputs = {
         subprocess.run(
             [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": threads}, capture_output=True, check=True
         ).stdout
         for threads in ("1", "2", "4")
     }
-    assert len(found) == 1 and found.pop().count(b"\n") == 30
+    assert len(outputs) == 1 and outputs.pop().count(b"\n") == 30
 
 
 @pytest.mark.parametrize("name", ["training_scenes", "validation_scenes", "evaluation_scenes", "seed"])
 def test_negative_numbers_of_scenes_are_refused_in_the_dry_run(tmp_path: Path, name: str) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(f"base: freesplatter\nset:\n  data.{name}: -3\n")
-    command = [sys.executable, "-m", "bench.run", str(spec), "--dry-run"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and "-3 is too small: at least" in done.stderr, done.stderr
-    assert f"{spec.name}:3: data.{name}: " in done.stderr
+    with pytest.raises(UserError, match=rf"{spec.name}:3: data\.{name}: -3 is too small: at least"):
+        bench.run.main([str(spec), "--dry-run"])

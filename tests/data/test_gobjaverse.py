@@ -71,19 +71,19 @@ def sampler(of: StoreSource, **views: object) -> Sampler:
 @pytest.mark.parametrize(("every", "evaluation"), [(11, [0, 11, 22]), (10, [0, 10, 20])], ids=["paper", "LaRa"])
 def test_every_eleventh_or_tenth_is_for_evaluation(every: int, evaluation: list[int]) -> None:
     names = [f"{i // 10}/{10000 + i}" for i in range(25)]
-    found = gobjaverse.split(names[::-1], every, 3, all_for_training=False)
-    assert found["evaluation"] == [names[i] for i in evaluation]
-    assert len(found["validation"]) == 3
-    assert sorted(name for part in found.values() for name in part) == names
+    splits = gobjaverse.split(names[::-1], every, 3, all_for_training=False)
+    assert splits["evaluation"] == [names[i] for i in evaluation]
+    assert len(splits["validation"]) == 3
+    assert sorted(name for part in splits.values() for name in part) == names
     assert gobjaverse.split(names, every, 0, all_for_training=True)["training"] == names
     with pytest.raises(UserError, match="leave none to train on"):
         gobjaverse.split(names, every, 25, all_for_training=True)
 
 
 def test_another_root_is_for_evaluation(roots: tuple[Path, Path]) -> None:
-    found = source(roots[0], evaluation_root=str(roots[1]))
-    assert tuple(found.scenes("training")) == TRAINING and tuple(found.scenes("evaluation")) == EVALUATION
-    batch = sampler(found).evaluation(found.scenes("evaluation"))
+    opened = source(roots[0], evaluation_root=str(roots[1]))
+    assert tuple(opened.scenes("training")) == TRAINING and tuple(opened.scenes("evaluation")) == EVALUATION
+    batch = sampler(opened).evaluation(opened.scenes("evaluation"))
     assert batch.scenes == EVALUATION and batch.input_mask.any()
 
 
@@ -95,8 +95,8 @@ def test_roots_that_share_a_scene_are_refused(roots: tuple[Path, Path], copy: Pa
 def test_a_scene_list(roots: tuple[Path, Path], tmp_path: Path) -> None:
     path = tmp_path / "list.json"
     path.write_text(json.dumps([TRAINING[3], TRAINING[1], TRAINING[1]]))
-    found = source(roots[0], scene_list=str(path), split_every=2)
-    assert found.scenes("evaluation") == [TRAINING[1]] and found.scenes("training") == [TRAINING[3]]
+    opened = source(roots[0], scene_list=str(path), split_every=2)
+    assert opened.scenes("evaluation") == [TRAINING[1]] and opened.scenes("training") == [TRAINING[3]]
     for content, message in (('["9/9"]', "lists 1 scenes .* 9/9"), ("{}", "not a JSON list"), ("[", "read as JSON")):
         path.write_text(content)
         with pytest.raises(UserError, match=message):
@@ -141,11 +141,11 @@ def test_points_lie_on_the_surface(roots: tuple[Path, Path]) -> None:
 
 
 def test_resized_views_are_decoded_once(copy: Path) -> None:
-    found = source(copy, SIZE // 2)
-    first = found.read(TRAINING[0], (0, 5))
+    resized = source(copy, SIZE // 2)
+    first = resized.read(TRAINING[0], (0, 5))
     for view in (0, 5):
         view_file(copy / TRAINING[0], view, ".png").unlink()
-    again = found.read(TRAINING[0], (5, 0))
+    again = resized.read(TRAINING[0], (5, 0))
     assert np.array_equal(again.images[::-1], first.images) and np.array_equal(again.normals[::-1], first.normals)
 
 
@@ -162,13 +162,13 @@ def test_known_defects_are_left_out_and_reported(copy: Path, cache: Path, caplog
 
 
 def test_a_table_of_defects() -> None:
-    found = {
+    defects = {
         "a": Broken("not finite", "p", "x"),
         "b": Broken("missing file", "q", "y"),
         "c": Broken("not finite", "r", "z"),
     }
-    assert broken.by_kind(found) == {"missing file": 1, "not finite": 2}
-    lines = broken.table(found).splitlines()
+    assert broken.by_kind(defects) == {"missing file": 1, "not finite": 2}
+    lines = broken.table(defects).splitlines()
     assert lines[0].split()[:3] == ["1", "missing", "file"] and lines[1].endswith("a: x")
 
 
@@ -176,14 +176,14 @@ def test_a_broken_scene_is_replaced_by_the_samples_own_dice(roots: tuple[Path, P
     change_camera(copy / TRAINING[1], 7, x=[0, 0, 0])
     view_file(copy / TRAINING[3], 0, "_nd.exr").write_bytes(b"<Error/>")
     whole, draw = sampler(source(roots[0])), sampler(source(copy))
-    expected, found = whole.training(2, range(16)), draw.training(2, range(16))
-    assert found.scenes == sampler(source(copy)).training(2, range(16)).scenes
-    assert TRAINING[1] in expected.scenes and TRAINING[1] not in found.scenes
-    same = [i for i in range(16) if expected.scenes[i] == found.scenes[i]]
+    expected, batch = whole.training(2, range(16)), draw.training(2, range(16))
+    assert batch.scenes == sampler(source(copy)).training(2, range(16)).scenes
+    assert TRAINING[1] in expected.scenes and TRAINING[1] not in batch.scenes
+    same = [i for i in range(16) if expected.scenes[i] == batch.scenes[i]]
     assert len(same) > 4
-    assert all(torch.equal(expected.targets[i], found.targets[i]) for i in same)
+    assert all(torch.equal(expected.targets[i], batch.targets[i]) for i in same)
     assert draw.broken[TRAINING[1]].kind == "bad camera"
-    assert draw.training(2, [5]).scenes == found.scenes[5:6]
+    assert draw.training(2, [5]).scenes == batch.scenes[5:6]
 
 
 def test_nothing_but_broken_scenes_ends_in_a_message(copy: Path) -> None:
@@ -286,8 +286,8 @@ def test_overfitting_is_checked_on_all_views_of_scenes_with_few(few: Path, tmp_p
     of = spec.load(Path("ablations/base/freesplatter.yaml"), settings, "tiny").runs[0].spec
     opened = source(few, scene_views=9)
     train(of, PlainWriter(tmp_path / "run"), device=torch.device("cpu"), source=opened)
-    found = overfit.check_overfit(of, tmp_path / "run", device=torch.device("cpu"), source=opened)
-    assert np.isfinite([found.memorized, found.elsewhere, found.blank]).all() and not found.passed
+    verdict = overfit.check_overfit(of, tmp_path / "run", device=torch.device("cpu"), source=opened)
+    assert np.isfinite([verdict.memorized, verdict.elsewhere, verdict.blank]).all() and not verdict.passed
 
 
 def test_a_run_records_its_scenes_and_what_was_broken(roots: tuple[Path, Path], copy: Path, tmp_path: Path) -> None:
@@ -296,9 +296,11 @@ def test_a_run_records_its_scenes_and_what_was_broken(roots: tuple[Path, Path], 
     evaluation = Path(shutil.copytree(roots[1], tmp_path / "evaluation"))
     change_camera(evaluation / EVALUATION[0], 3, x_fov=float("nan"))
     folder = trained(tiny({"root": copy, "evaluation_root": evaluation}), tmp_path / "run")
-    found = folder.scenes()
-    assert found is not None and tuple(found["training"]) == TRAINING and tuple(found["evaluation"]) == EVALUATION
-    assert found["broken"] and {row["kind"] for row in found["broken"]} == {"missing file"}
+    recorded = folder.scenes()
+    assert (
+        recorded is not None and tuple(recorded["training"]) == TRAINING and tuple(recorded["evaluation"]) == EVALUATION
+    )
+    assert recorded["broken"] and {row["kind"] for row in recorded["broken"]} == {"missing file"}
     (result,) = folder.evaluations().values()
     assert result["scenes"] == [EVALUATION[1]]
     assert [(row["scene"], row["kind"]) for row in result["broken"]] == [(EVALUATION[0], "not finite")]

@@ -73,8 +73,8 @@ def test_every_layout_gives_the_same(root: Path, tmp_path: Path, layout: str) ->
     store = opened(LAYOUTS[layout](root, tmp_path / "made"))
     assert store.scenes() == list(NAMES) and not store.broken()
     for name in NAMES:
-        expected, found = opened(root).read(name, (3, 27)), store.read(name, (3, 27))
-        assert np.array_equal(found.images, expected.images) and np.array_equal(found.depth, expected.depth)
+        expected, data = opened(root).read(name, (3, 27)), store.read(name, (3, 27))
+        assert np.array_equal(data.images, expected.images) and np.array_equal(data.depth, expected.depth)
         assert all(map(np.array_equal, store.cameras(name), opened(root).cameras(name)))
 
 
@@ -125,11 +125,11 @@ def flat(rgba: tuple[int, ...], depth: float) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("size", [12, 4, 3, 8, 5, 1])
 def test_resizing_keeps_the_background_out(size: int) -> None:
     rgba, depth, normals = surface(*flat((255, 0, 0, 255), 1.5), "view", size)
-    seen = rgba[..., 3] > 0
-    assert rgba.shape == (size, size, 4) and seen.any()
-    assert (rgba[seen][:, 0] >= 253).all() and (rgba[seen][:, 1] <= 2).all()  # no green
-    assert np.allclose(depth[seen], 1.5, atol=1e-3) and (depth[~seen] == 0).all()
-    assert np.allclose(normals[seen & (rgba[..., 3] > 127)], [0, 0.6, 0.8], atol=1e-3)
+    visible = rgba[..., 3] > 0
+    assert rgba.shape == (size, size, 4) and visible.any()
+    assert (rgba[visible][:, 0] >= 253).all() and (rgba[visible][:, 1] <= 2).all()  # no green
+    assert np.allclose(depth[visible], 1.5, atol=1e-3) and (depth[~visible] == 0).all()
+    assert np.allclose(normals[visible & (rgba[..., 3] > 127)], [0, 0.6, 0.8], atol=1e-3)
     assert np.allclose(rgba[..., 3].mean(), 127.5, atol=1)  # what is covered stays covered
 
 
@@ -216,8 +216,8 @@ def test_broken_scenes_are_named(root: Path, tmp_path: Path, damage: str) -> Non
 def test_what_is_not_seen_may_be_nan(root: Path, tmp_path: Path) -> None:
     copy = damaged(root, tmp_path)
     rewrite_exr(view_file(copy / "0/10006", 4, "_nd.exr"), np.nan, "unseen")
-    found, expected = opened(copy).read("0/10006", (4,)), opened(root).read("0/10006", (4,))
-    assert np.array_equal(found.depth, expected.depth) and np.isfinite(found.normals).all()
+    data, expected = opened(copy).read("0/10006", (4,)), opened(root).read("0/10006", (4,))
+    assert np.array_equal(data.depth, expected.depth) and np.isfinite(data.normals).all()
 
 
 def drop_blocks(path: Path, count: int) -> None:
@@ -274,8 +274,8 @@ def test_real_views_agree() -> None:
         k, z = data.intrinsics[0], data.depth[0][row, column]
         local = np.stack([(column + 0.5 - k[0, 2]) / k[0, 0] * z, (row + 0.5 - k[1, 2]) / k[1, 1] * z, z], -1)
         world = local @ data.camera_to_world[0, :3, :3].T + data.camera_to_world[0, :3, 3]
-        seen = (world - data.camera_to_world[1, :3, 3]) @ data.camera_to_world[1, :3, :3]
-        u, v = ((seen @ k.T)[:, i] / seen[:, 2] for i in (0, 1))
+        in_camera = (world - data.camera_to_world[1, :3, 3]) @ data.camera_to_world[1, :3, :3]
+        u, v = ((in_camera @ k.T)[:, i] / in_camera[:, 2] for i in (0, 1))
         sampled_depth = data.depth[1][v.astype(int), u.astype(int)]
-        error = np.abs(sampled_depth - seen[:, 2])[data.images[1][v.astype(int), u.astype(int)][:, 3] == 255]
+        error = np.abs(sampled_depth - in_camera[:, 2])[data.images[1][v.astype(int), u.astype(int)][:, 3] == 255]
         assert np.median(error) < 2e-3  # of the nearest pixel; one is 5e-3 wide at 256 px

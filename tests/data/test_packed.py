@@ -55,14 +55,14 @@ def quiet() -> Console:
     return Console(file=io.StringIO(), width=200)
 
 
-def assert_equal(found: SceneData, raw: SceneData) -> None:
-    assert np.array_equal(found.images, raw.images)
-    assert np.array_equal(found.depth, raw.depth.astype(np.float16).astype(np.float32)) and raw.depth.any()
-    assert np.abs(found.normals - raw.normals).max() <= 0.5 / 127 + 1e-6 and raw.normals.any()
-    assert np.array_equal(found.camera_to_world, raw.camera_to_world)
-    assert np.array_equal(found.field_of_view, raw.field_of_view)
+def assert_equal(data: SceneData, raw: SceneData) -> None:
+    assert np.array_equal(data.images, raw.images)
+    assert np.array_equal(data.depth, raw.depth.astype(np.float16).astype(np.float32)) and raw.depth.any()
+    assert np.abs(data.normals - raw.normals).max() <= 0.5 / 127 + 1e-6 and raw.normals.any()
+    assert np.array_equal(data.camera_to_world, raw.camera_to_world)
+    assert np.array_equal(data.field_of_view, raw.field_of_view)
     for name in SceneData.__dataclass_fields__:
-        assert getattr(found, name).dtype == getattr(raw, name).dtype and getattr(found, name).flags.c_contiguous
+        assert getattr(data, name).dtype == getattr(raw, name).dtype and getattr(data, name).flags.c_contiguous
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -87,13 +87,13 @@ def test_packed_smaller_than_raw(root: Path, tmp_path: Path) -> None:
 
 
 def test_read_smaller_than_packed(root: Path, packed: Path) -> None:
-    found = open_store(packed).read("0/10005", range(VIEWS), SIZE // 2)
+    data = open_store(packed).read("0/10005", range(VIEWS), SIZE // 2)
     raw = open_store(root, progress=False).read("0/10005", range(VIEWS), SIZE // 2)
-    assert np.array_equal(found.images, raw.images)
-    assert np.abs(found.depth - raw.depth).max() < 2e-3
-    assert np.array_equal(found.depth > 0, raw.depth > 0)
+    assert np.array_equal(data.images, raw.images)
+    assert np.abs(data.depth - raw.depth).max() < 2e-3
+    assert np.array_equal(data.depth > 0, raw.depth > 0)
     known = (np.linalg.norm(raw.normals, axis=-1) > 0.5) & (raw.images[..., 3] > 127)
-    assert (found.normals * raw.normals).sum(-1)[known].min() > 0.99
+    assert (data.normals * raw.normals).sum(-1)[known].min() > 0.99
 
 
 def test_hidden_color_is_kept() -> None:
@@ -103,8 +103,8 @@ def test_hidden_color_is_kept() -> None:
     rgba[0] = 0
     depth, normals = np.where(rgba[..., 3] > 0, np.float32(1.5), 0), np.zeros((5, 5, 3), np.float32)
     assert (rgba[rgba[..., 3] == 0] > 0).any()
-    found = decode_view(encode_view(rgba, depth.astype(np.float32), normals), 5)
-    assert np.array_equal(found[0], rgba) and np.array_equal(found[1], depth)
+    decoded = decode_view(encode_view(rgba, depth.astype(np.float32), normals), 5)
+    assert np.array_equal(decoded[0], rgba) and np.array_equal(decoded[1], depth)
 
 
 def test_broken_scenes_are_left_out_and_reported(root: Path, tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_broken_scenes_are_left_out_and_reported(root: Path, tmp_path: Path) -> 
     shutil.rmtree(copy / "0/10005" / LEVEL / "00011")
     view_file(copy / "12/34567", 9, ".png").write_bytes(XML)
     console = quiet()
-    found = pack(copy, tmp_path / "out", SIZE, console, workers=1)
+    defects = pack(copy, tmp_path / "out", SIZE, console, workers=1)
     kinds = {"0/10005": "missing view", "12/34567": "failed download"}
-    assert {scene: defect.kind for scene, defect in found.items()} == kinds
+    assert {scene: defect.kind for scene, defect in defects.items()} == kinds
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "1 scenes" in printed and "2 broken" in printed and all(kind in printed for kind in kinds.values())
     store = open_store(tmp_path / "out")

@@ -263,8 +263,8 @@ WITH_ALPHA: dict[str, Callable[[np.ndarray], bytes]] = {
 def test_pictures_with_alpha_are_read(form: str) -> None:
     rgba = picture()
     decoded = decode_picture(WITH_ALPHA[form](rgba), "picture")
-    seen = rgba[..., 3] > 0
-    assert np.array_equal(decoded[..., 3], rgba[..., 3]) and np.array_equal(decoded[seen], rgba[seen])
+    visible = rgba[..., 3] > 0
+    assert np.array_equal(decoded[..., 3], rgba[..., 3]) and np.array_equal(decoded[visible], rgba[visible])
 
 
 OPAQUE: dict[str, Callable[[np.ndarray], bytes]] = {
@@ -352,8 +352,8 @@ def test_long_names_are_read_and_packed_as_far_as_they_can(tmp_path: Path) -> No
     assert set(store.scenes()) == set(names) and not store.broken()
     long = "d" * 254
     shutil.copytree(root / "0", root / long)
-    found = pack(root, tmp_path / "out", 8, Console(file=io.StringIO()), workers=1)
-    assert {name[:3] for name in found} == {"ddd"} and {broken.kind for broken in found.values()} == {"bad name"}
+    defects = pack(root, tmp_path / "out", 8, Console(file=io.StringIO()), workers=1)
+    assert {name[:3] for name in defects} == {"ddd"} and {broken.kind for broken in defects.values()} == {"bad name"}
     assert set(names[:2]) < set(open_store(tmp_path / "out").scenes())
 
 

@@ -99,12 +99,12 @@ def test_every_form_gives_the_scene(form: str, tmp_path: Path) -> None:
     source = spec(root=str(tmp_path)).open(SIZE)
     assert source.scenes("evaluation") == [name] and not source.scenes("training")
     views = (0, 7, 23)
-    found = source.read(name, views)
-    assert np.array_equal(found.images, OBJECT.images[list(views)])
-    assert np.allclose(found.camera_to_world, OBJECT.camera_to_world[list(views)])
-    assert np.allclose(found.field_of_view, OBJECT.field_of_view[0])
+    data = source.read(name, views)
+    assert np.array_equal(data.images, OBJECT.images[list(views)])
+    assert np.allclose(data.camera_to_world, OBJECT.camera_to_world[list(views)])
+    assert np.allclose(data.field_of_view, OBJECT.field_of_view[0])
     expected = np.zeros_like(OBJECT.depth) if form == "24 views" else np.where(BACKGROUND, 0, OBJECT.depth)
-    assert np.allclose(found.depth, expected[list(views)], atol=1e-5)
+    assert np.allclose(data.depth, expected[list(views)], atol=1e-5)
     assert source.camera_centers(name).shape == (24 if form == "24 views" else VIEWS, 3)
 
 

@@ -57,7 +57,7 @@ def digest(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
 
 
-def seen(model: models.EAD) -> models.EAD:
+def with_visible_gaussians(model: models.EAD) -> models.EAD:
     """Random weights whose Gaussians stand where the object is, so that something is rendered."""
     with torch.no_grad():
         bias = model.head.linear.bias.view(-1, 23)
@@ -70,14 +70,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A spec, a file in FreeSplatter's layout, a checkpoint in MASt3R's, and results to be."""
     root = tmp_path_factory.mktemp("given")
     (root / "spec.yaml").write_text(SPEC.replace("FILE", str(root / "freesplatter.safetensors")))
-    model = seen(load(root / "spec.yaml").runs[0].spec.model.build(7))
+    model = with_visible_gaussians(load(root / "spec.yaml").runs[0].spec.model.build(7))
     weights.export(model, root / "freesplatter.safetensors")
     encoder = croco.Spec(width=64, blocks=1, heads=1).build()
     save(root / "mast3r.pth", published.croco_encoder().to_public(encoder.state_dict()))
     return root
 
 
-def given(folder: Path, *overrides: str) -> RunSpec:
+def spec_of(folder: Path, *overrides: str) -> RunSpec:
     return load(folder / "spec.yaml", overrides).runs[0].spec
 
 
@@ -85,8 +85,8 @@ def declared(folder: Path) -> str:
     return f"init.model.sha256={digest(folder / 'freesplatter.safetensors')}"
 
 
-def bench_run(folder: Path, *words: str) -> int:
-    return bench.run.main([str(folder / "spec.yaml"), "--results", str(folder / "results"), "--threads", "1", *words])
+def bench_run(folder: Path, *options: str) -> int:
+    return bench.run.main([str(folder / "spec.yaml"), "--results", str(folder / "results"), "--threads", "1", *options])
 
 
 def test_a_missing_file_is_red_in_the_dry_run_and_stops_the_start(
@@ -119,9 +119,9 @@ TRAINED = ("init.model=scratch", "train={steps: 1, batch: 2, warmup_steps: 0, ge
 
 def test_both_ways_in_one_sweep(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Evaluated by the command; the second time nothing is done."""
-    rest, theirs = folder / "rest", folder / "freesplatter.safetensors"
-    train(given(folder, MAST3R, DPT, *TRAINED), PlainWriter(rest), device=CPU, source=Balls(32))
-    part = f"{{weights: {rest}, sha256: {digest(rest / 'weights.safetensors')}}}"
+    other_run, theirs = folder / "rest", folder / "freesplatter.safetensors"
+    train(spec_of(folder, MAST3R, DPT, *TRAINED), PlainWriter(other_run), device=CPU, source=Balls(32))
+    part = f"{{weights: {other_run}, sha256: {digest(other_run / 'weights.safetensors')}}}"
     sweep = folder / "both.yaml"
     sweep.write_text(
         (folder / "spec.yaml").read_text()
@@ -145,7 +145,7 @@ runs:
     model, public = models.load(folders["MASt3R"].path), weights.read(folder / "mast3r.pth")
     encoder = published.croco_encoder().to_public(model.encoder.state_dict())
     assert encoder.keys() == public.keys() and all(torch.equal(encoder[key], public[key]) for key in public)
-    for name, loaded in models.load(rest).parts().items():
+    for name, loaded in models.load(other_run).parts().items():
         same = [torch.equal(value, model.parts()[name].state_dict()[key]) for key, value in loaded.state_dict().items()]
         assert all(same) is (name != "encoder"), name
     table = (folder / "results" / "both_tiny" / "tables" / "table.md").read_text()
@@ -158,7 +158,7 @@ runs:
 
 
 def test_the_whole_model_of_another_run_of_the_sweep(folder: Path, tmp_path: Path) -> None:
-    spec, source = given(folder, declared(folder)), Balls(32)
+    spec, source = spec_of(folder, declared(folder)), Balls(32)
     train(spec, PlainWriter(tmp_path / "aaa"), device=CPU, source=source)
     child = replace(spec, init=InitSpec(model=FromRun("first", "aaa")))
     built = initialization.build(child, tmp_path)
@@ -175,9 +175,9 @@ def test_the_whole_model_of_another_run_of_the_sweep(folder: Path, tmp_path: Pat
 
 def test_the_numbers_are_those_of_the_file(folder: Path, tmp_path: Path) -> None:
     """Without the command: the model with given weights is the file's to the last bit, and so is its evaluation."""
-    spec, source = given(folder, declared(folder)), Balls(32)
+    spec, source = spec_of(folder, declared(folder)), Balls(32)
     train(spec, PlainWriter(tmp_path), device=CPU, source=source)
-    model, original = models.load(tmp_path), seen(spec.model.build(7))
+    model, original = models.load(tmp_path), with_visible_gaussians(spec.model.build(7))
     torch.testing.assert_close(model.state_dict(), original.state_dict(), rtol=0, atol=0)
     evaluate.evaluate(spec, PlainWriter(tmp_path), device=CPU, source=source)
     result = next(iter(RunFolder(tmp_path).evaluations().values()))
@@ -189,7 +189,7 @@ def test_the_numbers_are_those_of_the_file(folder: Path, tmp_path: Path) -> None
     psnr = -10 * (rgb - batch.targets).square().mean((2, 3, 4)).log10()
     assert result["means"]["psnr"] == pytest.approx(float(psnr.mean()), abs=1e-4)
     file = tmp_path / "weights.safetensors"
-    own = given(folder, f"init.model.weights={tmp_path}", f"init.model.sha256={digest(file)}")
+    own = spec_of(folder, f"init.model.weights={tmp_path}", f"init.model.sha256={digest(file)}")
     train(own, PlainWriter(tmp_path / "again"), device=CPU, source=source)
     assert digest(tmp_path / "again" / "weights.safetensors") == digest(file)
 
@@ -203,7 +203,7 @@ def bench_batch(spec: RunSpec, source: Balls) -> Any:
 
 def test_another_model_names_the_settings_that_it_needs(folder: Path, tmp_path: Path) -> None:
     """Copied to the command line they make the spec fit."""
-    other = given(folder, "model.encoder={name: croco, patch: 16, width: 64, blocks: 1, heads: 1}",
+    other = spec_of(folder, "model.encoder={name: croco, patch: 16, width: 64, blocks: 1, heads: 1}",
                   "model.head={name: dpt, taps: [0, 1, 1, 1]}", "views.frame=lara", "model.image_size=64",
                   "model.output.color_residual=true", "init.model=scratch", "train.steps=1",
                   "train.warmup_steps=0")  # fmt: skip
@@ -215,16 +215,16 @@ def test_another_model_names_the_settings_that_it_needs(folder: Path, tmp_path: 
         f"init.model.weights={writer.folder}",
         f"init.model.sha256={digest(writer.folder / 'weights.safetensors')}",
     ]
-    (problem,) = initialization.find_problems(given(folder, *source))
+    (problem,) = initialization.find_problems(spec_of(folder, *source))
     settings = shlex.split(problem.partition("set: ")[2])
     assert {"model.encoder=croco", "views.frame=lara", "model.head.taps=[0, 1, 1, 1]"} <= set(settings)
-    fitting = given(folder, *source, *settings)
+    fitting = spec_of(folder, *source, *settings)
     assert initialization.find_problems(fitting) == [] and fitting.model == replace(
         other.model, precision=fitting.model.precision
     )
     part = [text.replace("init.model", "init.encoder") for text in source]
-    rest = ["init.model=scratch", "train.steps=1", "train.warmup_steps=0", "train.geometry_first=0"]
-    (problem,) = initialization.find_problems(given(folder, *part, *rest))
+    overrides = ["init.model=scratch", "train.steps=1", "train.warmup_steps=0", "train.geometry_first=0"]
+    (problem,) = initialization.find_problems(spec_of(folder, *part, *overrides))
     assert problem.startswith("init.encoder: ") and "model.head" not in problem and "model.encoder=croco" in problem
 
 
@@ -241,13 +241,13 @@ def test_another_model_names_the_settings_that_it_needs(folder: Path, tmp_path: 
 )
 def test_what_freesplatter_needs(folder: Path, override: str, text: str) -> None:
     more = ["model.head.taps=[0, 1, 1, 1]"] if override == "model.head=dpt" else []
-    (problem,) = initialization.find_problems(given(folder, declared(folder), override, *more))
+    (problem,) = initialization.find_problems(spec_of(folder, declared(folder), override, *more))
     assert problem.startswith("init.model: ") and text in problem
 
 
 def test_a_checkpoint_of_an_encoder_is_no_model(folder: Path) -> None:
     wrong = [f"init.model.weights={folder}/mast3r.pth", f"init.model.sha256={digest(folder / 'mast3r.pth')}"]
-    (problem,) = initialization.find_problems(given(folder, *wrong))
+    (problem,) = initialization.find_problems(spec_of(folder, *wrong))
     assert "neither of this harness nor of FreeSplatter" in problem and "belongs to init.encoder" in problem
 
 
@@ -262,22 +262,22 @@ def test_a_checkpoint_of_an_encoder_is_no_model(folder: Path) -> None:
 )
 def test_specs_that_make_no_sense(folder: Path, overrides: list[str], text: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(text)):
-        given(folder, *overrides)
+        spec_of(folder, *overrides)
 
 
 def test_scenes_trained_on_are_not_evaluated(folder: Path, tmp_path: Path) -> None:
-    spec = given(folder, declared(folder))
+    spec = spec_of(folder, declared(folder))
     train(spec, PlainWriter(tmp_path / "aaa"), device=CPU, source=Balls(32))
     content = (RunFolder(tmp_path / "aaa").scenes() or {}) | {"training": ["evaluation/1", "training/0"]}
     write_json(tmp_path / "aaa" / "scenes.json", content)
     file = tmp_path / "aaa" / "weights.safetensors"
-    again = given(folder, f"init.model.weights={tmp_path}/aaa", f"init.model.sha256={digest(file)}")
+    again = spec_of(folder, f"init.model.weights={tmp_path}/aaa", f"init.model.sha256={digest(file)}")
     with pytest.raises(UserError, match="trained on 1 of these scenes, evaluation/1"):
         train(again, PlainWriter(tmp_path / "bbb"), device=CPU, source=Balls(32))
 
 
 def test_nothing_is_timed_and_older_specs_read(folder: Path, tmp_path: Path) -> None:
-    spec = given(folder, declared(folder))
+    spec = spec_of(folder, declared(folder))
     write_json(tmp_path / "spec.json", {"spec": to_dict(spec)})
     assert worker.missing_stages(RunFolder(tmp_path)) == ["train", "evaluate"]
     values = to_dict(spec)
@@ -316,13 +316,13 @@ def test_a_checkpoint_elsewhere_reaches_the_runs_that_can_take_it() -> None:
 
 
 def test_a_pretrained_head_says_what_it_leaves_random(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    spec = given(folder, MAST3R, DPT, *TRAINED)
+    spec = spec_of(folder, MAST3R, DPT, *TRAINED)
     public = published.dpt_head().to_public(spec.model.build(3).head.state_dict())
     public["downstream_head1.dpt.head.4.weight"] = torch.zeros(4, 4, 1, 1)
     public["downstream_head1.dpt.head.4.bias"] = torch.zeros(4)
     path = save(folder / "dust3r.pth", public)
     init = [f"init.head.weights={path}", f"init.head.sha256={digest(path)}"]
-    built = initialization.build(given(folder, MAST3R, DPT, *TRAINED, *init), None).head
+    built = initialization.build(spec_of(folder, MAST3R, DPT, *TRAINED, *init), None).head
     assert (
         "init.head: shapes differ from" in caplog.text
         and "head.4.weight, downstream_head1.dpt.head.4.bias" in caplog.text

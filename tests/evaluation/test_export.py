@@ -52,9 +52,13 @@ def read_ply(path: Path) -> Gaussians:
     def columns(*names: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([np.asarray(data[name]).reshape(-1) for name in names], -1)).float()[None]
 
-    rest = sum(name.startswith("f_rest_") for name in data.dtype.names)
+    coefficients = sum(name.startswith("f_rest_") for name in data.dtype.names)
     dc = columns("f_dc_0", "f_dc_1", "f_dc_2")[:, :, None]
-    others = columns(*(f"f_rest_{i}" for i in range(rest))).unflatten(-1, (3, -1)).mT if rest else dc[:, :, :0]
+    others = (
+        columns(*(f"f_rest_{i}" for i in range(coefficients))).unflatten(-1, (3, -1)).mT
+        if coefficients
+        else dc[:, :, :0]
+    )
     return Gaussians(
         means=columns("x", "y", "z"),
         rotations=columns("rot_0", "rot_1", "rot_2", "rot_3"),
@@ -77,13 +81,13 @@ def read_colmap(folder: Path) -> dict[str, tuple[np.ndarray, list[float]]]:
     """{picture: (world to camera, [width, height, fx, fy, cx, cy])}."""
     cameras = {line.split()[0]: line.split() for line in (folder / "cameras.txt").read_text().splitlines()}
     assert all(words[1] == "PINHOLE" for words in cameras.values())
-    found = {}
+    poses = {}
     for line in (folder / "images.txt").read_text().splitlines()[::2]:
         words = line.split()
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = rotation(*map(float, words[1:5])), list(map(float, words[5:8]))
-        found[words[9]] = pose, list(map(float, cameras[words[8]][2:]))
-    return found
+        poses[words[9]] = pose, list(map(float, cameras[words[8]][2:]))
+    return poses
 
 
 def test_the_exported_gaussians_in_the_exported_cameras_are_the_models_pictures(run: Path, exported: Path) -> None:

@@ -28,12 +28,12 @@ ENDS: list[tuple[BaseException, State, str]] = [
 
 @pytest.mark.parametrize(("error", "state", "message"), ENDS, ids=lambda value: str(value)[:24])
 def test_what_an_exception_says(error: BaseException, state: State, message: str) -> None:
-    found = status_of_exception(error, "evaluate")
-    assert (found.state, found.phase) == (state, "evaluate") and message in found.message, found
+    status = status_of_exception(error, "evaluate")
+    assert (status.state, status.phase) == (state, "evaluate") and message in status.message, status
 
 
 def test_a_lost_company_is_no_fault_of_the_one_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
-    found = status_of_exception(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), "train")
-    assert found.state == "lost" and "another rank exited" in found.message
+    status = status_of_exception(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), "train")
+    assert status.state == "lost" and "another rank exited" in status.message
     assert status_of_exception(torch.cuda.OutOfMemoryError("CUDA out of memory in NCCL"), "train").state == "oom"

@@ -105,10 +105,10 @@ def states(tasks: Sequence[Task], **kwargs: Any) -> list[State]:
 
 
 def test_everything_is_done_once(tasks: list[Task]) -> None:
-    heard = Recorder()
-    assert states(tasks, callbacks=heard, jobs=2) == ["done"] * 3
+    recorder = Recorder()
+    assert states(tasks, callbacks=recorder, jobs=2) == ["done"] * 3
     assert states(tasks) == ["done"] * 3
-    assert [count(task) for task in tasks] == [1, 1, 1] and len(heard.ends) == 3
+    assert [count(task) for task in tasks] == [1, 1, 1] and len(recorder.ends) == 3
 
 
 def test_done_without_its_files_is_not_done(tasks: list[Task]) -> None:
@@ -119,9 +119,9 @@ def test_done_without_its_files_is_not_done(tasks: list[Task]) -> None:
 
 def test_a_failure_is_reported_and_the_sweep_continues_and_only_retry_retries(tasks: list[Task]) -> None:
     behave(tasks[0], "fail")
-    heard = Recorder()
-    assert states(tasks, callbacks=heard) == ["failed", "done", "done"]
-    assert heard.ends[0] == ("a", "failed")
+    recorder = Recorder()
+    assert states(tasks, callbacks=recorder) == ["failed", "done", "done"]
+    assert recorder.ends[0] == ("a", "failed")
     assert states(tasks) == ["failed", "done", "done"] and states(tasks, retry=["oom"])[0] == "failed"
     assert count(tasks[0]) == 1
     assert states(tasks, retry=["failed"]) == ["done"] * 3 and count(tasks[0]) == 2
@@ -145,15 +145,15 @@ def test_a_child_that_cannot_even_start_has_failed(tasks: list[Task]) -> None:
 def test_parents_come_first_and_nothing_starts_from_a_failure(tasks: list[Task]) -> None:
     a, b, c = tasks
     family = [Task(c.folder, "c", SPEC, (b.id,)), Task(b.folder, "b", SPEC, (a.id,)), a]
-    heard = Recorder()
-    assert states(family, callbacks=heard, jobs=3) == ["done"] * 3
-    assert [label for label, _ in heard.ends] == ["a", "b", "c"]
+    recorder = Recorder()
+    assert states(family, callbacks=recorder, jobs=3) == ["done"] * 3
+    assert [label for label, _ in recorder.ends] == ["a", "b", "c"]
     for task in family:
         assert archive_run(task)
     behave(a, "fail")
-    heard = Recorder()
-    assert states(family, callbacks=heard, jobs=3) == ["planned", "planned", "failed"]
-    assert sorted(heard.ends) == [("a", "failed"), ("b", "planned"), ("c", "planned")] and not count(b)
+    recorder = Recorder()
+    assert states(family, callbacks=recorder, jobs=3) == ["planned", "planned", "failed"]
+    assert sorted(recorder.ends) == [("a", "failed"), ("b", "planned"), ("c", "planned")] and not count(b)
 
 
 def test_two_controllers_do_nothing_twice(tasks: list[Task], tmp_path: Path) -> None:
@@ -175,15 +175,15 @@ def test_a_run_that_another_controller_gave_up_is_taken_up_here(tasks: list[Task
         assert other.wait(20) == 0 and tasks[0].folder.status().state == "cancelled"
         (tasks[0].folder.path / "wait").unlink()
 
-    heard = Recorder(give_up)
-    assert states(tasks, callbacks=heard) == ["done"] * 3
-    assert heard.elsewhere == {"a"} and [count(task) for task in tasks] == [2, 1, 1]
+    recorder = Recorder(give_up)
+    assert states(tasks, callbacks=recorder) == ["done"] * 3
+    assert recorder.elsewhere == {"a"} and [count(task) for task in tasks] == [2, 1, 1]
 
 
 def test_interrupt_lets_children_stop_and_a_second_one_kills(tasks: list[Task]) -> None:
     behave(tasks[0], "wait")
-    heard = Recorder(lambda: os.kill(os.getpid(), signal.SIGINT))
-    launcher = Launcher(tasks, heard, command=command)
+    recorder = Recorder(lambda: os.kill(os.getpid(), signal.SIGINT))
+    launcher = Launcher(tasks, recorder, command=command)
     assert [status.state for status in launcher.run().values()] == ["cancelled", "planned", "planned"]
     assert launcher.stop_request == "stop" and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from support.commands import SPEC
 from support.restrictions import run_restricted
+from support.shared_folders import make_once
 
 import bench.run
 from bench.common.errors import UserError
@@ -49,8 +49,8 @@ def folders(results: Path) -> list[RunFolder]:
 
 def table(results: Path) -> pd.DataFrame:
     """Without what depends on the machine."""
-    found = pd.read_csv(results / "sweep_tiny" / "tables" / "table.csv")
-    return found[[name for name in found if not name.startswith("measured/")]]
+    frame = pd.read_csv(results / "sweep_tiny" / "tables" / "table.csv")
+    return frame[[name for name in frame if not name.startswith("measured/")]]
 
 
 def wait_for_step(results: Path, step: int, process: subprocess.Popen[str]) -> RunFolder:
@@ -72,13 +72,22 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    results = tmp_path_factory.mktemp("undisturbed")
-    code, output = end(start(spec, results, report=True))
-    assert code == 0, output
-    page = results / "sweep_tiny" / "report.html"
-    assert page.is_file() and output.splitlines()[-1] == f"report: {page}"
-    return results
+def undisturbed(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the whole sweep; only to be read."""
+
+    def make(results: Path) -> None:
+        code, output = end(start(spec, results, report=True))
+        assert code == 0, output
+        page = results / "sweep_tiny" / "report.html"
+        assert page.is_file() and output.splitlines()[-1] == f"report: {page}"
+
+    return make_once("undisturbed", tmp_path_factory, make)
+
+
+@pytest.fixture
+def finished(undisturbed: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "results"))
 
 
 def test_killed_in_the_middle_then_two_at_once_gives_the_undisturbed_table(
@@ -106,28 +115,22 @@ def test_killed_in_the_middle_then_two_at_once_gives_the_undisturbed_table(
         assert (one.path / name).read_bytes() == (other.path / name).read_bytes()
 
 
-def test_a_third_time_trains_nothing(spec: Path, undisturbed: Path) -> None:
-    before = {p: p.stat().st_mtime_ns for p in undisturbed.glob("runs/*/**/*") if p.is_file()}
-    code, output = run(spec, undisturbed)
+def test_a_third_time_trains_nothing(spec: Path, finished: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.glob("runs/*/**/*") if p.is_file()}
+    code, output = run(spec, finished)
     assert code == 0 and "0 of 2 runs pending" in output and "| patch 4 " in output
-    assert {p: p.stat().st_mtime_ns for p in undisturbed.glob("runs/*/**/*") if p.is_file()} == before
+    assert {p: p.stat().st_mtime_ns for p in finished.glob("runs/*/**/*") if p.is_file()} == before
 
 
 def test_a_report_that_fails_is_a_line_and_no_failure_of_the_sweep(
-    spec: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    spec: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> list[Path]:
         raise RuntimeError("first line\nthe kernel [died]")
 
     monkeypatch.setattr("bench.report.write", fail)
-    assert bench.run.main([str(spec), "--results", str(undisturbed)]) == 0
+    assert bench.run.main([str(spec), "--results", str(finished)]) == 0
     assert "no report: the kernel [died]" in capsys.readouterr().out
-
-
-@pytest.fixture
-def finished(undisturbed: Path, tmp_path: Path) -> Path:
-    """A copy of the finished sweep, to be damaged."""
-    return Path(shutil.copytree(undisturbed, tmp_path / "results"))
 
 
 @pytest.mark.parametrize("damage", ["deleted", "truncated"])

@@ -83,14 +83,14 @@ def usable(loss: LossSpec, batch: Batch) -> list[Prediction]:
 
     def has(prediction: Prediction) -> bool:
         output, type_ = prediction.output, outputs.of(prediction.output)
-        found = {
+        available = {
             "rendering": prediction.rendering,
             "surface_points": type_.surface_points(output),
             "confidence": type_.confidence(output),
             "descriptors": type_.descriptors(output),
             "images": type_.images(output),
         }
-        return all(found[capability] is not None for capability in loss.needs)
+        return all(available[capability] is not None for capability in loss.needs)
 
     return [prediction for prediction in predictions(batch) if has(prediction)]
 

@@ -33,10 +33,10 @@ FOLDERS = (GOLDEN, ROOT.parent / "shared" / "golden")
 
 def cases() -> Iterator[Any]:
     """All cases of public classes that belong to models/, each once."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for folder in FOLDERS:
-        found |= {path.stem: folder for path in sorted(folder.glob("*.npz")) if path.stem not in found}
-    for name, folder in found.items():
+        files |= {path.stem: folder for path in sorted(folder.glob("*.npz")) if path.stem not in files}
+    for name, folder in files.items():
         public = Case(name, folder).config["public_class"]
         if any(part in public for part in CHECKS):
             yield pytest.param(name, folder, id=name)

@@ -125,7 +125,9 @@ def test_gradients_reach_every_part(model: EAD) -> None:
         gradients = [p.grad for p in part.parameters() if p.grad is not None]
         assert gradients and all(bool(g.isfinite().all()) for g in gradients), name
         unread = [key for key, p in part.named_parameters() if p.grad is None]
-        assert not (left := [key for key in unread if not any(re.fullmatch(r, key) for r in UNREAD)]), f"{name}: {left}"
+        assert not (unexpected := [key for key in unread if not any(re.fullmatch(r, key) for r in UNREAD)]), (
+            f"{name}: {unexpected}"
+        )
 
 
 def test_meta_build_counts_the_same(spec: EADSpec, model: EAD) -> None:
@@ -278,14 +280,14 @@ def test_each_rule_says_what_to_do(change: dict[str, Any], field: str | None, ad
     for key, value in change.items():
         same = isinstance(value, dict) and values[key]["name"] == value["name"]
         values[key] = values[key] | value if same else value
-    found = [*EADSpec.from_dict(values).problems(VIEWS)]
-    assert [problem.field for problem in found] == ([field] if field else [])
-    assert all(advice in problem.message for problem in found)
+    problems = [*EADSpec.from_dict(values).problems(VIEWS)]
+    assert [problem.field for problem in problems] == ([field] if field else [])
+    assert all(advice in problem.message for problem in problems)
 
 
 def test_per_view_embeddings_must_be_enough() -> None:
-    found = [*spec_with("encoder", "conv").problems(5)]
-    assert [problem.field for problem in found] == ["aggregator.views"] and "set views: 5" in found[0].message
+    problems = [*spec_with("encoder", "conv").problems(5)]
+    assert [problem.field for problem in problems] == ["aggregator.views"] and "set views: 5" in problems[0].message
 
 
 def test_a_newer_folder_is_refused(model: EAD, tmp_path: Path) -> None:

@@ -84,9 +84,9 @@ def test_a_published_model_loads_strictly_into_its_base(name: str) -> None:
     public = tensors(name)
     layout = published.whole_model(public)
     assert layout is not None
-    found, initial = published.validate_layout(model, public, layout, name)
-    assert initial == [] and found.keys() == public.keys()
-    ours = layout.to_ours(found)
+    state, initial = published.validate_layout(model, public, layout, name)
+    assert initial == [] and state.keys() == public.keys()
+    ours = layout.to_ours(state)
     assert {key: value.shape for key, value in ours.items()} == {
         key: value.shape for key, value in model.state_dict().items()
     }
@@ -103,8 +103,8 @@ def test_a_published_dino_loads_strictly_into_the_encoder(name: str) -> None:
     with torch.device("meta"):
         encoder = spec.build()
     public = tensors(name)
-    found, initial = published.validate_layout(encoder, public, published.dino_encoder(), name)
-    assert initial == [] and found.keys() == public.keys()
+    state, initial = published.validate_layout(encoder, public, published.dino_encoder(), name)
+    assert initial == [] and state.keys() == public.keys()
     assert sum(p.numel() for p in encoder.parameters()) == layouts()[name]["parameters"]
 
 
@@ -123,8 +123,8 @@ def test_a_decoder_serves_mast3rs_and_crocos_weights() -> None:
     with torch.device("meta"):
         aggregator = base_model("mast3r").build().aggregator
     for name in ("mast3r", "croco_v2_vitl_base_decoder"):
-        found, initial = published.validate_layout(aggregator, tensors(name), published.croco_decoder(), name)
-        assert initial == [] and published.croco_decoder().to_ours(found).keys() == aggregator.state_dict().keys()
+        state, initial = published.validate_layout(aggregator, tensors(name), published.croco_decoder(), name)
+        assert initial == [] and published.croco_decoder().to_ours(state).keys() == aggregator.state_dict().keys()
 
 
 def test_both_dpt_heads_or_the_first() -> None:
@@ -143,15 +143,15 @@ def test_grouped_heads_start_from_mast3rs(base: str, weights: str) -> None:
     """All of MASt3R's own; what the others add is new, and NoPoSplat's points have no confidence."""
     with torch.device("meta"):
         head = base_model(base, changes=[f"model.head.view_weights={weights}"]).build().head
-    found, initial = published.validate_layout(head, tensors("mast3r"), published.grouped_head(), "mast3r")
+    state, initial = published.validate_layout(head, tensors("mast3r"), published.grouped_head(), "mast3r")
     heads = 2 if weights == "reference_source" else 1
-    ours = published.grouped_head().to_ours(found)
-    left = head.state_dict().keys() - ours.keys()
-    assert len(initial) == len(left)
-    last = sum(key.endswith(("points.out.weight", "points.out.bias")) for key in left)
-    assert last + sum("parts.rest." in key for key in left) == len(left)
+    ours = published.grouped_head().to_ours(state)
+    remaining = head.state_dict().keys() - ours.keys()
+    assert len(initial) == len(remaining)
+    last = sum(key.endswith(("points.out.weight", "points.out.bias")) for key in remaining)
+    assert last + sum("parts.rest." in key for key in remaining) == len(remaining)
     assert last == (2 * heads if base == "noposplat" else 0)
-    assert any("parts.rest." in key for key in left) == (base != "mast3r")
+    assert any("parts.rest." in key for key in remaining) == (base != "mast3r")
     assert any("parts.descriptors." in key for key in ours) == (base != "noposplat")
 
 
@@ -163,8 +163,8 @@ def test_a_pretrained_cnn_leaves_only_what_is_new() -> None:
         public = {f"features.{n}.{x}": torch.zeros(()) for n in range(29) for x in ("weight", "bias")}
         public |= {k: torch.ones_like(v) for k, v in cnn.Spec(width=8).build().state_dict().items() if "features" in k}
         public = {key: value for key, value in public.items() if value.ndim}
-        left = published.load_layout(encoder, public, published.vgg16_encoder(), "vgg16")
-        assert sorted(left) == ["norm.bias", "norm.weight", "project.bias", "project.weight"]
+        initial = published.load_layout(encoder, public, published.vgg16_encoder(), "vgg16")
+        assert sorted(initial) == ["norm.bias", "norm.weight", "project.bias", "project.weight"]
         loaded = [
             key for key, value in encoder.state_dict().items() if key.startswith("features") and (value == 1).all()
         ]

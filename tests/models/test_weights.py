@@ -60,9 +60,9 @@ def test_a_published_file_fits_its_part_at_full_size(name: str, tmp_path: Path) 
     build, layout, count = FULL[name]
     path = save(tmp_path / "file.pth", tensors(name), wrapped=name != "freesplatter_object")
     module = on_meta(build)
-    found, left = published.validate_layout(module, weights.read(path), layout, str(path))
-    assert len(found) == count and not left
-    assert {key: value.shape for key, value in layout.to_ours(found).items()} == {
+    state, initial = published.validate_layout(module, weights.read(path), layout, str(path))
+    assert len(state) == count and not initial
+    assert {key: value.shape for key, value in layout.to_ours(state).items()} == {
         key: value.shape for key, value in module.state_dict().items()
     }
     if name == "freesplatter_object":
@@ -73,11 +73,11 @@ def test_a_published_file_fits_its_part_at_full_size(name: str, tmp_path: Path) 
 def test_their_dpt_head_fits_ours_but_for_what_it_reads_and_writes(name: str) -> None:
     """DUSt3R's decoder is 768 wide and its head writes 4 channels; ours may differ there, and nowhere else."""
     public, layout = tensors(name), published.dpt_head()
-    found, left = published.validate_layout(on_meta(lambda: head(DUST3R_TAPS, 4)), public, layout, name)
-    assert left == [] and len(found) == sum(key.startswith("downstream_head1.dpt.") for key in public)
-    _, left = published.validate_layout(on_meta(lambda: head((1024,) * 4, 23)), public, layout, name)
+    state, initial = published.validate_layout(on_meta(lambda: head(DUST3R_TAPS, 4)), public, layout, name)
+    assert initial == [] and len(state) == sum(key.startswith("downstream_head1.dpt.") for key in public)
+    _, initial = published.validate_layout(on_meta(lambda: head((1024,) * 4, 23)), public, layout, name)
     adapted = [f"act_postprocess.{i}.0.weight" for i in (1, 2, 3)] + ["head.4.weight", "head.4.bias"]
-    assert sorted(left) == sorted(f"downstream_head1.dpt.{key}" for key in adapted)
+    assert sorted(initial) == sorted(f"downstream_head1.dpt.{key}" for key in adapted)
     narrow = on_meta(lambda: dpt.Spec(features=128).build([TokenSpec(1024, 16)] * 4, {"raw": 4}))
     with pytest.raises(WeightsError, match=r"scratch\.layer1_rn\.weight has shape \(256, 96, 3, 3\), this model \(128"):
         published.validate_layout(narrow, public, layout, name)
@@ -88,8 +88,8 @@ def test_what_adapts_stays_as_it_was_drawn() -> None:
     spec = dpt.Spec(layer_dims=(6, 8, 12, 16), features=12, last_dim=8)
     module = spec.build([TokenSpec(32, 16)] * 4, {"raw": 7})
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    left = published.load_layout(module, case.state(), published.dpt_head("dpt."), "file")
-    assert left == ["dpt.head.4.weight", "dpt.head.4.bias"]
+    initial = published.load_layout(module, case.state(), published.dpt_head("dpt."), "file")
+    assert initial == ["dpt.head.4.weight", "dpt.head.4.bias"]
     changed = {key for key, value in module.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == before.keys() - {"out.weight", "out.bias"}
 
@@ -235,8 +235,8 @@ def test_what_published_files_keep_beside_the_tensors_is_no_obstacle(zipped: boo
     if not zipped:
         content = torch.load(path, weights_only=False)
         torch.save(content, path, _use_new_zipfile_serialization=False)
-    found = weights.read(path)
-    assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)
+    tensors_read = weights.read(path)
+    assert tensors_read.keys() == state.keys() and all(torch.equal(tensors_read[key], state[key]) for key in state)
 
 
 def test_containers_and_suffixes_do_not_matter(tmp_path: Path) -> None:
@@ -277,9 +277,9 @@ WRAPPED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {  # content of a f
 def test_what_wraps_the_tensors_is_taken_off(case: str, tmp_path: Path) -> None:
     content, wrapping = WRAPPED[case]
     torch.save(content, tmp_path / "file.pth")
-    found = weights.read_checkpoint(tmp_path / "file.pth")
-    assert found.wrapping == wrapping and found.state.keys() == STATE.keys()
-    assert all(torch.equal(found.state[key], value) for key, value in STATE.items())
+    checkpoint = weights.read_checkpoint(tmp_path / "file.pth")
+    assert checkpoint.wrapping == wrapping and checkpoint.state.keys() == STATE.keys()
+    assert all(torch.equal(checkpoint.state[key], value) for key, value in STATE.items())
 
 
 def test_prefixes_in_safetensors_are_taken_off(tmp_path: Path) -> None:

@@ -17,8 +17,19 @@ from bench.profiling.benchmarks.rendering import Case
 from bench.runtime import lpips_weights
 
 
-def run(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.gpu_suite", "--out", str(out), "--device", "cpu", "--size", "tiny", *words]
+def run(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "bench.gpu_suite",
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--size",
+        "tiny",
+        *arguments,
+    ]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -62,8 +73,8 @@ def test_a_wrong_back_end_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         return bench.rendering.Rendering(image.rgb, image.depth * factor, image.alpha)
 
     monkeypatch.setattr(bench.rendering, "render", wrong)
-    found = gpu_parts.differences(Case(1, 1, 16, 100), "compiled", torch.device("cpu"), "reference")
-    assert found["depth"] > gpu_parts.TOLERANCE > found["rgb"]
+    differences = gpu_parts.differences(Case(1, 1, 16, 100), "compiled", torch.device("cpu"), "reference")
+    assert differences["depth"] > gpu_parts.TOLERANCE > differences["rgb"]
 
 
 @pytest.mark.skipif(not lpips_weights.path("alex").is_file(), reason="run python -m bench.setup first")

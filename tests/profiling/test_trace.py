@@ -48,15 +48,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     task = Task(RunFolder(folder / "runs" / plain.id), plain.label, to_dict(plain.spec))
     with SweepProgress(Console(quiet=True), 1) as progress:
         assert [status.state for status in Launcher([task], progress).run().values()] == ["done"]
-    before = {path: path.stat().st_mtime_ns for path in kept(folder)}
+    before = {path: path.stat().st_mtime_ns for path in trace_folder(folder)}
     assert before and not list(folder.glob("runs/*/traces"))
-    words = ["--threads", "1", "--only", "patch 8", "train.steps=6", "profile.trace=true"]
-    assert bench.run.main([str(spec), "--results", str(folder), *words]) == 0
-    assert {path: path.stat().st_mtime_ns for path in kept(folder)} == before
+    arguments = ["--threads", "1", "--only", "patch 8", "train.steps=6", "profile.trace=true"]
+    assert bench.run.main([str(spec), "--results", str(folder), *arguments]) == 0
+    assert {path: path.stat().st_mtime_ns for path in trace_folder(folder)} == before
     return folder
 
 
-def kept(folder: Path) -> list[Path]:
+def trace_folder(folder: Path) -> list[Path]:
     """What training, evaluation and profile leave."""
     names = ("metrics.jsonl", "weights.safetensors", "train.json", "evals/*.json", "profiles/*.json")
     return [path for name in names for path in folder.glob(f"runs/*/{name}")]
@@ -85,14 +85,14 @@ def test_time_by_part(results: Path) -> None:
     runs = read_json(sweep / "figures" / "time_by_part.json")["runs"]
     assert list(runs) == ["patch 8"] and (sweep / "figures" / "time_by_part.png").is_file()
     (folder,) = (RunFolder(path) for path in results.glob("runs/*"))
-    (found,) = folder.traces().values()
-    assert set(found["parts_ms"]) == set(PARTS) and min(found["parts_ms"].values()) > 0
-    assert found["step_ms"] == pytest.approx(sum(found["parts_ms"].values()) - found["parts_ms"]["data"])
-    assert runs["patch 8"] == found and found["weights"] == "trained"
+    (summary,) = folder.traces().values()
+    assert set(summary["parts_ms"]) == set(PARTS) and min(summary["parts_ms"].values()) > 0
+    assert summary["step_ms"] == pytest.approx(sum(summary["parts_ms"].values()) - summary["parts_ms"]["data"])
+    assert runs["patch 8"] == summary and summary["weights"] == "trained"
     assert not list(folder.path.rglob(".tmp-*"))
 
 
-def ask(address: str, route: str, **query: object) -> Any:
+def get_json(address: str, route: str, **query: object) -> Any:
     """A JSON answer of the plugin."""
     url = f"{address}/data/plugin/pytorch_profiler/{route}?{urllib.parse.urlencode(query)}"
     with urllib.request.urlopen(url, timeout=20) as answer:
@@ -113,8 +113,8 @@ def test_tensorboard_lists_the_ranges(results: Path) -> None:
     try:
         (name,) = wait_for(address, 1, server)
         assert name.endswith("/traces/cpu-1") and (results / "runs" / name).is_dir()
-        (worker,) = ask(address, "workers", run=name, view="Operator")
-        table = ask(address, "operation/table", run=name, worker=worker, span="default", view="Operator",
+        (worker,) = get_json(address, "workers", run=name, view="Operator")
+        table = get_json(address, "operation/table", run=name, worker=worker, span="default", view="Operator",
                     group_by="Operation")  # fmt: skip
         total = {row["name"]: row["host_total_duration"] for row in table["data"]}
         assert all(total.get(part, 0) > 0 for part in RANGES), total
@@ -128,9 +128,9 @@ def wait_for(address: str, count: int, server: subprocess.Popen[bytes]) -> list[
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and server.poll() is None:
         with contextlib.suppress(OSError):
-            found = ask(address, "runs")
-            if len(found["runs"]) >= count and not found["loading"]:
-                return list(found["runs"])
+            answer = get_json(address, "runs")
+            if len(answer["runs"]) >= count and not answer["loading"]:
+                return list(answer["runs"])
         time.sleep(0.3)
     pytest.fail("TensorBoard did not read the traces")
 

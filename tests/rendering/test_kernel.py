@@ -26,8 +26,15 @@ def test_compiled_is_bitwise_equal_at_any_number_of_threads(threads: Callable[[i
     for count in (1, 1, 2, 3):
         threads(count)
         gaussians = leaves_of(scene(batch=2, count=500, seed=5), torch.float32)
-        got = render(gaussians, cameras(2, 2, 70, 50), torch.ones(2, 2, 3), backend="compiled")
-        runs.append([got.rgb, got.depth, got.alpha, *gradients(got, [getattr(gaussians, f) for f in FIELDS])])
+        rendered = render(gaussians, cameras(2, 2, 70, 50), torch.ones(2, 2, 3), backend="compiled")
+        runs.append(
+            [
+                rendered.rgb,
+                rendered.depth,
+                rendered.alpha,
+                *gradients(rendered, [getattr(gaussians, f) for f in FIELDS]),
+            ]
+        )
     for run in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], run, strict=True))
 
@@ -62,11 +69,11 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         with pytest.raises(kernel.NoCompiler, match=r"install g\+\+"):
             render(scene(), cameras(), torch.ones(1, 1, 3), backend="compiled")
         with pytest.warns(UserWarning, match="reference"):
-            got = render(scene(), cameras(), torch.ones(1, 1, 3))
+            rendered = render(scene(), cameras(), torch.ones(1, 1, 3))
     finally:
         kernel.library.cache_clear()
         kernel.available.cache_clear()
-    assert torch.equal(got.rgb, render(scene(), cameras(), torch.ones(1, 1, 3), backend="reference").rgb)
+    assert torch.equal(rendered.rgb, render(scene(), cameras(), torch.ones(1, 1, 3), backend="reference").rgb)
 
 
 def test_broken_source_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

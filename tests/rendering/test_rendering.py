@@ -40,16 +40,16 @@ def test_values_and_gradients(backend: str, case: str) -> None:
     background = torch.rand(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
     exact, single = leaves_of(gaussians, torch.float64), leaves_of(gaussians, torch.float32, device_of(backend))
     plain = background.detach().double().requires_grad_()
-    want = oracle(exact, cams, plain, 0.01, 100.0)
+    truth = oracle(exact, cams, plain, 0.01, 100.0)
     device = device_of(backend)
-    got = render(single, cams.to(device), background.to(device), backend=backend)  # type: ignore[arg-type]
+    rendered = render(single, cams.to(device), background.to(device), backend=backend)  # type: ignore[arg-type]
     for name in ("rgb", "depth", "alpha"):
-        assert_close(getattr(got, name), getattr(want, name), name)
+        assert_close(getattr(rendered, name), getattr(truth, name), name)
     if case == "nothing visible":
-        assert got.alpha.max() == 0 and got.depth.max() == 0
-        assert_close(got.rgb, plain[..., None, None].expand_as(want.rgb), "background", 1e-6)
-    expected = gradients(want, [*(getattr(exact, f) for f in FIELDS), plain])
-    actual = gradients(got, [*(getattr(single, f) for f in FIELDS), background])
+        assert rendered.alpha.max() == 0 and rendered.depth.max() == 0
+        assert_close(rendered.rgb, plain[..., None, None].expand_as(truth.rgb), "background", 1e-6)
+    expected = gradients(truth, [*(getattr(exact, f) for f in FIELDS), plain])
+    actual = gradients(rendered, [*(getattr(single, f) for f in FIELDS), background])
     for name, slope, exact_slope in zip((*FIELDS, "background"), actual, expected, strict=True):
         assert_close(slope, exact_slope, f"gradient of {name}", 1e-4)
 
@@ -59,22 +59,27 @@ def test_golden_raster(module: object, dtype: str) -> None:
     golden = np.load(GOLDEN / "raster_32.npz")
     tolerance = 1e-4 if dtype == "float32" else 1e-9
 
-    def given(name: str) -> Tensor:
+    def golden_input(name: str) -> Tensor:
         return torch.from_numpy(golden[f"in/{name}"]).to(getattr(torch, dtype))
 
     names = ("means", "quats", "scales", "opacities")
-    leaves = [*(given(name)[None].requires_grad_() for name in names), given("colors")[None, None].requires_grad_()]
-    view, intrinsics = given("viewmat")[None, None], given("K")[None, None]
+    leaves = [
+        *(golden_input(name)[None].requires_grad_() for name in names),
+        golden_input("colors")[None, None].requires_grad_(),
+    ]
+    view, intrinsics = golden_input("viewmat")[None, None], golden_input("K")[None, None]
     layers = module.rasterize(RasterInput(*leaves, view, intrinsics, 32, 32, 0.01, 100.0))  # type: ignore[attr-defined]
     alpha = 1 - layers.transmittance[0, 0]
-    rgb = (layers.color + layers.transmittance[:, :, None] * given("background")[:, None, None])[0, 0].movedim(0, -1)
+    rgb = (layers.color + layers.transmittance[:, :, None] * golden_input("background")[:, None, None])[0, 0].movedim(
+        0, -1
+    )
     depth = layers.depth[0, 0] / alpha.clamp_min(1e-10)
     results = {"rgb": rgb, "alpha": alpha, "depth_expected": depth}
-    loss = (rgb * given("cotangent_rgb")).sum() + (alpha * given("cotangent_alpha")).sum()
+    loss = (rgb * golden_input("cotangent_rgb")).sum() + (alpha * golden_input("cotangent_alpha")).sum()
     slopes = torch.autograd.grad(loss, leaves, retain_graph=True)
     results |= {f"grad_{n}": s.flatten(0, -3)[0] for n, s in zip((*names, "colors"), slopes, strict=True) if s.ndim > 2}
     results["grad_opacities"] = slopes[3][0]
-    slopes = torch.autograd.grad((depth * given("cotangent_depth_expected")).sum(), leaves[:4])
+    slopes = torch.autograd.grad((depth * golden_input("cotangent_depth_expected")).sum(), leaves[:4])
     results |= {f"grad_depth_{n}": s[0] for n, s in zip(names, slopes, strict=True)}
     for name, value in results.items():
         expected = torch.from_numpy(golden[f"out/{name}"])
@@ -84,24 +89,24 @@ def test_golden_raster(module: object, dtype: str) -> None:
 def test_golden_projection_and_harmonics() -> None:
     golden = np.load(GOLDEN / "gsplat_projection_sh.npz")
     config = json.loads(str(golden["config"]))
-    given = {name[3:]: torch.from_numpy(golden[name]) for name in golden.files if name.startswith("in/")}
-    want = {name[4:]: torch.from_numpy(golden[name]) for name in golden.files if name.startswith("out/")}
-    covariance = reference.covariances(given["quats"], given["scales"])
-    assert_close(covariance, want["covariances"].double(), "covariances", 1e-5)
-    means, quaternions, scales = (given[name][None] for name in ("means", "quats", "scales"))
+    arrays = {name[3:]: torch.from_numpy(golden[name]) for name in golden.files if name.startswith("in/")}
+    golden_output = {name[4:]: torch.from_numpy(golden[name]) for name in golden.files if name.startswith("out/")}
+    covariance = reference.covariances(arrays["quats"], arrays["scales"])
+    assert_close(covariance, golden_output["covariances"].double(), "covariances", 1e-5)
+    means, quaternions, scales = (arrays[name][None] for name in ("means", "quats", "scales"))
     opaque, colors = torch.ones(1, len(covariance)), torch.ones(1, 1, len(covariance), 3)
-    views = (given["viewmats"][None], given["Ks"][None], config["width"], config["height"])
+    views = (arrays["viewmats"][None], arrays["Ks"][None], config["width"], config["height"])
     inputs = RasterInput(means, quaternions, scales, opaque, colors, *views, near=0.01, far=1e10)
     projected = reference.project(inputs, covariance[None])
-    drawn = (want["radii_extent_3_33"] > 0).all(-1)
+    drawn = (golden_output["radii_extent_3_33"] > 0).all(-1)
     assert bool(drawn.any())
     for name, value in (("means2d", projected.centers), ("conics", projected.conics), ("depths", projected.depths)):
-        assert_close(value[drawn], want[name][drawn].double(), name, 1e-5)
-    eyes = Cameras(given["viewmats"], given["Ks"], config["height"], config["width"]).centers
+        assert_close(value[drawn], golden_output[name][drawn].double(), name, 1e-5)
+    eyes = Cameras(arrays["viewmats"], arrays["Ks"], config["height"], config["width"]).centers
     for degree in range(4):
-        kept = given["sh"][None, :, : (degree + 1) ** 2]
-        colors = spherical_harmonics.colors(kept, given["means"][None], eyes[None])[0]
-        expected = (want[f"sh_degree{degree}_before_half"].double() + 0.5).clamp_min(0)
+        used = arrays["sh"][None, :, : (degree + 1) ** 2]
+        colors = spherical_harmonics.colors(used, arrays["means"][None], eyes[None])[0]
+        expected = (golden_output[f"sh_degree{degree}_before_half"].double() + 0.5).clamp_min(0)
         assert_close(colors.expand_as(expected), expected, f"degree {degree}", 1e-5)
 
 
@@ -113,11 +118,11 @@ def test_not_finite_is_not_drawn(backend: str) -> None:
     broken = change(broken, slice(2, 3), scales=float("inf"))
     broken = change(broken, slice(3, 4), opacities=float("nan"))
     broken = leaves_of(change(broken, slice(4, 5), harmonics=float("nan")), torch.float32, device)
-    rest = Gaussians(*(getattr(sound, f)[:, 5:].to(device) for f in FIELDS))
+    finite = Gaussians(*(getattr(sound, f)[:, 5:].to(device) for f in FIELDS))
     cams, white = cameras().to(device), torch.ones(1, 1, 3, device=device)
-    got, want = (render(g, cams, white, backend=backend) for g in (broken, rest))  # type: ignore[arg-type]
-    assert_close(got.rgb, want.rgb.cpu().double(), "rgb", 1e-6)
-    for slope in gradients(got, [getattr(broken, f) for f in FIELDS]):
+    rendered, expected = (render(g, cams, white, backend=backend) for g in (broken, finite))  # type: ignore[arg-type]
+    assert_close(rendered.rgb, expected.rgb.cpu().double(), "rgb", 1e-6)
+    for slope in gradients(rendered, [getattr(broken, f) for f in FIELDS]):
         assert bool(slope.isfinite().all()) and bool((slope[:, :5] == 0).all()) and bool((slope != 0).any())
 
 
@@ -129,10 +134,10 @@ def test_not_finite_is_not_drawn(backend: str) -> None:
 def test_extremes_stay_finite(backend: str, values: dict[str, float]) -> None:
     device = device_of(backend)
     gaussians = leaves_of(change(scene(), slice(0, 10), **values), torch.float32, device)
-    got = render(gaussians, cameras().to(device), torch.ones(1, 1, 3, device=device), backend=backend)  # type: ignore[arg-type]
-    assert bool(got.rgb.isfinite().all() and got.depth.isfinite().all())
+    rendered = render(gaussians, cameras().to(device), torch.ones(1, 1, 3, device=device), backend=backend)  # type: ignore[arg-type]
+    assert bool(rendered.rgb.isfinite().all() and rendered.depth.isfinite().all())
     assert all(
-        bool(slope[:, 10:].isfinite().all()) for slope in gradients(got, [getattr(gaussians, f) for f in FIELDS])
+        bool(slope[:, 10:].isfinite().all()) for slope in gradients(rendered, [getattr(gaussians, f) for f in FIELDS])
     )
 
 
@@ -163,9 +168,9 @@ def test_half_precision_and_pixel_aligned_input() -> None:
     flat, cams, white = scene(count=24), cameras(), torch.ones(1, 1, 3)
     aligned = Gaussians(*(getattr(flat, f).bfloat16().unflatten(1, (2, 3, 4)) for f in FIELDS))
     with torch.autocast("cpu", torch.bfloat16):
-        got = render(aligned, cams, white)
-    want = render(Gaussians(*(getattr(flat, f).bfloat16().float() for f in FIELDS)), cams, white)
-    assert got.rgb.dtype == torch.float32 and torch.equal(got.rgb, want.rgb)
+        rendered = render(aligned, cams, white)
+    expected = render(Gaussians(*(getattr(flat, f).bfloat16().float() for f in FIELDS)), cams, white)
+    assert rendered.rgb.dtype == torch.float32 and torch.equal(rendered.rgb, expected.rgb)
 
 
 def test_bad_input() -> None:

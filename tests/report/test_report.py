@@ -116,7 +116,7 @@ def test_neither_the_command_nor_a_cell_imports_torch(finished_sweep: Path) -> N
 
 def test_the_papers_numbers_never_stand_in_a_column_of_ours(finished_sweep: Path) -> None:
     comparison = bench.report.open(finished_sweep).paper()
-    assert {whose for whose, _ in comparison.columns} == {"model", "paper", "tiny"}
+    assert {source for source, _ in comparison.columns} == {"model", "paper", "tiny"}
     printed = {result.psnr for result in paper.TABLE_3}
     assert set(comparison["paper", "psnr"]) == printed and not set(comparison["tiny", "psnr"].dropna()) & printed
     assert (
@@ -156,8 +156,8 @@ def test_deviations_are_those_of_the_resolved_specs(finished_sweep: Path, tmp_pa
 )  # fmt: skip
 def test_an_initialization_that_is_not_the_papers_is_a_deviation(init: dict[str, str], deviation: list[str]) -> None:
     fields = {"model.encoder.name": "croco", **init}
-    found = [[row.setting, row.here] for row in deviations.initialization(fields, paper.TABLE_2[1])]
-    assert found == ([deviation] if deviation else [])
+    rows = [[row.setting, row.here] for row in deviations.initialization(fields, paper.TABLE_2[1])]
+    assert rows == ([deviation] if deviation else [])
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_an_initialization_that_is_not_the_papers_is_a_deviation(init: dict[str,
 )  # fmt: skip
 def test_a_model_of_the_paper_has_its_parts(encoder: str, aggregator: str, head: str, model: str | None) -> None:
     parts = zip(("encoder", "aggregator", "head"), (encoder, aggregator, head), strict=True)
-    found = deviations.model_of({f"model.{part}.name": name for part, name in parts})
-    assert (found.model if found else None) == model
+    paper_model = deviations.model_of({f"model.{part}.name": name for part, name in parts})
+    assert (paper_model.model if paper_model else None) == model
 
 
 def sections(sweep: bench.report.SweepReport) -> Iterator[tuple[str, str]]:

@@ -34,10 +34,10 @@ def test_values_and_weights_are_the_published_ones(net: lpips_weights.Net) -> No
     value = model(reference, distorted, normalize=True).flatten()
     np.testing.assert_allclose(value.numpy(), golden["out/value"], atol=1e-5, rtol=0)
     hashes = json.loads(str(golden["config"]))["sha256_16_of_weights"]
-    found = {
+    computed = {
         k: hashlib.sha256(v.contiguous().numpy().tobytes()).hexdigest()[:16] for k, v in model.state_dict().items()
     }
-    assert found == hashes
+    assert computed == hashes
     assert not model.training and not any(p.requires_grad for p in model.parameters())
 
 
@@ -85,10 +85,10 @@ def test_archive_is_read_without_importing_and_kernels_turned(tmp_path: Path) ->
         member = tarfile.TarInfo("x-0.1/x/weights/alexnet.ckpt")
         member.size = len(content)
         tar.addfile(member, io.BytesIO(content))
-    found = lpips_download.read("alex", archive)
-    assert list(found)[::2] == [f"features.{n}.weight" for n in (0, 3, 6, 8, 10)]
-    assert found["features.3.weight"].shape == (5, 4, 3, 2)
-    assert found["features.3.weight"][4, 3, 2, 1] == kernels["Conv_1"]["kernel"][2, 1, 3, 4]
+    state = lpips_download.read("alex", archive)
+    assert list(state)[::2] == [f"features.{n}.weight" for n in (0, 3, 6, 8, 10)]
+    assert state["features.3.weight"].shape == (5, 4, 3, 2)
+    assert state["features.3.weight"][4, 3, 2, 1] == kernels["Conv_1"]["kernel"][2, 1, 3, 4]
     with pytest.raises(UserError, match=r"vgg16\.ckpt"):
         lpips_download.read("vgg", archive)
 

@@ -43,9 +43,9 @@ def set_commit(monkeypatch: pytest.MonkeyPatch) -> SetCommit:
     return to
 
 
-def git(folder: Path, *words: str) -> None:
+def git(folder: Path, *arguments: str) -> None:
     identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
-    subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True)
+    subprocess.run(["git", "-C", folder, *identity, *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -210,10 +210,10 @@ def test_a_spec_file_that_the_commit_does_not_hold_is_reported(tmp_path: Path, s
     same = {"train": at(A), "evaluate": at(A), "profile": at(A)}
     folder = sweep(tmp_path, {"one": same}, at(A, "question.yaml") | {"spec_file": state})
     text = markdown(folder)
-    words = {"untracked": "is in no commit", "changed": "differs from the commit"}
+    sentences = {"untracked": "is in no commit", "changed": "differs from the commit"}
     assert f"commit {A[:12]} (with local changes); the spec file question.yaml" in text
-    assert words.get(state, "lies outside the repository") in text
-    assert words.get(state, "lies outside the repository") in bench.report.open(folder).show("reproduce").html
+    assert sentences.get(state, "lies outside the repository") in text
+    assert sentences.get(state, "lies outside the repository") in bench.report.open(folder).show("reproduce").html
 
 
 def test_the_sweeps_record_takes_a_spec_file_elsewhere_into_account(tmp_path: Path, set_commit: SetCommit) -> None:

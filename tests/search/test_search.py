@@ -132,9 +132,9 @@ def initial_counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def search(words: list[str]) -> int:
+def search(arguments: list[str]) -> int:
     """The command, with runs by formula."""
-    options = parse(words)
+    options = parse(arguments)
     console = command_console(to_stderr=options.json)
     loaded = load_search(options.spec, options.overrides, options.scale)
     controller = SearchController(loaded, options, console, FormulaSession)
@@ -142,12 +142,12 @@ def search(words: list[str]) -> int:
         return controller.run()
 
 
-def command(folder: Path, *words: str, text: str = SPEC) -> list[str]:
+def command(folder: Path, *options: str, text: str = SPEC) -> list[str]:
     path = folder / "question.yaml"
     if not path.is_file():
         folder.mkdir(exist_ok=True)
         path.write_text(text)
-    return [str(path), "--results", str(folder / "results"), "--no-report", *words]
+    return [str(path), "--results", str(folder / "results"), "--no-report", *options]
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -160,7 +160,7 @@ def trials(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One whole search of 12 trials."""
     folder = tmp_path_factory.mktemp("search")
     Path(command(folder)[0]).write_text(SPEC.replace("trials: 8", "trials: 12"))
@@ -168,21 +168,21 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_as_many_trials_as_wanted_each_a_run(found: Path) -> None:
-    assert len(trials(found)) == 12 and len({row["id"] for row in trials(found)}) == 12
-    for row in trials(found):
-        run = RunFolder(found / "results" / "runs" / row["id"])
+def test_as_many_trials_as_wanted_each_a_run(finished_search: Path) -> None:
+    assert len(trials(finished_search)) == 12 and len({row["id"] for row in trials(finished_search)}) == 12
+    for row in trials(finished_search):
+        run = RunFolder(finished_search / "results" / "runs" / row["id"])
         assert run.status().state == row["state"]
         if row["values"]:
             psnr, parameters, _ = formula(run.spec())
             assert row["values"] == {"psnr": psnr, "parameters": parameters}
-    labels = [line["label"] for line in read_lines(found / "results" / "question_tiny" / "runs.jsonl")]
-    assert labels == [row["label"] for row in rows(found) if row["kind"] in ("reference", "trial")]
+    labels = [line["label"] for line in read_lines(finished_search / "results" / "question_tiny" / "runs.jsonl")]
+    assert labels == [row["label"] for row in rows(finished_search) if row["kind"] in ("reference", "trial")]
 
 
-def test_the_front_is_what_brute_force_finds_in_the_rows(found: Path) -> None:
-    folder = found / "results" / "question_tiny"
-    runs = [row for row in rows(found) if row["values"]]
+def test_the_front_is_what_brute_force_finds_in_the_rows(finished_search: Path) -> None:
+    folder = finished_search / "results" / "question_tiny"
+    runs = [row for row in rows(finished_search) if row["values"]]
     points = {row["id"]: (row["values"]["psnr"], -row["values"]["parameters"]) for row in runs}
     best = {
         run_id
@@ -214,9 +214,9 @@ def test_the_front_of_three_objectives() -> None:
     assert 3 < len(best) < 30 and nondominated_rows([replace(row, kind="repeat") for row in rows], objectives) == []
 
 
-def test_each_front_member_is_a_spec_that_runs_at_any_scale(found: Path) -> None:
-    folder = found / "results" / "question_tiny"
-    by_id = {row["id"]: row for row in rows(found) if row["kind"] != "repeat"}
+def test_each_front_member_is_a_spec_that_runs_at_any_scale(finished_search: Path) -> None:
+    folder = finished_search / "results" / "question_tiny"
+    by_id = {row["id"]: row for row in rows(finished_search) if row["kind"] != "repeat"}
     specs = sorted((folder / "front").glob("*.yaml"))
     ids = {load(path).runs[0].id for path in specs}
     assert ids == set(read_json(folder / "search.json")["front"])
@@ -226,28 +226,28 @@ def test_each_front_member_is_a_spec_that_runs_at_any_scale(found: Path) -> None
             place = [1, 2, 3, 4, 5].index(tiny.spec.model.aggregator.blocks)
             assert paper.spec.model.aggregator.blocks == [4, 8, 16, 24, 32][place]
             assert paper.spec.train.learning_rate == pytest.approx(tiny.spec.train.learning_rate / 10, rel=0.01)
-    assert bench.run.main([str(specs[0]), "--scale", "paper", "--dry-run", "--results", str(found)]) == 0
+    assert bench.run.main([str(specs[0]), "--scale", "paper", "--dry-run", "--results", str(finished_search)]) == 0
 
 
-def test_a_second_time_nothing_is_trained(found: Path) -> None:
-    before = rows(found)
-    assert search(command(found)) in (0, 1)
-    assert FormulaSession.trained == 0 and rows(found) == before
+def test_a_second_time_nothing_is_trained(finished_search: Path) -> None:
+    before = rows(finished_search)
+    assert search(command(finished_search)) in (0, 1)
+    assert FormulaSession.trained == 0 and rows(finished_search) == before
 
 
 def test_failed_runs_are_reported_to_the_sampler_and_may_be_retried(tmp_path: Path) -> None:
-    words = ["train.learning_rate=0.009"]
+    overrides = ["train.learning_rate=0.009"]
     text = SPEC.replace("trials: 8", "trials: 3").replace("{log: [1.0e-3, 1.0e-2]}", "{log: [1.0e-3, 9.0e-3]}")
-    assert search(command(tmp_path, *words, text=text)) == 1
+    assert search(command(tmp_path, *overrides, text=text)) == 1
     assert [row["state"] for row in trials(tmp_path)] == ["nan"] * 3 and "step 7" in trials(tmp_path)[0]["message"]
     assert study_states(tmp_path) == ["FAIL"] * len([r for r in rows(tmp_path) if r["number"] is not None])
     FormulaSession.finite = True
-    assert search(command(tmp_path, *words)) == 1 and FormulaSession.trained == 5  # two of the spec's own, too
-    assert search(command(tmp_path, *words, "--retry", "nan")) == 0
+    assert search(command(tmp_path, *overrides)) == 1 and FormulaSession.trained == 5  # two of the spec's own, too
+    assert search(command(tmp_path, *overrides, "--retry", "nan")) == 0
     assert [row["state"] for row in trials(tmp_path)] == ["done"] * 3
     states = study_states(tmp_path)
     assert states.count("COMPLETE") == len({row["id"] for row in rows(tmp_path) if row["number"] is not None})
-    assert search(command(tmp_path, *words)) == 0 and study_states(tmp_path) == states
+    assert search(command(tmp_path, *overrides)) == 0 and study_states(tmp_path) == states
 
 
 def study_states(folder: Path) -> list[str]:
@@ -273,9 +273,9 @@ def test_a_resumed_search_proposes_the_same(sampler: str, tmp_path: Path) -> Non
 
 def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
     """kill -9 while the fourth trial runs; then with a lock and half a line as a worse moment would leave them."""
-    words = command(tmp_path)
+    arguments = command(tmp_path)
     killed = subprocess.run(
-        [sys.executable, "-m", "tests.search.test_search", "6", *words], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "tests.search.test_search", "6", *arguments], capture_output=True, text=True, timeout=120
     )
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     (journal,) = (tmp_path / "results").glob(f"*/{JOURNAL}")
@@ -284,7 +284,7 @@ def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
     with journal.open("ab") as file:
         file.write(b'{"op_code": 4, "worker')
     journal.with_name(f"{journal.name}.lock").symlink_to(journal)
-    assert search(words) in (0, 1)
+    assert search(arguments) in (0, 1)
     after = study_states(tmp_path)
     assert len(trials(tmp_path)) == 8 and "RUNNING" not in after
     assert after[: len(before) - 1] == before[:-1]
@@ -310,8 +310,8 @@ def test_several_at_once(tmp_path: Path) -> None:
     assert len(trials(tmp_path)) == 8 and FormulaSession.trained == 10
 
 
-def test_what_another_sweep_trained_is_not_trained_again(found: Path, tmp_path: Path) -> None:
-    (tmp_path / "results").symlink_to(found / "results")
+def test_what_another_sweep_trained_is_not_trained_again(finished_search: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to(finished_search / "results")
     text = SPEC.replace("trials: 8", "trials: 12\n  sampler: tpe")
     other = tmp_path / "other.yaml"
     other.write_text(text)
@@ -345,7 +345,7 @@ def test_dry_run_counts_what_breaks_a_rule(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("options", "text"),
     [
         (["train.step=3"], "did you mean 'steps'"),
         (["stray"], "'stray' is neither"),
@@ -354,9 +354,9 @@ def test_dry_run_counts_what_breaks_a_rule(tmp_path: Path, capsys: pytest.Captur
         (["--device", "tpu"], "it may be auto, cpu"),
     ],
 )
-def test_bad_input_is_one_clear_error(words: list[str], text: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_clear_error(options: list[str], text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=text):
-        main(command(tmp_path, *words))
+        main(command(tmp_path, *options))
     assert not list((tmp_path / "results").glob("*/trials.jsonl"))
 
 
@@ -367,9 +367,9 @@ def test_memory_of_a_gpu_is_no_objective_on_a_cpu(tmp_path: Path) -> None:
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
-    words = command(tmp_path)
+    arguments = command(tmp_path)
     with Lease(tmp_path / "results" / "question_tiny"), pytest.raises(UserError, match="is locked by"):
-        main(words)
+        main(arguments)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ search:
 def test_two_trials_end_in_table_figure_and_specs(tmp_path: Path) -> None:
     spec, results = tmp_path / "question.yaml", tmp_path / "results"
     spec.write_text(SPEC)
-    words = [sys.executable, "-m", "bench.search", str(spec), "--results", str(results), "--name", "mine"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=280, check=False)
+    command = [sys.executable, "-m", "bench.search", str(spec), "--results", str(results), "--name", "mine"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
     folder = results / "mine"

@@ -113,8 +113,16 @@ def test_batch_scripts_are_shell(name: str) -> None:
 def test_a_dry_run_prints_the_script_alone_and_needs_no_slurm(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "git").symlink_to(shutil.which("git") or "/nowhere")
-    words = ["ablations/patch_size.yaml", "--scale", "paper", "--slurm", "slurm/a100.yaml", "--results", tmp_path / "r"]
-    command = [sys.executable, "-m", "bench.run", *map(str, words)]
+    arguments = [
+        "ablations/patch_size.yaml",
+        "--scale",
+        "paper",
+        "--slurm",
+        "slurm/a100.yaml",
+        "--results",
+        tmp_path / "r",
+    ]
+    command = [sys.executable, "-m", "bench.run", *map(str, arguments)]
     done = subprocess.run(
         [*command, "--dry-run"], cwd=ROOT, env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True
     )
@@ -135,7 +143,7 @@ def test_what_cannot_be_submitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str, options: list[str], problem: str
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    words = [
+    arguments = [
         "ablations/patch_size.yaml",
         "--slurm",
         str(cluster_file(tmp_path, cluster)),
@@ -143,7 +151,7 @@ def test_what_cannot_be_submitted(
         str(tmp_path / "r"),
     ]
     with pytest.raises(UserError) as raised:
-        bench.run.main([*words, "data.training_scenes=16", "--only", "*4, 2*", *options])
+        bench.run.main([*arguments, "data.training_scenes=16", "--only", "*4, 2*", *options])
     message = str(raised.value).replace(f"{tmp_path}/", "")
     assert problem in message and not list(tmp_path.glob("r/runs/*/job.json"))
 

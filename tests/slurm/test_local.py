@@ -51,10 +51,10 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def python(where: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def python(where: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = os.environ | {"PYTHONPATH": str(where), "PYTHONSAFEPATH": "1"} | environment
     return subprocess.run(
-        [sys.executable, "-m", *map(str, words)], cwd=where, env=variables, capture_output=True, text=True
+        [sys.executable, "-m", *map(str, arguments)], cwd=where, env=variables, capture_output=True, text=True
     )
 
 
@@ -100,9 +100,9 @@ def test_a_queue_on_this_machine(tmp_path: Path) -> None:
     assert status.returncode == 1 and "1 × cancelled" in status.stdout and "100/100" in status.stdout, status.stdout
 
 
-def git(folder: Path, *words: str) -> None:
+def git(folder: Path, *arguments: str) -> None:
     identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
-    subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True)
+    subprocess.run(["git", "-C", folder, *identity, *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -120,16 +120,16 @@ def repository(tmp_path: Path) -> Path:
 
 def test_a_clean_snapshot_is_the_commit_and_shared(repository: Path, tmp_path: Path) -> None:
     (repository / "bench" / "noise.log").write_text("ignored")
-    found, folder = snapshot.take_snapshot(tmp_path, repository)
-    assert found.changed == () and found.label == f"commit {(found.commit or '')[:7]}"
+    source, folder = snapshot.take_snapshot(tmp_path, repository)
+    assert source.changed == () and source.label == f"commit {(source.commit or '')[:7]}"
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
         "ablations/c.yaml", "bench/a.py", "code.diff", "models/b.py", "snapshot.json"
     ]  # fmt: skip
     assert (folder / "code.diff").read_text() == ""
     before = (folder / "snapshot.json").stat().st_mtime_ns
-    assert snapshot.take_snapshot(tmp_path, repository) == (found, folder)
+    assert snapshot.take_snapshot(tmp_path, repository) == (source, folder)
     assert (folder / "snapshot.json").stat().st_mtime_ns == before
-    assert snapshot.describe_source(folder) == found, "a job that submits keeps its snapshot"
+    assert snapshot.describe_source(folder) == source, "a job that submits keeps its snapshot"
 
 
 def test_a_dirty_snapshot_is_labeled_and_its_diff_gives_it_again(repository: Path, tmp_path: Path) -> None:
@@ -137,11 +137,11 @@ def test_a_dirty_snapshot_is_labeled_and_its_diff_gives_it_again(repository: Pat
     (repository / "bench" / "a.py").write_text("changed\n")
     (repository / "models" / "new.py").write_text("new\n")
     (repository / "ablations" / "c.yaml").unlink()
-    found, folder = snapshot.take_snapshot(tmp_path, repository)
-    assert found.digest != clean.digest and "with 3 files changed: " in found.label
+    source, folder = snapshot.take_snapshot(tmp_path, repository)
+    assert source.digest != clean.digest and "with 3 files changed: " in source.label
     again = tmp_path / "again"
     subprocess.run(["git", "clone", "-q", repository, again], check=True)
     git(again, "apply", str(folder / "code.diff"))
     for part in snapshot.PARTS:
-        kept = {p.relative_to(folder): p.read_text() for p in (folder / part).rglob("*") if p.is_file()}
-        assert kept == {p.relative_to(again): p.read_text() for p in (again / part).rglob("*") if p.is_file()}
+        contents = {p.relative_to(folder): p.read_text() for p in (folder / part).rglob("*") if p.is_file()}
+        assert contents == {p.relative_to(again): p.read_text() for p in (again / part).rglob("*") if p.is_file()}

@@ -91,14 +91,14 @@ class Lab:
         (folder / f"{name}.yaml").write_text(spec)
         self.spec, self.sweep = folder / f"{name}.yaml", self.results / f"{name}_tiny"
 
-    def python(self, *words: object) -> subprocess.CompletedProcess[str]:
+    def python(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         environment = os.environ | self.cluster.environment
-        command = [sys.executable, "-m", *map(str, words)]
+        command = [sys.executable, "-m", *map(str, arguments)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
-    def submit(self, wanted: str, *options: str) -> tuple[str, str]:
+    def submit(self, cluster_file: str, *options: str) -> tuple[str, str]:
         """Its output, and the id of the job that collects."""
-        (self.folder / "cluster.yaml").write_text(wanted)
+        (self.folder / "cluster.yaml").write_text(cluster_file)
         path = self.folder / "cluster.yaml"
         done = self.python("bench.run", self.spec, "--slurm", path, "--results", self.results, "--no-report", *options)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -106,8 +106,8 @@ class Lab:
         return done.stdout, str(read_json(newest / "submission.json")["collect"])
 
     def run(self, label: str) -> RunFolder:
-        (found,) = (line["id"] for line in read_lines(self.sweep / "runs.jsonl") if line["label"] == label)
-        return RunFolder(self.results / "runs" / found)
+        (run_id,) = (line["id"] for line in read_lines(self.sweep / "runs.jsonl") if line["label"] == label)
+        return RunFolder(self.results / "runs" / run_id)
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Label → what bench.status says."""
@@ -122,8 +122,8 @@ class Lab:
 def quiet(lab: Lab) -> subprocess.Popen[bytes]:
     """The same sweep on this machine, undisturbed, beside the cluster's."""
     options = ["--threads", "1", "--device", "cpu", "--no-report"]
-    words = ["bench.run", lab.spec, "--results", lab.folder / "quiet", *options]
-    command = ["nice", sys.executable, "-m", *map(str, words)]
+    arguments = ["bench.run", lab.spec, "--results", lab.folder / "quiet", *options]
+    command = ["nice", sys.executable, "-m", *map(str, arguments)]
     with (lab.folder / "quiet.txt").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -218,19 +218,19 @@ def test_everything_happens_to_a_sweep_and_every_status_is_reported(lab: Lab, lo
         return lab.ended(collect)
 
     wait(is_collected, "the first submission", 600)
-    found = lab.status()
-    states = {label: run["state"] for label, run in found.items()}
+    runs = lab.status()
+    states = {label: run["state"] for label, run in runs.items()}
     assert states == {
         "times out": "done", "loses its node": "done", "exhausts memory": "oom", "raises": "failed",
         "is cancelled": "cancelled", "is killed": "done", "is left alone": "done",
-    }, found  # fmt: skip
+    }, runs  # fmt: skip
     for label, phase, message in (
         ("exhausts memory", "train", "memory"),
         ("raises", "train", "IsADirectoryError"),
         ("is cancelled", "train", "cancelled by scancel: stopped after step"),
     ):
-        assert found[label]["phase"] == phase and message in found[label]["message"], found[label]
-    assert "metrics.jsonl" in found["raises"]["trace"]
+        assert runs[label]["phase"] == phase and message in runs[label]["message"], runs[label]
+    assert "metrics.jsonl" in runs["raises"]["trace"]
     ends = {label: [end["state"] for end in read_attempts(lab.run(label))] for label in states}
     assert "timeout" in ends["times out"]
     others = {
@@ -273,8 +273,8 @@ def test_two_nodes_with_two_ranks_each_give_the_run_of_one(cluster: Cluster, tmp
     cluster.wait_idle()
     lab = Lab(tmp_path, cluster, RANKS, "ranks")
     local = quiet(lab)
-    wanted = CLUSTER.replace("time: 2\n", "time: 10\nnodes: 2\ngpus: 2\ngpu_type: a100\n").replace("600M", "4G")
-    _, collect = lab.submit(wanted, "--device", "cpu")  # the GPUs are make-believe
+    cluster_file = CLUSTER.replace("time: 2\n", "time: 10\nnodes: 2\ngpus: 2\ngpu_type: a100\n").replace("600M", "4G")
+    _, collect = lab.submit(cluster_file, "--device", "cpu")  # the GPUs are make-believe
     folder = lab.run("ranks")
     wait(lambda: len(folder.metrics()) >= 15, "the fifteenth step", 120)
     claim = current_claim(folder.path)
@@ -298,8 +298,8 @@ def test_a_preempted_run_continues_and_its_child_waits(cluster: Cluster, tmp_pat
             cluster.start_node(node)
     cluster.wait_idle()
     lab = Lab(tmp_path, cluster, CHAIN, "chain")
-    wanted = CLUSTER.replace("partition: a100", "partition: preempt").replace("time: 2", "time: 10")
-    output, collect = lab.submit(wanted.replace("600M", "4G"))
+    cluster_file = CLUSTER.replace("partition: a100", "partition: preempt").replace("time: 2", "time: 10")
+    output, collect = lab.submit(cluster_file.replace("600M", "4G"))
     first, second = lab.run("first"), lab.run("second")
     assert re.search(r"job \d+: second, after \d+", output), output
     wait(lambda: len(first.metrics()) >= 3, "the first run at work", 120)

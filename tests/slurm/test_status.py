@@ -324,15 +324,15 @@ def test_why_a_run_was_asked_to_stop(
 
 
 def test_an_attempt_that_vanished_is_classified_by_its_node(tmp_path: Path, scheduler: Scheduler) -> None:
-    here = context.SlurmExecutionContext(60, 180, 0.0, tmp_path / "none")
-    assert here.classify_missing_exit("gpu03")[0] == "lost"
+    job_context = context.SlurmExecutionContext(60, 180, 0.0, tmp_path / "none")
+    assert job_context.classify_missing_exit("gpu03")[0] == "lost"
     for state, expected in (("idle", "lost"), ("down*", "node_fail"), ("drain", "node_fail")):
         scheduler.answers("sinfo", state)
-        assert here.classify_missing_exit("gpu03")[0] == expected
+        assert job_context.classify_missing_exit("gpu03")[0] == expected
     for i in (1, 2):
         with Lease(tmp_path / "run") as lease:
             writer = LeasedWriter(tmp_path / "run", lease)
-            begin_attempt(writer, here.classify_missing_exit)
+            begin_attempt(writer, job_context.classify_missing_exit)
             if i == 2:
                 finish_attempt(writer, Status("done"))
     assert [end["state"] for end in read_attempts(RunFolder(tmp_path / "run"))] == ["node_fail", "done"]
@@ -408,8 +408,8 @@ def test_the_rank_that_failed_first_is_heard(aftermath: Aftermath, scheduler: Sc
 
 def test_a_job_that_never_began_is_a_failure_with_its_last_lines(aftermath: Aftermath) -> None:
     aftermath.log("module: command not found", "srun: error: gpu03: task 0: Exited with exit code 127")
-    found = aftermath.after(127)
-    assert (found.state, found.phase) == ("failed", "start") and "module: command not found" in found.trace
+    status = aftermath.after(127)
+    assert (status.state, status.phase) == ("failed", "start") and "module: command not found" in status.trace
 
 
 def test_a_submission_that_was_cut_short_leaves_the_run_to_the_next(aftermath: Aftermath) -> None:

@@ -44,8 +44,8 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    found = BLOCK.findall(page.read_text(encoding="utf-8"))
-    return [Block(page, language, mark, value, text) for language, mark, value, text in found]
+    matches = BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [Block(page, language, mark, value, text) for language, mark, value, text in matches]
 
 
 def checkout(folder: Path) -> Path:

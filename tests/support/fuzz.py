@@ -25,6 +25,8 @@ FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "sock
 NUMBERS = (b"-1", b"0", b"1e999", b"NaN", b"1e-320", b"99999999999999999999", b"null", b'"x"', b"[]", b"{}", b"true")
 EXTREMES = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x00", b"\x80\x00\x00\x00")
 
+CONTEXT = get_context("forkserver")
+
 Kind = Literal["read", "reported", "error", "crash", "timeout"]
 
 
@@ -74,10 +76,9 @@ def run_reader(
 ) -> list[Outcome]:
     """Write each content to `path` and read it. `read` can be sent to a process; UserError is what it may raise."""
     outcomes: list[Outcome] = []
-    context = get_context("forkserver")
     while len(outcomes) < len(contents):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_read_all, args=(read, contents, path, len(outcomes), sender), daemon=True)
+        receiver, sender = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(target=_read_all, args=(read, contents, path, len(outcomes), sender), daemon=True)
         process.start()
         sender.close()
         try:

@@ -52,8 +52,8 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 @cache
 def layouts() -> dict[str, Any]:
     """Published files by name: count, parameters and {key: shape}; `#24` in a key stands for 0 to 23."""
-    found: dict[str, Any] = json.loads((GOLDEN / "published_layouts.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((GOLDEN / "published_layouts.json").read_text())
+    return content
 
 
 def tensors(name: str) -> dict[str, torch.Tensor]:

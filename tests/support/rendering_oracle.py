@@ -62,23 +62,26 @@ def oracle(gaussians: Gaussians, cams: Cameras, background: Tensor, near: float,
     x, y = torch.meshgrid(torch.arange(cams.width) + 0.5, torch.arange(cams.height) + 0.5, indexing="xy")
     rgb, depth, alpha = [], [], []
     for b, v in np.ndindex(*view.shape[:2]):
-        left = torch.ones(cams.height, cams.width, dtype=torch.float64)
-        open_, sums = torch.ones_like(left, dtype=torch.bool), torch.zeros(4, *left.shape, dtype=torch.float64)
+        transmittance = torch.ones(cams.height, cams.width, dtype=torch.float64)
+        open_, sums = (
+            torch.ones_like(transmittance, dtype=torch.bool),
+            torch.zeros(4, *transmittance.shape, dtype=torch.float64),
+        )
         for i in depths[b, v].argsort(stable=True).tolist():
             if (radii[b, v, i] == 0).any():
                 continue
             dx, dy = centers[b, v, i, 0] - x, centers[b, v, i, 1] - y
             p, q, r = conics[b, v, i]
             strength = g.opacities[b, i] * torch.exp(-0.5 * (p * dx * dx + r * dy * dy) - q * dx * dy)
-            here = strength.clamp_max(0.999)
-            hit = open_ & (here >= 1 / 255)
-            open_ = open_ & ~(hit & (left * (1 - here) <= 1e-4))
-            weight = torch.where(hit & open_, here * left, 0)
-            seen = torch.cat([colors[b, v, i], depths[b, v, i][None]])
-            sums, left = sums + weight * seen[:, None, None], left - weight
-        rgb.append(sums[:3] + left * background[b, v, :, None, None])
-        alpha.append(1 - left)
-        depth.append(sums[3] / (1 - left).clamp_min(1e-10))
+            opacity = strength.clamp_max(0.999)
+            hit = open_ & (opacity >= 1 / 255)
+            open_ = open_ & ~(hit & (transmittance * (1 - opacity) <= 1e-4))
+            weight = torch.where(hit & open_, opacity * transmittance, 0)
+            features = torch.cat([colors[b, v, i], depths[b, v, i][None]])
+            sums, transmittance = sums + weight * features[:, None, None], transmittance - weight
+        rgb.append(sums[:3] + transmittance * background[b, v, :, None, None])
+        alpha.append(1 - transmittance)
+        depth.append(sums[3] / (1 - transmittance).clamp_min(1e-10))
     shape = view.shape[:2]
     return Rendering(*(torch.stack(image).reshape(*shape, *image[0].shape) for image in (rgb, depth, alpha)))
 

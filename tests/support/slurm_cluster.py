@@ -146,20 +146,23 @@ class Cluster:
 
         wait(ready, f"all nodes (log: {self.root / 'log'})", 30)
 
-    def client(self, *words: str) -> str:
-        done = subprocess.run(words, env=os.environ | self.environment, capture_output=True, text=True)
+    def client(self, *command: str) -> str:
+        done = subprocess.run(command, env=os.environ | self.environment, capture_output=True, text=True)
         return done.stdout
 
     def _on(self, node: str, pid: int) -> bool:
-        words = command(pid)
-        stepd = "slurmstepd" in words and str(self.root) in f"{words} {environment(pid).get('SLURM_CONF', '')}"
+        command_line = command(pid)
+        stepd = (
+            "slurmstepd" in command_line
+            and str(self.root) in f"{command_line} {environment(pid).get('SLURM_CONF', '')}"
+        )
         if stepd:
-            return f"[{node}]" in words or environment(pid).get("SLURMD_NODENAME") == node or _spool(pid, node)
+            return f"[{node}]" in command_line or environment(pid).get("SLURMD_NODENAME") == node or _spool(pid, node)
         variables = environment(pid)
         return variables.get("SLURMD_NODENAME") == node and variables.get("SLURM_CONF") == str(self.configuration)
 
-    def _start(self, *words: str) -> None:
-        subprocess.run(words, env=os.environ | self.environment, check=True, stdin=subprocess.DEVNULL)
+    def _start(self, *command: str) -> None:
+        subprocess.run(command, env=os.environ | self.environment, check=True, stdin=subprocess.DEVNULL)
 
     def _munge(self) -> None:
         """One that runs here already serves as well."""
@@ -267,8 +270,8 @@ def main() -> int:
         return 2
     cluster = Cluster(options.root, options.nodes)
     if options.action == "down":
-        found = sorted(path.stem for path in (cluster.root / "run").glob("gpu*.pid"))
-        cluster.nodes = found
+        nodes = sorted(path.stem for path in (cluster.root / "run").glob("gpu*.pid"))
+        cluster.nodes = nodes
         cluster.down()
         return 0
     cluster.up()

@@ -37,13 +37,19 @@ def gaussians(seed: int = 0, **changes: Any) -> Gaussians:
     return Gaussians(**{**values, **changes})
 
 
-def look(g: Gaussians, seed: int = 0) -> dict[str, float]:
-    found = diagnostics.output_statistics(g, batch_of(spec(), seed), spec().model.output)
-    return {key.removeprefix("health/"): float(value) / 4 for key, value in found.items()}
+def statistics_of(g: Gaussians, seed: int = 0) -> dict[str, float]:
+    result = diagnostics.output_statistics(g, batch_of(spec(), seed), spec().model.output)
+    return {key.removeprefix("health/"): float(value) / 4 for key, value in result.items()}
 
 
 def test_health_of_the_truth_is_good() -> None:
-    assert look(gaussians()) == {"transparent": 0, "scale_cap": 0, "behind": 0, "out_of_frame": 0, "non_finite": 0}
+    assert statistics_of(gaussians()) == {
+        "transparent": 0,
+        "scale_cap": 0,
+        "behind": 0,
+        "out_of_frame": 0,
+        "non_finite": 0,
+    }
 
 
 def test_shares_are_exact() -> None:
@@ -55,12 +61,12 @@ def test_shares_are_exact() -> None:
         where = mask[i].nonzero()[: 10 * (i + 1)]
         opacities[i][tuple(where.T)] = 0.01
         expected += len(where) / int(mask[i].sum()) / 4
-    assert look(gaussians(opacities=opacities))["transparent"] == pytest.approx(expected)
+    assert statistics_of(gaussians(opacities=opacities))["transparent"] == pytest.approx(expected)
     opacities[~mask] = 0.01  # the background may fade
-    assert look(gaussians(opacities=opacities))["transparent"] == pytest.approx(expected)
+    assert statistics_of(gaussians(opacities=opacities))["transparent"] == pytest.approx(expected)
     scales = gaussians().scales.clone()
     scales[..., 0] = 0.08
-    assert look(gaussians(scales=scales))["scale_cap"] == pytest.approx(1 / 3)
+    assert statistics_of(gaussians(scales=scales))["scale_cap"] == pytest.approx(1 / 3)
 
 
 def test_where_means_lie() -> None:
@@ -72,8 +78,8 @@ def test_where_means_lie() -> None:
         camera = batch.target_cameras
         first = Cameras(camera.world_to_camera[:, :1], camera.intrinsics[:, :1], camera.height, camera.width)
         aimed = replace(batch, target_cameras=first)
-        found = diagnostics.output_statistics(gaussians(means=one), aimed, spec().model.output)
-        return {key.removeprefix("health/"): float(value) / 4 for key, value in found.items()}
+        result = diagnostics.output_statistics(gaussians(means=one), aimed, spec().model.output)
+        return {key.removeprefix("health/"): float(value) / 4 for key, value in result.items()}
 
     assert at(center - axis)["behind"] == 1 and at(center - axis)["out_of_frame"] == 0
     assert at(center + axis)["behind"] == 0 and at(center + axis)["out_of_frame"] == 0
@@ -84,7 +90,7 @@ def test_where_means_lie() -> None:
 def test_values_that_are_not_finite_are_seen_without_a_loss() -> None:
     harmonics = gaussians().harmonics.clone()
     harmonics[0, 0, 0, 0, 0, 0] = torch.inf
-    assert look(gaussians(harmonics=harmonics))["non_finite"] > 0
+    assert statistics_of(gaussians(harmonics=harmonics))["non_finite"] > 0
     assert diagnostics.first_nonfinite_value({"loss/mse": 1.0, "health/non_finite": 1e-6}) == "the model's output"
 
 
@@ -145,9 +151,9 @@ def test_illness_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING):
         summary = run(tmp_path / "child", starting_from(tmp_path, frozen, plant)).training()
     assert summary is not None
-    found = [text for text in summary["warnings"] if warning in text]
-    assert len(found) == 1 and caplog.text.count(warning) == 1
-    assert int(found[0].split()[1].rstrip(":")) <= 50
+    matching = [text for text in summary["warnings"] if warning in text]
+    assert len(matching) == 1 and caplog.text.count(warning) == 1
+    assert int(matching[0].split()[1].rstrip(":")) <= 50
 
 
 def test_cameras_that_look_away_are_warned_about(tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def plain_loop(of: RunSpec, steps: int) -> torch.nn.Module:
     """The recipe as anyone would write it down."""
     model = of.model.build(of.seed)
     layers = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
-    rest = [p for p in model.parameters() if all(p is not weight for weight in layers)]
-    adam = torch.optim.AdamW([{"params": layers, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
+    others = [p for p in model.parameters() if all(p is not weight for weight in layers)]
+    adam = torch.optim.AdamW([{"params": layers, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
                              betas=(0.9, 0.95), foreach=False)  # fmt: skip
     for step in range(steps):
         for group in adam.param_groups:

@@ -54,6 +54,7 @@ class ViewsSpec:
     choice: ViewSelection  # lara, exclude_inputs, rig
     inputs: int = 4
     targets: int = 4
+    training_targets: int | None = field(default=None, metadata={"legacy": None})  # of a training sample; None: targets
     frame: Frame = "lara"
     background: Literal["white", "random_gray"] = field(  # of training targets; random_gray is LaRa's 0, 0.5 or 1
         default="white", metadata={"former_values": {"random_grey": "random_gray"}}

@@ -50,18 +50,18 @@ def at(image: np.ndarray, row: float, column: float) -> np.ndarray:
 def test_textures_lie_where_their_coordinates_say(tmp_path: Path) -> None:
     """x right, y up, z towards the viewer becomes z up: v grows with the file's z, which is the world's −y."""
     scene = render_views(load(quad(tmp_path)), 64)
-    seen = {}
+    colors = {}
     pose = scene.camera_to_world[25]
     for name, (x, z) in {"red": (-1, 1), "green": (1, 1), "blue": (-1, -1), "yellow": (1, -1)}.items():
         world = np.array([x * 0.2, -z * 0.2, 0.0])  # inside the quarter: the square's half side is 0.45
         camera = pose[:3, :3].T @ (world - pose[:3, 3])
         focal = 32 / np.tan(scene.field_of_view[25] / 2)
         column, row = (32 + focal * camera[:2] / camera[2]).astype(int)
-        seen[name] = from_top(scene)[row, column]
-    bright = {name: (rgba[:3] > 60).tolist() for name, rgba in seen.items()}
+        colors[name] = from_top(scene)[row, column]
+    bright = {name: (rgba[:3] > 60).tolist() for name, rgba in colors.items()}
     assert bright == {"red": [True, False, False], "green": [False, True, False], "blue": [False, False, True],
                       "yellow": [True, True, False]}  # fmt: skip
-    assert all(rgba[3] == 255 for rgba in seen.values())
+    assert all(rgba[3] == 255 for rgba in colors.values())
 
 
 def test_what_is_transparent_in_a_texture_is_a_hole(tmp_path: Path) -> None:
@@ -134,9 +134,9 @@ def test_the_command_makes_a_data_set_and_resumes(tmp_path: Path) -> None:
     quad(tmp_path / "b", 255)
     trimesh.creation.icosphere(subdivisions=1).export(tmp_path / "ball.ply")
     (tmp_path / "bad.obj").write_text("v 0 0 0\n")
-    out, heard = tmp_path / "out", io.StringIO()
-    code = render.render([tmp_path], out, 16, Console(file=heard, width=200))
-    assert code == 1 and heard.getvalue().count("bad.obj: holds no triangles") == 1
+    out, log = tmp_path / "out", io.StringIO()
+    code = render.render([tmp_path], out, 16, Console(file=log, width=200))
+    assert code == 1 and log.getvalue().count("bad.obj: holds no triangles") == 1
     store = open_store(out, progress=False)
     assert len(store.scenes()) == 3 and not store.broken() and "meshes/ball" in store.scenes()
     before = (out / "meshes/ball/campos_512_v4/00003/00003.png").read_bytes()
@@ -255,10 +255,10 @@ def test_textures_are_found_however_they_are_spelled(spelled: str, tmp_path: Pat
 
 
 def test_what_a_mesh_lacks_is_reported(tmp_path: Path) -> None:
-    path, heard = quad(tmp_path), io.StringIO()
+    path, log = quad(tmp_path), io.StringIO()
     (tmp_path / "paint.png").unlink()
-    assert render.render([path], tmp_path / "out", 32, Console(file=heard, width=200)) == 0
-    assert "meshes/quad: rendered, but quad.mtl:3: paint.png not found" in heard.getvalue()
+    assert render.render([path], tmp_path / "out", 32, Console(file=log, width=200)) == 0
+    assert "meshes/quad: rendered, but quad.mtl:3: paint.png not found" in log.getvalue()
     (tmp_path / "paint.png").write_bytes(b"no picture")
     assert load(path).missing == ("quad.mtl:3: paint.png cannot be decoded (UnidentifiedImageError)",)
     (tmp_path / "quad.mtl").unlink()
