@@ -44,7 +44,7 @@ def cached(spec: RunSpec, ranks: int, target: str, trace: Callable[[], Mapping[s
 def content_hash(spec: RunSpec, ranks: int, target: str) -> str:
     content = to_dict(spec)
     train = {name: value for name, value in content["train"].items() if name not in WITHOUT_COST}
-    views = {name: content["views"][name] for name in ("inputs", "targets")}
+    views = {name: content["views"][name] for name in ("inputs", "targets", "training_targets")}
     decisive = [content["model"], content["losses"], views, train, ranks, target, _code_hash()]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24]
 

@@ -88,7 +88,8 @@ def _gradients(trainer: Trainer) -> list[Tensor]:
 
 def batch_of_shapes(spec: RunSpec, scenes: int) -> Batch:
     """A batch as `bench.data.assemble` makes it."""
-    size, inputs, targets = spec.model.image_size, spec.views.inputs, spec.views.targets
+    size, inputs = spec.model.image_size, spec.views.inputs
+    targets = spec.views.training_targets or spec.views.targets
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(scenes, *shape, dtype=dtype)
