@@ -22,14 +22,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--ply", action="store_true", help="only gaussians.ply, without cameras and images")
     add("--depth", action="store_true", help="also depth/target_N.npy, rendered depth of the target views")
     add("--turntable", type=Path, metavar="FILE", help="also a turntable, FILE.gif or FILE.mp4")
+    add("--size", type=int, default=256, metavar="PX", help="of the turntable's pictures (default 256)")
     add("--out", type=Path, metavar="DIR", help="default: RUN/export/SCENE")
     options = parser.parse_args(argv)
     from bench.evaluation import export
 
+    if options.size < 2 or options.size % 2:
+        raise UserError(f"--size {options.size}: an even number of pixels, at least 2")
     if options.turntable:
         export.check_video_path(options.turntable)
-    if not (options.run / "weights.safetensors").is_file():
-        raise UserError(f"{options.run} has no weights.safetensors: pass the folder of a finished run, results/runs/ID")
     batch, gaussians = export.predict_scene(options.run, options.scene)
     folder = options.out or options.run / "export" / batch.scenes[0].replace("/", "_")
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.depth:
         export.write_depth(gaussians, batch, folder / "depth")
     if options.turntable:
-        frames = list(track(export.turntable(gaussians, batch), "rendering the turntable", export.TURNTABLE_FRAMES))
+        frames = list(
+            track(export.turntable(gaussians, batch, options.size), "rendering the turntable", export.TURNTABLE_FRAMES)
+        )
         export.write_video(frames, options.turntable)
     print(f"export: {folder.resolve()}")
     return 0

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep, folder = load_sweep(options, console)
     chosen = select_runs(sweep, options.only)
     if options.estimates:
-        return print_estimated_dry_run(sweep, chosen, options, console)
+        return print_estimated_dry_run(sweep, chosen, options, folder, console)
     if options.slurm:
         from bench.slurm.cluster import load
         from bench.slurm.submit import Submission
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("--test-only goes with --slurm FILE")
     if options.dry_run:
         resolve_device(options.device)
-        print_dry_run(sweep, chosen, options.json, console, options.results)
+        print_dry_run(sweep, chosen, options.json, console, options.results / folder)
         return DONE
     return Session(sweep, chosen, options, folder, console).run()
 

@@ -59,8 +59,8 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> EAD:
     for name in (SPEC_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise WeightsError(
-                f"{folder} holds no {name}: it is not the folder of a run that finished training, or the file was "
-                "deleted; then train the run again (--force)"
+                f"{folder} holds no {name}: it is not the folder of a run that finished training (results/runs/ID), or "
+                "the file was deleted; then train the run again (--force)"
             )
     spec, state, source = load_spec(folder), read_own(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE)
     with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced

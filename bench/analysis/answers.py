@@ -14,7 +14,7 @@ from bench.analysis import remarks
 from bench.analysis.deviations import format_value
 from bench.analysis.differences import Difference, Scores, paired_difference
 from bench.analysis.formatting import ARROWS, FormattedTable, format_difference, markdown
-from bench.analysis.latex import environment, reference
+from bench.analysis.latex import environment, reference, stack
 from bench.analysis.sweep_results import SweepResults, SweepRun, protocol_metrics
 from bench.analysis.variants import (
     NOT_SWEPT,
@@ -183,7 +183,7 @@ def _latex_cell(cell: str) -> str:
     parts = re.fullmatch(r"(\S+) (\[.*\]) (.+)", cell)
     if not parts:
         return labels.latex(cell)
-    return rf"\shortstack[r]{{{labels.latex(parts[1])} {parts[3]}\\{{}}{labels.latex(parts[2])}}}"
+    return stack(rf"{labels.latex(parts[1])} {parts[3]}", labels.latex(parts[2]))
 
 
 def _differences(

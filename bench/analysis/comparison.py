@@ -13,10 +13,10 @@ from bench.analysis.formatting import HEADINGS, FormattedTable
 from bench.analysis.sweep_results import (
     CachedRunFolder,
     SweepRun,
-    flatten,
     group_names,
     metrics_of_runs,
     read_sweep,
+    resolved_fields,
 )
 from bench.analysis.table_rows import measurements
 from bench.analysis.variants import field_differences, short_names
@@ -138,9 +138,7 @@ def _measured(runs: Sequence[SweepRun], name: str) -> Scores:
 
 def _spec_differences(run: SweepRun, reference: SweepRun) -> str:
     """Fields of the specs, without the seed."""
-    fields, usual = (
-        {k: v for k, v in flatten(r.line.get("spec", {})).items() if k != "seed"} for r in (run, reference)
-    )
+    fields, usual = (resolved_fields(r.line.get("spec", {})) for r in (run, reference))
     differences = field_differences(fields, usual, [], all_swept=True)
     names = short_names([difference.field for difference in differences])
     return ", ".join(difference.describe(names[difference.field]) for difference in differences)

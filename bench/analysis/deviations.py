@@ -147,11 +147,11 @@ def _differences(fields: Fields) -> Iterator[Deviation]:
 
 def initialization(fields: Fields, model: paper.ComparedModel) -> Iterator[Deviation]:
     """Given weights of a whole model, or an encoder that does not start from what Table 2 names."""
-    weight_sources = {
-        key: fields[key] for key in fields if key in ("init.model.weights", "init.model.run", "init.encoder.run")
-    }
+    others = ("init.model.weights", "init.model.run", "init.encoder.run", "init.encoder.shipped")
+    weight_sources = {key: fields[key] for key in fields if key in others}
     for key, source in weight_sources.items():
-        yield Deviation("initialization", key.rpartition(".")[0], f"{model.encoder} (Table 2)", f"from {source}")
+        kind = "shipped " if key.endswith(".shipped") else ""
+        yield Deviation("initialization", key.rpartition(".")[0], f"{model.encoder} (Table 2)", f"from {kind}{source}")
     untrained = fields.get("model.encoder.name") in PRETRAINED and fields.get("init.encoder") == "scratch"
     if untrained and not weight_sources:
         yield Deviation("initialization", "init.encoder", f"{model.encoder} (Table 2)", "from scratch")

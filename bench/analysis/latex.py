@@ -93,8 +93,16 @@ def _heading(text: str) -> str:
     return rf"\shortstack[r]{{{labels.latex(name)}\\{{}}{labels.latex('[' + unit)}}}" if name else labels.latex(text)
 
 
+STACK = r"\begin{tabular}[t]{@{}r@{}}", r"\\{}", r"\end{tabular}"
+
+
+def stack(*lines: str) -> str:
+    """A cell of several lines of LaTeX; the first one is on the row's line."""
+    return STACK[0] + STACK[1].join(lines) + STACK[2]
+
+
 def _length(cell: str) -> int:
     """Printed characters, about."""
-    if stack := re.match(r"\\shortstack\[r\]\{(.*)\}$", cell):
-        return max(map(_length, stack[1].split(r"\\{}")))
+    if cell.startswith(STACK[0]):
+        return max(map(_length, cell.removeprefix(STACK[0]).removesuffix(STACK[2]).split(STACK[1])))
     return len(re.sub(r"\\[a-zA-Z]+|[{}$\\]", "", cell))

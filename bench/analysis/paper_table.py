@@ -18,6 +18,7 @@ DEFAULT_COLUMNS = ("psnr", "psnr_foreground", "ssim", "lpips_vgg", "parameters",
                    "step_time_ms")  # fmt: skip
 PARAMETER_COLUMNS = {"parameters": "total", "parameters_encoder": "encoder", "parameters_aggregator": "aggregator",
                      "parameters_head": "head"}  # fmt: skip
+NOT_APPLICABLE = "--"  # to a baseline; what is missing of a run is an empty cell
 NOT_PRINTED = ("--force", " is empty: ", remarks.TINY)  # notes for those who work with the runs
 
 
@@ -48,11 +49,12 @@ def paper_table(sweep: SweepResults, protocol: str, columns: Sequence[str] = ())
     varying = [column for column in chosen if column.name not in constant]
     marked = [_mark(column, runs) for column in varying]
     cells = [[labels.latex(row.label) + (rf" {labels.latex(DAGGER)}" if row.baselines_not_exceeded else ""),
-              *(column[i] for column in marked)] for i, row in enumerate(rows)]  # fmt: skip
+              *(column[i] or ("" if row.kind == "run" else NOT_APPLICABLE) for column in marked)]
+             for i, row in enumerate(rows)]  # fmt: skip
     notes = [f"{column.heading}: {column.cells[runs[0]]} in every run." for column in constant.values()]
     notes = [
         *map(labels.latex, notes),
-        *_notes(sweep, protocol, rows, any(r"\textbf" in c for row in cells for c in row)),
+        *_notes(sweep, protocol, rows, any(r"\textbf" in c for row in cells for c in row), [c.name for c in chosen]),
     ]
     title = "; ".join([remarks.subject(sweep), *remarks.evaluated_on(sweep, protocol)]) + "."
     headings = ["", *(column.heading for column in varying)]
@@ -103,10 +105,13 @@ def _mark(column: Column, runs: Sequence[int]) -> list[str]:
     return cells
 
 
-def _notes(sweep: SweepResults, protocol: str, rows: Sequence[TableRow], marked: bool) -> list[str]:
+def _notes(
+    sweep: SweepResults, protocol: str, rows: Sequence[TableRow], marked: bool, names: Sequence[str]
+) -> list[str]:
     """As LaTeX. Definitions of the metrics stand in tables/table.md and in the report."""
     notes = [r"Best run in \textbf{bold}, second best \underline{underlined}."] if marked else []
-    printed = [note for note in remarks.remarks(sweep, protocol, rows) if not any(part in note for part in NOT_PRINTED)]
+    left_out = (*NOT_PRINTED, *([] if "step_time_ms" in names else [remarks.STEP_TIMES]))
+    printed = [note for note in remarks.remarks(sweep, protocol, rows) if not any(part in note for part in left_out)]
     if sweep.scale == "tiny":
         printed.insert(0, "Scale tiny: a check of the mechanics, not comparable with the paper's numbers.")
     return notes + [labels.latex(note) for note in printed]

@@ -17,6 +17,7 @@ TINY = (
     "encoder) nor comparable with the paper's numbers. The standard deviation between seeds is about 0.2 dB: "
     "differences need at least 3 seeds."
 )
+STEP_TIMES = "Step times"
 ORACLE = (
     "exceeds every model here because it is given each target view's true mask: the background and the silhouette's "
     "edge, most of the pixels, are exact, while a small model that was trained briefly blurs them; it is a bound for "
@@ -31,9 +32,10 @@ def caption(sweep: SweepResults, protocol: str) -> str:
 
 
 def subject(sweep: SweepResults) -> str:
-    """The sweep's name with its overrides and scale."""
-    changes = "".join(f" {change}" for change in sweep.sweep.get("overrides", ()))
-    return f"{sweep.name}{changes} at scale {sweep.scale}"
+    """The sweep's name and scale, with the spec, if it is named otherwise, and the overrides."""
+    spec = " ".join([sweep.sweep["name"], *sweep.sweep.get("overrides", ())])
+    name = spec if sweep.name == sweep.sweep["name"] else f"{sweep.name} ({spec})"
+    return f"{name} at scale {sweep.scale}"
 
 
 def evaluated_on(sweep: SweepResults, protocol: str) -> list[str]:
@@ -85,6 +87,7 @@ def remarks(sweep: SweepResults, protocol: str, rows: Sequence[TableRow]) -> lis
     missing = {n: r for _, e in _evaluations(sweep, protocol) for n, r in e.get("missing", {}).items()}
     notes += [f"{name} is empty: {reason}." for name, reason in missing.items()]
     notes += [*code_notes(sweep, protocol), *_data_notes(sweep, protocol, runs)]
+    notes += filter(None, [step_conditions(sweep)])
     if unfinished := [f"{row.label}: {row.status}" for row in runs if row.status != "done"]:
         notes.append(f"Not finished: {'; '.join(unfinished)}.")
     return notes
@@ -96,7 +99,7 @@ def definitions(sweep: SweepResults, metrics: Sequence[Mapping[str, str]]) -> li
     profile = next((p for run in sweep.runs for p in run.folder.profiles().values()), None)
     if profile:
         step, memory = (profile["definitions"][name] for name in ("step_time_ms", "host_peak_memory_gib"))
-        notes.append(f"Step: {step}; on {profile['device']}, batch {profile['batch']}{load_average(sweep)}.")
+        notes.append(f"Step: {step}.")
         notes.append(f"Host mem.: {memory}. GPU mem.: reserved; empty on a CPU.")
     if ratios := estimate_ratios(sweep):
         notes.append(f"Estimate ÷ measured: {'; '.join(f'{label}: {text}' for label, text in ratios.items())}.")
@@ -116,6 +119,13 @@ def code_notes(sweep: SweepResults, protocol: str) -> Iterator[str]:
             changed_code.setdefault(", ".join(files), []).append(run.label)
     for names, labels in changed_code.items():
         yield f"Changed since {'; '.join(labels)} was trained: {names}. --force trains it again."
+
+
+def step_conditions(sweep: SweepResults) -> str:
+    """On what step times were measured; empty where none was."""
+    profiles = [profile for run in sweep.runs for profile in run.folder.profiles().values()]
+    devices = dict.fromkeys(f"{profile['device']}, batch {profile['batch']}" for profile in profiles)
+    return f"{STEP_TIMES} measured on {'; '.join(devices)}{load_average(sweep)}." if devices else ""
 
 
 def load_average(sweep: SweepResults) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from bench.common.errors import UserError
@@ -79,7 +79,8 @@ class SweepResults:
 
     @property
     def name(self) -> str:
-        return str(self.sweep["name"])
+        """That which `--name` gave it, else the spec's."""
+        return str(self.sweep.get("folder_name") or self.sweep["name"])
 
     @property
     def scale(self) -> str:
@@ -140,11 +141,25 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return fields
 
 
+def resolved_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved spec's dotted fields, without the training seed; what a part starts from is one field of text."""
+    init = {part: _source(value) for part, value in spec.get("init", {}).items()}
+    return {key: value for key, value in flatten({**spec, "init": init}).items() if key != "seed"}
+
+
+def _source(init: Any) -> Any:
+    """`scratch`, `run NAME`, `shipped NAME` or the name of a file of weights."""
+    if not isinstance(init, Mapping):
+        return init
+    kind = next((kind for kind in ("run", "shipped") if kind in init), "weights")
+    return PurePath(init[kind]).name if kind == "weights" else f"{kind} {init[kind]}"
+
+
 def _resolved_fields(run: SweepRun) -> dict[str, Any]:
     line = run.line
     spec = line.get("spec") or (run.folder.spec() if (run.folder.path / "spec.json").is_file() else None)
     if spec is not None:
-        return {key: value for key, value in flatten(spec).items() if key != "seed"}
+        return resolved_fields(spec)
     parts = {f"model.{part}.name": name for part, name in (line.get("model") or {}).items()}
     return parts | {key: line[name] for key, name in (("data.name", "data"), ("train.steps", "steps")) if name in line}
 

@@ -32,14 +32,16 @@ from bench.common.files import atomic_write_text
 
 def write(sweep_folder: Path, results: Path) -> list[Path]:
     """tables/answers.{csv,md,tex}, where there is something to compare, and tables/table.{csv,md,tex} for the first
-    protocol; answers_<protocol>@<version>.* and table_<protocol>@<version>.* for others."""
+    protocol; answers_<protocol>@<version>.* and table_<protocol>@<version>.* for others. Files that hold the same
+    already are not touched. Returns all of them."""
     sweep = read_sweep(sweep_folder, results)
     written = []
     for i, protocol in enumerate(sweep.protocols() or [""]):
         for stem, texts in (("answers", answers.render(sweep, protocol)), ("table", render(sweep, protocol))):
             for suffix, text in texts.items():
                 path = sweep_folder / "tables" / f"{stem}{f'_{protocol}' if i else ''}.{suffix}"
-                atomic_write_text(path, text)
+                if not path.is_file() or path.read_bytes() != text.encode():
+                    atomic_write_text(path, text)
                 written.append(path)
     return written
 

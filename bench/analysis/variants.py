@@ -61,14 +61,12 @@ def field_differences(
     """
     named = {field for settings in swept for field in _named(settings)}
     removed = dict.fromkeys(f"{key}." for settings in swept for key, value in settings.items() if value is None)
-    inits = {f"{key}." for settings in swept for key in settings if key.startswith("init.")}
-    whole = (*removed, *inits)
     differences = []
     for field in dict.fromkeys((*reference, *fields)):
         shared = field in fields and field in reference
         alone = (field in named or _is_loss_weight(field)) and not field.startswith(tuple(removed))
         if fields.get(field) != reference.get(field) and (shared or alone):
-            by_spec = all_swept or field in named or field.startswith(whole)
+            by_spec = all_swept or field in named or field.startswith(tuple(removed))
             value, usual = (format_value(side[field]) if field in side else "–" for side in (fields, reference))
             differences.append(FieldDifference(field, value, usual, by_spec))
     for prefix in removed:  # a loss that only one of them has
@@ -83,8 +81,11 @@ def _is_loss_weight(field: str) -> bool:
 
 
 def _named(swept: Settings) -> Iterator[str]:
-    """The resolved fields that swept keys name: `model.head: dpt` names model.head.name, `losses.mse: 2` its weight."""
+    """The resolved fields that swept keys name: `model.head: dpt` names model.head.name, `losses.mse: 2` its weight,
+    `init.encoder.run: mine` init.encoder."""
     for key, value in swept.items():
+        if key.startswith("init."):
+            yield ".".join(key.split(".")[:2])
         of_choice = "weight" if key.startswith("losses.") else "name"
         yield from flatten({key: value}) if isinstance(value, Mapping) else (key, f"{key}.{of_choice}")
 

@@ -10,9 +10,11 @@ import html as html_entities
 import re
 import sys
 import unicodedata
+from itertools import groupby
 
 LONGEST_FILE_NAME = 100  # bytes
 HASH_DIGITS = 10
+LONGEST_LATEX_WORD = 20  # characters; longer ones may be broken anywhere
 JOINERS = "\u200c\u200d"  # format characters that decide how Persian, Hindi or an emoji is drawn
 ISOLATE = "\u2068{}\u2069"  # first-strong isolate: right-to-left text leaves its surroundings in order
 
@@ -56,19 +58,22 @@ def html(label: str) -> str:
 
 def latex(label: str) -> str:
     """For text, a table's cell or a caption. Scripts beyond Latin appear under LuaTeX and XeTeX; pdfTeX, which would
-    stop at them, prints their code points."""
-    words, rest = [], ""
-    for character in [*plain(label), ""]:
-        simple = _latex_character(character)
-        if simple is None:
-            rest += character
+    stop at them, prints their code points. Words that no line could hold may be broken after each character."""
+    return " ".join(_latex_word(word) for word in plain(label).split(" "))
+
+
+def _latex_word(word: str) -> str:
+    joint = r"\allowbreak{}" if len(word) > LONGEST_LATEX_WORD else ""
+    texts = []
+    for is_simple, characters in groupby(word, lambda character: _latex_character(character) is not None):
+        if is_simple:
+            texts += [str(_latex_character(character)) for character in characters]
             continue
-        if rest:
-            points = r"\,".join(f"U+{ord(c):04X}" for c in rest)
-            words.append(rf"\ifdefined\Umathcode {rest}\else\texttt{{{points}}}\fi{{}}")
-            rest = ""
-        words.append(simple)
-    return "".join(words)
+        rest = list(characters)
+        points = r"\allowbreak{}\,".join(f"U+{ord(c):04X}" for c in rest)
+        unbroken = any(unicodedata.east_asian_width(c) not in "WF" for c in rest)  # these letters are joined
+        texts.append(rf"\ifdefined\Umathcode {('' if unbroken else joint).join(rest)}\else\texttt{{{points}}}\fi{{}}")
+    return joint.join(texts)
 
 
 def _latex_character(character: str) -> str | None:

@@ -12,6 +12,7 @@ from bench.config.grid import AXES
 from bench.config.merge import SCALES, Layer, State, layer
 from bench.config.read import Document, Node, Problems, did_you_mean, read
 from bench.config.schema import RunSpec
+from bench.config.spec_fields import slot_of, spec_class_of
 
 BASES = Path(__file__).resolve().parents[2] / "ablations" / "base"
 SWEEP = (*AXES, "where", "search", "reference")  # what a scale may replace as a whole, grid key by key
@@ -126,14 +127,42 @@ def refuse_scaled(
     for key, at in swept.places().items():
         if key not in touched or any(at in _places(node) for node in spec.sweep_at.get(scale, {}).values()):
             continue
-        axis = next((axis for axis in AXES if axis in spec.sweep and at in _places(spec.sweep[axis])), "grid")
-        values = example or {"runs": "[{{{}: …}}, …]", "zip": "{{{}: […]}}", "grid": "{{{}: […]}}"}.get(axis, "[…]")
-        section = values.format(key) if example else f"{axis}: {values.format(key)}"
+        section = example.format(key) if example else _swept_section(key, at, spec)
         problems.add(
             at,
             f"{key} is swept here, but the scale {scale} sets it ({touched[key]}): "
             f"give this scale values of its own, `scales: {{{scale}: {{{section}}}}}`",
         )
+
+
+def refuse_paper_width(state: State, spec: SpecFile, scale: str, problems: Problems) -> None:
+    """At a smaller scale, a width that the file gives for all scales and that is the part's at scale paper, or more.
+
+    Given weights fix the width: with these it is meant.
+    """
+    if any(key.startswith("init.") and setting.value != "scratch" for key, setting in state.items()):
+        return
+    own = {*spec.scales.get(scale, Layer()).places().values()}
+    own.update(at for node in spec.sweep_at.get(scale, {}).values() for at in _places(node))
+    for key, (width, at) in state.items():
+        choice = slot_of(key)
+        if not key.startswith("model.") or key != f"{choice}.width" or not at.startswith(f"{spec.document.where}:"):
+            continue
+        part = spec_class_of(str(choice), state[str(choice)].value)
+        size, default = getattr(part, "sizes", {}).get(scale, {}).get("width"), getattr(part, "width", None)
+        if size is None or default is None or at in own or not size < default <= width:
+            continue
+        remedy = f"give this scale values of its own, `scales: {{{scale}: {{{_swept_section(key, at, spec)}}}}}`"
+        if at in spec.settings.places().values():
+            remedy = f"move it from `set` to `scales: {{paper: {{{key}: {width}}}}}`"
+        problems.add(at, f"{key}: {width} is a width for scale paper, at scale {scale} it is {size}: {remedy}")
+
+
+def _swept_section(key: str, at: str, spec: SpecFile) -> str:
+    """How values of its own for a key that is swept at `at` are written under a scale."""
+    axis = next((axis for axis in AXES if axis in spec.sweep and at in _places(spec.sweep[axis])), "grid")
+    values = {"runs": "[{{{}: …}}, …]", "zip": "{{{}: […]}}", "grid": "{{{}: […]}}"}.get(axis, "[…]")
+    return f"{axis}: {values.format(key)}"
 
 
 def _places(node: Node) -> Iterator[str]:

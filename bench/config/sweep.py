@@ -18,7 +18,15 @@ from bench.config.naming import folder_name, label_settings
 from bench.config.read import Node, Problems, did_you_mean, parse_override
 from bench.config.schema import RunSpec
 from bench.config.spec_fields import slot_of
-from bench.config.spec_files import BaseFile, SpecFile, initial_state, read_base, read_spec, refuse_scaled
+from bench.config.spec_files import (
+    BaseFile,
+    SpecFile,
+    initial_state,
+    read_base,
+    read_spec,
+    refuse_paper_width,
+    refuse_scaled,
+)
 
 
 @dataclass(frozen=True)
@@ -234,6 +242,8 @@ class _Loader:
             by_size = f" ({size})" if (size := state.get(problem.field, base).where).endswith(".sizes") else ""
             where, causes = _origin(state, problem.field, spec.document.where, base.where)
             self.problems.add(where, f"{problem.field}: {problem.message}{by_size}{causes}")
+        if self.scale != "paper" and not self.proposal:
+            refuse_paper_width(state, spec, self.scale, self.problems)
         where = next(iter(point.layer.places().values()), base.where)
         return PendingRun(run_spec, state, point.settings, point.name, str(base.value), spec.document.path.stem, where)
 

@@ -37,11 +37,12 @@ from bench.evaluation.samples import pixels
 from bench.rendering import render
 from bench.runs.folder import RunFolder
 from bench.runtime import numerics
+from models.published import WeightsError
 from models.tensors import Cameras, Gaussians
 
 CPU = torch.device("cpu")
 EPSILON = 1e-6  # of opacities and scales, whose logit and logarithm must be finite
-TURNTABLE_FRAMES, FRAMES_PER_S = 60, 20
+TURNTABLE_FRAMES, FRAMES_PER_S, TURNTABLE_SIZE = 60, 20, 256
 FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenCV's camera axes ↔ OpenGL's
 
 
@@ -51,9 +52,12 @@ def predict_scene(run: Path, scene: str | None = None) -> tuple[Batch, Gaussians
 
     Raises UserError for a scene that does not exist or is broken, and for models whose output is not Gaussians.
     """
+    try:
+        model = models.load(run)
+    except WeightsError as error:
+        raise UserError(str(error)) from error
     spec = config.from_dict(RunFolder(run).spec())
     numerics.configure(CPU, numerics.EVALUATION_PRECISION, spec.seed)
-    model = models.load(run)
     sampler = Sampler(open_source(spec.data, spec.model.image_size), spec.views, spec.seed, spec.model.poses)
     scenes = list(sampler.evaluation_scenes(None))
     if scene is not None and scene not in scenes:
@@ -136,8 +140,9 @@ def write_depth(gaussians: Gaussians, batch: Batch, folder: Path) -> None:
         np.save(folder / f"target_{i}.npy", depth.float().cpu().numpy())
 
 
-def turntable_cameras(batch: Batch, count: int = TURNTABLE_FRAMES) -> Cameras:
-    """(1, count) cameras: the first input camera, turned about the object's center around `up_axis`."""
+def turntable_cameras(batch: Batch, size: int = TURNTABLE_SIZE, count: int = TURNTABLE_FRAMES) -> Cameras:
+    """(1, count) cameras: the first input camera, turned about the object's center around `up_axis`; its pictures are
+    `size` pixels wide and high."""
     first = batch.input_cameras
     centers = _array(first.centers[0])
     axes = _array(first.world_to_camera[0])[:, 2, :3]  # viewing directions
@@ -150,14 +155,16 @@ def turntable_cameras(batch: Batch, count: int = TURNTABLE_FRAMES) -> Cameras:
         turn[:3, 3] = target - turn[:3, :3] @ target
         poses.append(_array(first.world_to_camera[0, 0]) @ turn)
     world_to_camera = torch.from_numpy(np.stack(poses)).float()[None]
-    return Cameras(world_to_camera, first.intrinsics[:, :1].expand(-1, count, -1, -1), first.height, first.width)
+    scale = torch.tensor([size / first.width, size / first.height, 1.0])[:, None]
+    intrinsics = (first.intrinsics[:, :1].cpu() * scale).expand(-1, count, -1, -1)
+    return Cameras(world_to_camera, intrinsics, size, size)
 
 
 @torch.no_grad()
-def turntable(gaussians: Gaussians, batch: Batch, count: int = TURNTABLE_FRAMES) -> Iterator[NDArray[np.uint8]]:
-    """`count` pictures (height, width, 3) around the object, on white."""
-    cameras = turntable_cameras(batch, count)
-    for i in range(count):
+def turntable(gaussians: Gaussians, batch: Batch, size: int = TURNTABLE_SIZE) -> Iterator[NDArray[np.uint8]]:
+    """TURNTABLE_FRAMES pictures (size, size, 3) around the object, on white."""
+    cameras = turntable_cameras(batch, size)
+    for i in range(TURNTABLE_FRAMES):
         view = Cameras(cameras.world_to_camera[:, [i]], cameras.intrinsics[:, [i]], cameras.height, cameras.width)
         yield pixels(render(gaussians, view, torch.ones(1, 1, 3)).rgb[0])[0]
 

@@ -42,7 +42,7 @@ class RunProgress:
 
     def __str__(self) -> str:
         if self.phase != "train" or self.loss is None:
-            return self.phase or ("starting" if self.loss is None else "")
+            return self.phase or ("starting" if self.loss is None else "finishing")
         remaining = "" if self.remaining_s is None else f"  {timedelta(seconds=round(self.remaining_s))} remaining"
         return f"step {self.step}/{self.steps}  loss {self.loss:.4f}{remaining}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Samples = Mapping[str, NDArray[np.generic]]  # samples/evaluation.npz of a run
 DEPTH = "viridis_r"  # near is light
-CHARACTER = 0.047  # inches that one takes in a heading, about
+LONGEST_LINE = 40  # characters of a heading
 TARGETS = 2  # target views a scene, one below the other
 
 
@@ -93,18 +93,18 @@ def _depth_key(figure: Figure, height: float) -> None:
     axes.text(1.04, 0.5, "far", transform=axes.transAxes, ha="left", va="center", fontsize=6.5)
 
 
-def _headings(figure: Figure, grid: GridSpec, labels: list[str]) -> None:
-    """Over the first row; long labels stand in several lines."""
+def _headings(figure: Figure, grid: GridSpec, labels: Sequence[str]) -> None:
+    """Over the first row; long labels stand in several lines, none wider than its column."""
     start = 5 + len(labels)
     columns = {(0, 1): "inputs", (3, 3): "truth", (start, start): "true depth"}
-    box = grid[0, 4].get_position(figure)
-    room = round(box.width * figure.get_size_inches()[0] / CHARACTER)
-    columns |= {(4 + i, 4 + i): style.wrap(label, room) for i, label in enumerate(labels)}
-    columns |= {
-        (start + 1 + i, start + 1 + i): style.wrap(f"{label}: depth", 2 * room) for i, label in enumerate(labels)
-    }
-    for (left, right), text in columns.items():
+    columns |= {(4 + i, 4 + i): label for i, label in enumerate(labels)}
+    columns |= {(start + 1 + i, start + 1 + i): f"{label}: depth" for i, label in enumerate(labels)}
+    for (left, right), label in columns.items():
         box, end = grid[0, left].get_position(figure), grid[0, right].get_position(figure)
-        figure.text(
-            (box.x0 + end.x1) / 2, box.y1 + 0.006, text, ha="center", va="baseline", fontsize=6.5, linespacing=1.1
+        text = figure.text(
+            (box.x0 + end.x1) / 2, box.y1 + 0.006, "", ha="center", va="baseline", fontsize=6.5, linespacing=1.1
         )
+        for characters in range(LONGEST_LINE, 3, -1):
+            text.set_text(style.wrap(label, characters))
+            if text.get_window_extent().width <= (end.x1 - box.x0) * figure.bbox.width:
+                break

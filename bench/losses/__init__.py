@@ -23,7 +23,11 @@ T = TypeVar("T")
 
 
 class NotAvailable(ValueError):
-    """A term reads what the prediction does not have."""
+    """A term reads what the prediction does not have: `capability`."""
+
+    def __init__(self, text: str, capability: Capability) -> None:
+        super().__init__(text)
+        self.capability = capability
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Prediction:
     @property
     def points(self) -> Float[Tensor, "batch view height width 3"]:
         """The surface point of every input pixel, in the scene's frame. Raises NotAvailable."""
-        return self._require(outputs.of(self.output).surface_points(self.output), "surface points")
+        return self._require(outputs.of(self.output).surface_points(self.output), "surface_points")
 
     @property
     def confidence(self) -> Float[Tensor, "batch view height width"]:
@@ -72,12 +76,13 @@ class Prediction:
 
     def _rendered(self, name: str) -> Rendering:
         if self.rendering is None:
-            raise NotAvailable(f"this term reads rendered {name}, and nothing was rendered")
+            raise NotAvailable(f"this term reads rendered {name}, and nothing was rendered", "rendering")
         return self.rendering
 
-    def _require(self, value: T | None, name: str) -> T:
+    def _require(self, value: T | None, capability: Capability) -> T:
         if value is None:
-            raise NotAvailable(f"this term reads {name}, which {type(self.output).__name__} does not have")
+            name = capability.replace("_", " ")
+            raise NotAvailable(f"this term reads {name}, which {type(self.output).__name__} does not have", capability)
         return value
 
 

@@ -31,7 +31,7 @@ def open(folder: Path | str, results: Path | str | None = None) -> SweepReport:
 def write(sweep_folder: Path, results: Path | None = None) -> list[Path]:
     """report.ipynb and report.html of a sweep in whatever state: finished, failed, running, without runs.
 
-    Tables and figures that are missing or older than the runs' records are made first. Raises UserError.
+    Tables that differ from the runs' records, and figures that are missing or older, are made first. Raises UserError.
     """
     from bench.report.notebook import execute
     from bench.report.page import page
@@ -60,13 +60,12 @@ def write_latex(sweep_folder: Path, results: Path | None = None, columns: Sequen
 
 
 def refresh(sweep: SweepReport) -> None:
-    """Write tables and figures that are missing or out of date. Diagrams need torch and are drawn by
-    a process of its own."""
+    """Write tables that are missing or differ from the records, and figures that are missing or older than these.
+    Diagrams need torch and are drawn by a process of its own."""
     if sweep.summary_only:
         return
     newest = max(_record_times(sweep), default=0.0)
-    if _older(sweep.folder / "tables" / "table.md", newest):
-        tables.write(sweep.folder, sweep.results)
+    tables.write(sweep.folder, sweep.results)
     drawn = sweep.folder / "figures"
     traced = any(run.folder.traces() for run in sweep.records.runs)
     kinds = [kind for kind in figures.KINDS if kind != "model" and (kind != "time_by_part" or traced)]

@@ -38,7 +38,7 @@ def print_search_dry_run(search: Search, folder: Path, options: RunOptions, cons
                    "runs": describe(search.sweep)}  # fmt: skip
         print(json.dumps(content, indent=1, ensure_ascii=False))
         return DONE
-    dry_run.print_dry_run(search.sweep, search.sweep.runs, False, console, options.results)
+    dry_run.print_dry_run(search.sweep, search.sweep.runs, False, console, folder)
     table = Table(title=f"proposed by {search.sampler}, seed {search.seed}: {search.trials} trials")
     table.add_column("field")
     table.add_column("values")

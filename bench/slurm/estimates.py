@@ -13,21 +13,23 @@ from bench.common.paths import SOURCE
 from bench.execution.dry_run import print_dry_run
 from bench.execution.estimates import estimate_runs
 from bench.execution.session import resolve_device
-from bench.slurm.cluster import Cluster, load
 
 if TYPE_CHECKING:
     from bench.config import Run, Sweep
     from bench.execution.options import RunOptions
     from bench.profiling.estimate.estimate import Hardware
+    from bench.slurm.cluster import Cluster
 
 REFERENCE = SOURCE / "slurm" / "a100.yaml"
 
 
-def print_estimated_dry_run(sweep: Sweep, chosen: Sequence[Run], options: RunOptions, console: Console) -> int:
+def print_estimated_dry_run(
+    sweep: Sweep, chosen: Sequence[Run], options: RunOptions, folder: str, console: Console
+) -> int:
     """`--estimate` and `--fit`; an exit code. Raises UserError."""
     hardware = hardware_of(options)
     estimates = estimate_runs(chosen, hardware, console, options.fit)
-    print_dry_run(sweep, chosen, options.json, console, options.results, hardware.ranks, estimates)
+    print_dry_run(sweep, chosen, options.json, console, options.results / folder, hardware.ranks, estimates)
     return DONE
 
 
@@ -51,6 +53,7 @@ def hardware_of(options: RunOptions) -> Hardware:
     """
     from bench.profiling.estimate.estimate import Hardware
     from bench.profiling.estimate.hardware import card_of, cpu
+    from bench.slurm.cluster import load
 
     if options.slurm:
         return hardware_of_cluster(load(options.slurm, options.scale))

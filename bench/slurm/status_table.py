@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -44,14 +45,14 @@ def follow(sweep: Path, results: Path, every_s: float, console: Console) -> Swee
 
 def render_status(sweep: SweepState) -> Group:
     """The table, then each cause of failure and each reason for waiting, once."""
-    table = Table(caption=_caption(sweep), caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=0, caption=_caption(sweep), caption_justify="left")
     table.add_column("run", overflow="fold")
     table.add_column("state", no_wrap=True)
     for name in ("step", "loss", "steps/s", "remaining"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("node", "job"):
+    on_cluster = any(run.job for run in sweep.runs)
+    for name in ("node", "job", "restarts") if on_cluster else ("node",):
         table.add_column(name, no_wrap=True)
-    table.add_column("restarts", justify="right")
     for run in sweep.runs:
         state = run.phase if run.state is State.RUNNING and run.phase not in ("", "train") else run.state
         table.add_row(
@@ -62,8 +63,7 @@ def render_status(sweep: SweepState) -> Group:
             "" if run.steps_per_s is None else f"{run.steps_per_s:.3g}",
             "" if run.remaining_s is None else str(timedelta(seconds=round(run.remaining_s))),
             run.node if run.state in (State.RUNNING, State.STARTING) else "",
-            run.job,
-            str(run.restarts or ""),
+            *([run.job, str(run.restarts or "")] if on_cluster else []),
         )
     return Group(table, *_failures(sweep.runs), *_waiting_reasons(sweep.runs))
 

@@ -109,7 +109,7 @@ class Submission:
             validate_scripts(self._script_texts(script, self._groups(pending)), session.print)
             return DONE
         self.console.stderr = True
-        print_dry_run(session.sweep, session.chosen, False, self.console, session.results, self.cluster.ranks)
+        print_dry_run(session.sweep, session.chosen, False, self.console, session.folder, self.cluster.ranks)
         if self.cluster.executor == "local":
             session.print("executor: local starts processes on this machine, without a batch script")
             return DONE

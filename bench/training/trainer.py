@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from bench import outputs
+from bench.common.errors import UserError
 from bench.data.batch import Batch
-from bench.losses import LossSpec, Prediction, Term
+from bench.losses import LossSpec, NotAvailable, Prediction, Term
 from bench.runtime import numerics
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bench.runtime.shapes import to_device
@@ -75,8 +76,8 @@ class Trainer:
         weights = {name: loss.weight_at(step) for name, loss in self.losses.items()}
         with record_function("losses"):
             losses = {
-                name: term(prediction, batch).sum() / scenes
-                for name, term in self.terms.items()
+                name: self.term(name, prediction, batch).sum() / scenes
+                for name in self.terms
                 if weights[name] and (prediction.rendering is not None or "rendering" not in self.losses[name].needs)
             }
             total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
@@ -87,6 +88,15 @@ class Trainer:
             statistics = diagnostics.output_statistics(prediction.output, batch, self.spec.model.output)
             values |= {name: value / scenes for name, value in statistics.items()}
         return values
+
+    def term(self, name: str, prediction: Prediction, batch: Batch) -> Tensor:
+        """A loss term, one value a scene. Raises UserError where it reads what it does not name in `needs`."""
+        try:
+            return self.terms[name](prediction, batch)
+        except NotAvailable as error:
+            raise UserError(
+                f"bench/losses/{name}.py: {error}: name {error.capability!r} in the `needs` of its Spec"
+            ) from error
 
     def predict(self, step: int, batch: Batch) -> Prediction:
         """The model's output; rendered in the target cameras, unless no term reads it or L_3D still trains alone."""

@@ -61,7 +61,8 @@ class TextOf(html.parser.HTMLParser):
 
 
 LATEX_TOKEN = re.compile(
-    r"\\ifdefined\\Umathcode [^\\{}$&#%^~]*\\else\\texttt\{(?:U\+[0-9A-F]+(?:\\,)?)+\}\\fi\{\}"
+    r"\\ifdefined\\Umathcode (?:[^\\{}$&#%^~]|\\allowbreak\{\})*"
+    r"\\else\\texttt\{(?:U\+[0-9A-F]+(?:(?:\\allowbreak\{\})?\\,)?)+\}\\fi\{\}|\\allowbreak\{\}"
     r"|\\[`'^~=.\"urHvc]\{[A-Za-z]\}|\\[{}$&#_%]|\\text[a-z]+\{\}|\\(?:char34|ldots)\{\}|\$(?:\^?\\[A-Za-z]+|\\\||\^2|-)\$"
     r"|\{(?:'|\[|\]|\*|--|---)\}|-\{\}|[A-Za-z0-9 .,:;!?@=+/()]"
 )
@@ -124,3 +125,10 @@ def test_matplotlib_draws_labels() -> None:
         figure.text(0, 0, labels.mathtext(label))
     figure.canvas.draw()  # raises for text that it takes for a formula and cannot parse
     assert all(text.get_window_extent().width > 0 for text in figure.texts)
+
+
+@pytest.mark.parametrize(
+    ("label", "breaks"), [("x" * 60, 59), ("x" * 20, 0), ("提" * 30, 58), ("提案", 1), ("word " * 30, 0)]
+)
+def test_words_that_no_line_may_hold_can_be_broken_in_latex(label: str, breaks: int) -> None:
+    assert labels.latex(label).count(r"\allowbreak{}") == breaks

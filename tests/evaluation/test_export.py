@@ -41,7 +41,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported")
-    assert bench.export.main([str(run), "--out", str(out), "--depth", "--turntable", str(out / "turn.gif")]) == 0
+    assert (
+        bench.export.main(
+            [str(run), "--out", str(out), "--depth", "--turntable", str(out / "turn.gif"), "--size", "64"]
+        )
+        == 0
+    )
     return out
 
 
@@ -120,8 +125,8 @@ def test_transforms_json_agrees_with_colmap(exported: Path) -> None:
 def test_the_turntable_begins_at_the_first_input_camera(run: Path, exported: Path) -> None:
     batch, gaussians = predict_scene(run)
     movie = Image.open(exported / "turn.gif")
-    assert movie.n_frames == 60  # type: ignore[attr-defined]
-    first = np.asarray(movie.convert("RGB")) / 255
+    assert movie.n_frames == 60 and movie.size == (64, 64)  # type: ignore[attr-defined]
+    first = np.asarray(movie.convert("RGB").resize((32, 32), Image.Resampling.BOX)) / 255
     background = torch.ones(1, batch.inputs.images.shape[1], 3)
     expected = render(gaussians, batch.input_cameras, background).rgb[0, 0].clamp(0, 1).permute(1, 2, 0)
     assert np.abs(first - expected.numpy()).mean() < 0.03  # 256 colors
@@ -133,8 +138,9 @@ def test_bad_requests_are_refused(run: Path, tmp_path: Path, monkeypatch: pytest
         (["--scene", "nowhere"], "--scene nowhere: no evaluation scene; there are 16, such as"),
         (["--turntable", "a.avi"], "a .gif or an .mp4"),
         (["--turntable", "a.mp4"], "needs ffmpeg"),
+        (["--size", "65"], "an even number of pixels"),
     ):
         with pytest.raises(UserError, match=text):
             bench.export.main([str(run), *options])
-    with pytest.raises(UserError, match=r"has no weights\.safetensors"):
+    with pytest.raises(UserError, match=r"holds no model\.json: it is not the folder of a run"):
         bench.export.main([str(tmp_path)])

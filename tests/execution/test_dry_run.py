@@ -40,6 +40,32 @@ def test_differences_scenes_and_batch(spec: Path, capsys: pytest.CaptureFixture[
         assert text in printed
 
 
+def test_a_swept_learning_rate_is_printed_once_and_seeds_are_one_line(
+    spec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec.write_text(SPEC.replace("model.encoder.patch: [4, 8]", "train.learning_rate: [1.0e-3, 2.0e-3]"))
+    bench.run.main([str(spec), "seeds=[0, 1]", "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("Differences from learning rate 0.001:")
+    assert lines[start + 1 : start + 3] == [
+        "- learning rate 0.001: learning rate 0.001 → 2e-05",
+        "- learning rate 0.002: learning rate 0.002 → 2e-05",
+    ]
+    assert lines[start - 1].startswith("All runs: steps 60; batch 2; ") and lines[start - 1].endswith("; seeds 0, 1")
+    assert lines[start + 3] == "State: 4 planned"
+
+
+def test_what_a_part_starts_from_is_a_difference(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec.write_text(
+        "runs: [{name: scratch, base: ours1, init.encoder: scratch}, {name: later, base: ours1, "
+        "init.encoder: {run: scratch}}]\nscales: {tiny: {runs: [{name: shipped, base: ours1}, {name: scratch, base: "
+        "ours1, init.encoder: scratch}, {name: later, base: ours1, init.encoder: {run: scratch}}]}}\n"
+    )
+    shipped, scratch, later = rows(spec, capsys)
+    assert scratch["differences"] == {"init.encoder": "scratch"} and scratch["not_swept"] == []
+    assert later["differences"] == {"init.encoder": "run scratch"} and shipped["differences"] == {}
+
+
 def test_what_nobody_swept_is_marked(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Naming another encoder replaces the old one whole: the base's own patch is lost with it."""
     spec.write_text("base: freesplatter\nset: {model.encoder.patch: 4}\nruns: [{seed: 0}, {model.encoder: croco}]\n")

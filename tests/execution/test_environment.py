@@ -83,12 +83,11 @@ def test_a_user_without_a_home(tmp_path: Path) -> None:
     assert done.stdout.strip() == str(tmp_path / f"ead-bench-{os.getuid()}"), done
 
 
-@pytest.mark.parametrize(("rule", "text"), [("read-only", "cannot be written to"), ("without links", "no hard links")])
-def test_a_results_folder_that_is_unfit_for_training(spec: Path, tmp_path: Path, rule: str, text: str) -> None:
+def test_a_results_folder_without_hard_links_is_refused(spec: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
-    done = run_restricted(rule, results, "bench.run", str(spec), "--results", str(results))
-    assert_one_line(done, str(results), text, "--results DIR")
+    done = run_restricted("without links", results, "bench.run", str(spec), "--results", str(results))
+    assert_one_line(done, str(results), "no hard links", "--results DIR")
     assert not list(results.iterdir())
 
 

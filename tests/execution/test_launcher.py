@@ -17,6 +17,7 @@ from bench.common.errors import UserError
 from bench.common.exit_codes import LOCKED, STOPPED
 from bench.common.json_files import read_lines, write_json
 from bench.execution.launcher import Launcher, Task, archive_run, needs_work, prepare_run_folder
+from bench.execution.progress import RunProgress
 from bench.runs.folder import RunFolder, Status
 from bench.runs.lease import Lease, LeasedWriter, LeaseHeld
 from bench.runs.states import State
@@ -221,3 +222,10 @@ if __name__ == "__main__":
     if sys.argv[1] == "worker":
         sys.exit(worker(Path(sys.argv[2]), int(sys.argv[3])))
     Launcher(make(Path(sys.argv[2])), Recorder(), command=command).run()
+
+
+def test_progress_names_every_stage() -> None:
+    assert str(RunProgress(0, 20, None, None, "")) == "starting"
+    assert str(RunProgress(8, 20, 1.5, 7.2, "train")) == "step 8/20  loss 1.5000  0:00:07 remaining"
+    assert str(RunProgress(20, 20, 1.5, 0.0, "profile")) == "profile"
+    assert str(RunProgress(20, 20, 1.5, 0.0, "")) == "finishing"  # done, and the process has not ended yet

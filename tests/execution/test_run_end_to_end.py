@@ -15,7 +15,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from support.commands import SPEC
-from support.restrictions import run_restricted
 from support.shared_folders import make_once
 
 import bench.run
@@ -133,37 +132,14 @@ def test_a_report_that_fails_is_a_line_and_no_failure_of_the_sweep(
     assert "no report: the kernel [died]" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage", ["deleted", "truncated"])
-def test_damaged_weights_are_named_with_a_cure(
-    spec: Path, finished: Path, damage: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    weights = folders(finished)[1].path / "weights.safetensors"
-    content = weights.read_bytes()
-    weights.unlink()
-    if damage == "truncated":
-        weights.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="--force --only 'patch 8'") as raised:
-        bench.run.main([str(spec), "--results", str(finished)])
-    word = "is missing" if damage == "deleted" else "is damaged"
-    assert f"patch 8: {weights} {word}" in str(raised.value) and "\n" not in str(raised.value)
-
-
 def test_a_deleted_spec_of_a_finished_run_is_restored(
     spec: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = folders(finished)[0].path / "spec.json"
     content = read_json(path)
     path.unlink()
-    with pytest.raises(UserError, match=r"spec\.json is missing: re-run"):
-        RunFolder(path.parent).spec()
     assert bench.run.main([str(spec), "--results", str(finished), "--no-report"]) == 0
     assert read_json(path) == content and f"{path} was missing and has been restored" in capsys.readouterr().out
-
-
-def test_a_finished_sweep_on_a_read_only_folder_prints_its_table(spec: Path, finished: Path) -> None:
-    done = run_restricted("read-only", finished, "bench.run", str(spec), "--results", str(finished))
-    assert done.returncode == 0 and "| patch 4 " in done.stdout, done
-    assert done.stdout.splitlines()[-1] == f"read-only, nothing updated; report: {finished}/sweep_tiny/report.html"
 
 
 def test_the_results_folder_is_named_from_any_directory(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench import figures
 from bench.common.json_files import read_json, read_lines
-from bench.figures import comparison, loss_curves, style
+from bench.figures import comparison, loss_curves, qualitative, style
 from bench.runs.folder import write_sweep
 
 PLAIN = [kind for kind in figures.KINDS if kind != "model"]
@@ -46,6 +47,16 @@ def test_long_labels_leave_room_for_the_panels() -> None:
         figure = comparison.draw([panel] * 4, [label])
         figure.canvas.draw()
         assert all(axes.get_position().width > 0.1 for axes in figure.axes)
+
+
+def test_headings_of_pictures_are_no_wider_than_their_columns(finished_sweep: Path) -> None:
+    (path, *_) = finished_sweep.parent.glob("runs/*/samples/evaluation.npz")
+    with np.load(path) as arrays, style.style():
+        figure = qualitative.draw({label: dict(arrays) for label in ("x" * 60, "W" * 20, "patch 4, 2 blocks")})
+        boxes = [text.get_window_extent() for text in figure.texts]
+    assert len(boxes) == 9
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i]), figure.texts[i].get_text()
 
 
 def test_two_labels_never_share_a_diagram() -> None:

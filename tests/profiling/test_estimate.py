@@ -144,9 +144,13 @@ def test_bad_options(spec: Path, arguments: list[str], problem: str) -> None:
         bench.run.main([str(spec), *arguments])
 
 
-@pytest.mark.parametrize("case", [benchmark.CASES[1], benchmark.CASES[5]], ids=lambda case: case.label)
+@pytest.mark.parametrize(
+    "case",
+    [benchmark.CASES[1], *(pytest.param(case, marks=pytest.mark.long) for case in benchmark.CASES[2:])],
+    ids=lambda case: case.label,
+)
 def test_estimates_agree_with_real_steps(case: benchmark.Case) -> None:
-    """`python -m bench.benchmark estimate` does so for all of CASES."""
+    """As `python -m bench.benchmark estimate` does."""
     assert len(benchmark.CASES) >= 12
     (comparison,) = benchmark.compare([case])
     assert comparison.ratio == pytest.approx(1, abs=benchmark.GOAL)

@@ -70,7 +70,7 @@ def test_the_page_tells_the_sweep(page: Page) -> None:
                  "load average 0.5",
                  "Estimate ÷ measured, Ours1: allocated 1.01, step 2.00", "median wall time of 10 steps",
                  "procedural 1", "G-Objaverse: 264,775 scenes",
-                 "procedural: 400 training and 32 evaluation scenes", "from scratch"):  # fmt: skip
+                 "procedural: 400 training and 32 evaluation scenes", "from shipped tiny_surface_points"):  # fmt: skip
         assert part in text, part
     headings = ["Question and answer", "Variants", "Results", "The paper", "Loss curves", "Pictures and depth",
                 "Parameters, memory and time", "Failures", "Environment", "Reproduce"]  # fmt: skip
@@ -129,7 +129,7 @@ def test_deviations_are_those_of_the_resolved_specs(finished_sweep: Path, tmp_pa
     assert differing.loc["train.steps", ["paper", "here", "runs"]].tolist() == ["200K steps (§3.2)", "60", "all"]
     assert (
         differing.loc["init.encoder", "runs"] == "Ours1; Ours2"
-        and differing.loc["init.encoder", "here"] == "from scratch"
+        and differing.loc["init.encoder", "here"] == "from shipped tiny_surface_points"
     )
     assert differing.loc["hardware", "here"] == "1 × a processor"
     blocks = differing.loc[["model.aggregator.blocks"]]
@@ -152,6 +152,7 @@ def test_deviations_are_those_of_the_resolved_specs(finished_sweep: Path, tmp_pa
     ("init", "deviation"),
     [({"init.encoder": "scratch"}, ["init.encoder", "from scratch"]), ({"init.encoder.weights": "mast3r.pth"}, []),
      ({"init.encoder.run": "pretraining"}, ["init.encoder", "from pretraining"]),
+     ({"init.encoder.shipped": "small"}, ["init.encoder", "from shipped small"]),
      ({"init.encoder": "scratch", "init.model.weights": "whole.pth"}, ["init.model", "from whole.pth"])],
 )  # fmt: skip
 def test_an_initialization_that_is_not_the_papers_is_a_deviation(init: dict[str, str], deviation: list[str]) -> None:
@@ -210,7 +211,19 @@ def test_what_is_missing_or_out_of_date_is_written_again(sweep_copy: Path) -> No
     with (ours1.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 12, "loss/points": 9.0}\n')
     bench.report.refresh(bench.report.open(sweep_copy))
-    assert all(path.stat().st_mtime_ns > time for path, time in written.items())
+    assert all(path.stat().st_mtime_ns > time for path, time in written.items() if path.suffix == ".png")
+
+
+def test_tables_that_are_missing_or_hold_something_else_are_written_again(sweep_copy: Path) -> None:
+    before = {path: path.read_bytes() for path in (sweep_copy / "tables").iterdir()}
+    assert {path.name for path in before} == {f"{s}.{f}" for s in ("table", "answers") for f in ("csv", "md", "tex")}
+    for path in before:
+        path.unlink() if path.name.startswith("answers") else path.write_text("of earlier records")
+    bench.report.refresh(bench.report.open(sweep_copy))
+    assert {path: path.read_bytes() for path in (sweep_copy / "tables").iterdir()} == before
+    write_json(sweep_copy / "sweep.json", read_json(sweep_copy / "sweep.json") | {"reference": "Ours1"})
+    bench.report.refresh(bench.report.open(sweep_copy))
+    assert "Differences from Ours1" in (sweep_copy / "tables" / "answers.md").read_text()
 
 
 def test_the_specs_text_and_the_codes_differences_stand_in_the_report(sweep_copy: Path) -> None:
@@ -219,6 +232,14 @@ def test_the_specs_text_and_the_codes_differences_stand_in_the_report(sweep_copy
     html = bench.report.open(sweep_copy).show("reproduce").html
     for part in ("ablations/table3.yaml, as it was run", "base: &lt;ours1&gt;", "code.diff", "+++ b/x.py"):
         assert part in html, part
+
+
+def test_captions_stand_outside_of_the_boxes_that_scroll(finished_sweep: Path) -> None:
+    """A table may be wider than the page; what it shows must not be clipped with it."""
+    sweep = bench.report.open(finished_sweep)
+    for section in ("answers", "results"):
+        caption, box, table = sweep.show(section).html.partition('<div class="ead-scroll">')
+        assert box and " at scale tiny; protocol per_image_white@1; " in caption and "at scale tiny" not in table
 
 
 def test_a_folder_that_is_no_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

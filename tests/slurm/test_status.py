@@ -227,7 +227,10 @@ def test_a_local_sweep_is_followed_from_its_first_second_to_its_end(tmp_path: Pa
     assert not any(all(state in ("planned", "done") for state in now) for now in states[:-1]), states
 
     command = [sys.executable, "-m", "bench.status", str(sweep), "--follow"]
-    assert subprocess.run(command, cwd=ROOT, timeout=60).returncode == 0
+    done = subprocess.run(command, cwd=ROOT, timeout=60, capture_output=True, text=True)
+    assert (
+        done.returncode == 0 and "2 done" in done.stdout and "restarts" not in done.stdout
+    )  # no queue, no columns of it
 
 
 @pytest.mark.parametrize("module", ["bench.status", "bench.cancel", "bench.slurm.postmortem"])

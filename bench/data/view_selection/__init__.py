@@ -61,7 +61,7 @@ class ViewsSpec:
     )
     overfit: int = 0  # > 0: train and evaluate on this many scenes with fixed views (the test of a new part)
 
-    sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {"tiny": {"choice": "rig"}}
+    sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {"tiny": {"choice": "rig", "training_targets": 2}}
 
 
 def clusters(centers: NDArray[np.float64], views: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
