@@ -19,6 +19,7 @@ from models.view_weights import HeadByView
 
 Dtype = Literal["fp32", "bf16"]
 Known = Literal["unknown", "known"]
+KnownCameras = Literal["nothing", "intrinsics", "cameras"]
 TOLERANCE = 0.05  # by which resized images overshoot [0, 1]
 PACKAGES = {part: f"models.{part}s" for part in ("encoder", "aggregator", "head", "output")}
 
@@ -54,6 +55,11 @@ class EADSpec:
         "tiny": {"image_size": 32, "precision": {"aggregator": "fp32", "head": "fp32"}},
         "small": {"image_size": 128},
     }
+
+    @property
+    def known(self) -> KnownCameras:
+        """What the parts may read of the input views' cameras."""
+        return "cameras" if self.poses == "known" else "intrinsics" if self.intrinsics == "known" else "nothing"
 
     def problems(self, inputs: int) -> Iterator[Problem]:
         """The problems of each part's own fields, then those between parts; fields are dotted from `model`."""
@@ -216,7 +222,7 @@ class EAD(nn.Module):
             patch = images.shape[-1] // views.mask.shape[-1]
             visible = views.mask.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
             images = torch.where(visible[:, :, None], images, 0.5)
-        if self.spec.poses == "unknown" and self.spec.intrinsics == "unknown":
+        if self.spec.known == "nothing":
             return Views(images, mask=views.mask)
         if views.cameras is None and (self.spec.poses == "known" or views.intrinsics is None):
             known = "cameras" if self.spec.poses == "known" else "intrinsics"

@@ -36,6 +36,7 @@ class PartSpec:
     """Fields of one part. Defaults are the paper's; `sizes` holds what other scales change."""
 
     sizes: ClassVar[Mapping[Scale, Mapping[str, object]]] = {}
+    may_differ: ClassVar[tuple[str, ...]] = ()  # fields that a part of another run need not share to be started from
 
     @property
     def name(self) -> str:

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.ead import EAD, EADSpec
-from models.published import Layout, State, WeightsError, freesplatter, freesplatter_differences
+from models.published import Layout, State, WeightsError, differences, freesplatter
 
 SPEC_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
 SCHEMA_VERSION = 1
-PARTS = ("encoder.", "aggregator.", "head.")
+PARTS = ("encoder.", "aggregator.", "head.", "output.")
 CONTAINERS = ("model", "state_dict", "model_state_dict")  # the key below which torch files keep the tensors
 WRAPPERS = ("module", "_orig_mod", "model", "net", "network")  # DistributedDataParallel, torch.compile, Lightning
 
@@ -123,7 +123,7 @@ def validate_state_dict(module: nn.Module, state: State, source: str) -> None:
 def require_finite(state: State, source: str) -> None:
     """Raises WeightsError naming the first tensor with a value that is NaN or infinite."""
     for key, tensor in state.items():
-        if bad := int((~tensor.isfinite()).sum()):
+        if not tensor.is_meta and (bad := int((~tensor.isfinite()).sum())):
             raise WeightsError(f"{source}: {bad} of {tensor.numel()} values of {key} are NaN or infinite")
 
 
@@ -222,8 +222,8 @@ def _strip_prefixes(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Ten
 
 
 def is_ours(state: State) -> bool:
-    """Whether the keys are those of `save_weights`."""
-    return bool(state) and all(key.startswith(PARTS) for key in state)
+    """Whether the keys are those of `save_weights`; Splatt3R's and NoPoSplat's files begin with encoder. alone."""
+    return all(key.startswith(PARTS) for key in state) and not all(key.startswith("encoder.") for key in state)
 
 
 def part_of(state: State, part: str) -> dict[str, Tensor]:
@@ -233,11 +233,12 @@ def part_of(state: State, part: str) -> dict[str, Tensor]:
 
 
 def export(module: nn.Module, path: Path, layout: Layout | None = None) -> None:
-    """A part, or a whole EAD in FreeSplatter's layout (the default), to safetensors under its public keys.
+    """A part, or a whole EAD (FreeSplatter's layout is the default), to safetensors under its public keys.
 
     Raises WeightsError for a model that the layout cannot hold.
     """
-    if isinstance(module, EAD) and (differences := freesplatter_differences(module.spec)):
-        raise WeightsError(f"{path} cannot hold this model: {', '.join(differences)}")
-    public = (layout or freesplatter()).to_public(module.state_dict())
+    layout = layout or freesplatter()
+    if isinstance(module, EAD) and (different := differences(module.spec, layout, ignored=("heads",))):
+        raise WeightsError(f"{path} cannot hold this model: {', '.join(different)}")
+    public = layout.to_public(module.state_dict())
     save_file({key: value.detach().cpu().clone().contiguous() for key, value in public.items()}, path)

@@ -111,7 +111,10 @@ def group_by_value(values: Mapping[str, str], labels: Iterable[str]) -> list[tup
 
 
 def format_value(value: object) -> str:
-    """A field's value as one writes it in a spec."""
+    """A field's value as one writes it in a spec; of a part its name, then its fields."""
+    if isinstance(value, Mapping):
+        fields = ", ".join(f"{key} {format_value(item)}" for key, item in value.items() if key != "name")
+        return f"{value['name']} ({fields})" if "name" in value else fields
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, list | tuple):

@@ -8,7 +8,7 @@ from typing import Any
 from bench.analysis.estimates import estimate_ratios
 from bench.analysis.formatting import DAGGER, PARAMETERS
 from bench.analysis.sweep_results import SweepResults, SweepRun
-from bench.analysis.table_rows import TableRow
+from bench.analysis.table_rows import OF, TableRow
 from bench.runtime import provenance
 
 TINY = (
@@ -81,7 +81,7 @@ def remarks(sweep: SweepResults, protocol: str, rows: Sequence[TableRow]) -> lis
     untrained = [run for run in sweep.runs if run.line.get("steps") == 0]
     notes = [TINY] if sweep.scale == "tiny" and len(untrained) < len(sweep.runs) else []
     notes += [_untrained(untrained)] if untrained else []
-    notes += [*_evaluation_notes(sweep, protocol), *_baseline_notes(rows)]
+    notes += [*_evaluation_notes(sweep, protocol), *_resizing_notes(sweep), *_baseline_notes(rows)]
     if any(len(row.values.get("psnr", ())) > 1 for row in runs):
         notes.append("± is the standard deviation between seeds (n − 1).")
     missing = {n: r for _, e in _evaluations(sweep, protocol) for n, r in e.get("missing", {}).items()}
@@ -101,6 +101,8 @@ def definitions(sweep: SweepResults, metrics: Sequence[Mapping[str, str]]) -> li
         step, memory = (profile["definitions"][name] for name in ("step_time_ms", "host_peak_memory_gib"))
         notes.append(f"Step: {step}.")
         notes.append(f"Host mem.: {memory}. GPU mem.: reserved; empty on a CPU.")
+        if flops := profile["definitions"].get("forward_gflop"):
+            notes.append(f"Forward: {flops}.")
     if ratios := estimate_ratios(sweep):
         notes.append(f"Estimate ÷ measured: {'; '.join(f'{label}: {text}' for label, text in ratios.items())}.")
     return notes + [f"{metric['heading']}: {metric['definition']}." for metric in metrics]
@@ -177,6 +179,15 @@ def _evaluation_notes(sweep: SweepResults, protocol: str) -> Iterator[str]:
         yield f"Depth and point errors of different frames ({', '.join(sorted(frames))}) do not compare."
 
 
+def _resizing_notes(sweep: SweepResults) -> Iterator[str]:
+    """Encoders whose patch divides no image that the others' divide."""
+    for label, fields in sweep.fields.items():
+        patch, covered = fields.get("model.encoder.patch"), fields.get("model.encoder.image_patch")
+        if covered and patch != covered and len(sweep.fields) > 1:
+            size = f"{patch}/{covered}"
+            yield f"{label}: E resizes its images to {size} of their side, so it does not compare at equal resolution."
+
+
 def _baseline_notes(rows: Sequence[TableRow]) -> Iterator[str]:
     """Which baselines are not exceeded, and why an oracle exceeds all runs where it does."""
     by_baselines: dict[str, list[str]] = {}
@@ -186,9 +197,9 @@ def _baseline_notes(rows: Sequence[TableRow]) -> Iterator[str]:
     for baselines, labels in by_baselines.items():  # one mark, one meaning: no need to name its bearers
         yield f"{DAGGER} {'' if len(by_baselines) == 1 else '; '.join(labels) + ': '}not above {baselines}."
     scores = [row.mean("psnr") for row in rows if row.kind == "run" and row.values.get("psnr")]
-    for row in rows:
-        if row.kind == "oracle" and scores and row.mean("psnr") > max(scores):
-            yield f"The {row.label} {ORACLE}."
+    oracles = [row.label for row in rows if row.kind == "oracle" and scores and row.mean("psnr") > max(scores)]
+    for label in dict.fromkeys(label.partition(OF)[0] for label in oracles):
+        yield f"The {label} {ORACLE}."
 
 
 def _untrained(runs: Sequence[SweepRun]) -> str:

@@ -206,6 +206,9 @@ def protocol_metrics(sweep: SweepResults, protocol: str) -> list[dict[str, str]]
 
 
 def metrics_of_runs(runs: Sequence[SweepRun], protocol: str) -> list[dict[str, str]]:
-    """The same for any runs; empty where none was evaluated under the protocol."""
-    evaluations = (run.folder.evaluations().get(protocol) for run in runs)
-    return next((list(evaluation["protocol"]["metrics"]) for evaluation in evaluations if evaluation), [])
+    """The same for any runs; empty where none was evaluated under the protocol. Optional ones only where a run has a
+    value."""
+    evaluations = [e for run in runs if (e := run.folder.evaluations().get(protocol))]
+    metrics = evaluations[0]["protocol"]["metrics"] if evaluations else []
+    measured = {name for evaluation in evaluations for name in evaluation["means"]}
+    return [metric for metric in metrics if metric["name"] in measured or not metric.get("optional")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,12 @@ from typing import Any
 from bench.analysis.sweep_results import SweepResults, SweepRun
 
 MEASURED = ("step_time_ms", "host_peak_memory_gib", "allocated_peak_memory_gib", "reserved_peak_memory_gib",
-            "device_memory_gib", "data_wait_share")  # fmt: skip
-BASELINE_METRICS = {"psnr": "PSNR", "psnr_foreground": "FG PSNR"}  # what a useful model beats the simple baselines in
+            "device_memory_gib", "data_wait_share", "forward_gflop")  # fmt: skip
+OF = " — of "  # between a baseline's name and the run that it belongs to, where runs have others
+BASELINE_METRICS = {  # what a useful model beats the simple baselines in: heading, whether higher is better
+    "psnr": ("PSNR", True), "psnr_foreground": ("FG PSNR", True), "point_error": ("point error", False),
+    "completion_error": ("completion error", False),
+}  # fmt: skip
 
 
 @dataclass
@@ -44,18 +49,17 @@ class TableRow:
 
 def table_rows(sweep: SweepResults, protocol: str) -> list[TableRow]:
     """Runs in the sweep's order with seeds together, then the baselines of their evaluations."""
-    rows, baselines = [], dict[str, tuple[str, dict[str, TableRow]]]()
+    rows, baselines = [], dict[str, tuple[str, TableRow]]()
     for label, runs in sweep.groups().items():
         evaluations = [run.folder.evaluations().get(protocol) for run in runs]
         own = _baseline_rows(evaluation for evaluation in evaluations if evaluation)
         rows.append(_run_row(label, runs, evaluations, own))
-        if own:
-            baselines.setdefault(repr([row.values for row in own.values()]), (label, own))
-    several = len(baselines) > 1  # runs evaluated on other views or scenes have baselines of their own
-    for label, own in baselines.values():
         for row in own.values():
-            row.label += f" — of {label}" if several else ""
-            rows.append(row)
+            baselines.setdefault(repr((row.label, row.values)), (label, row))
+    counts = Counter(row.label for _, row in baselines.values())
+    for label, row in baselines.values():  # runs evaluated on other views or scenes have baselines of their own
+        row.label += f"{OF}{label}" if counts[row.label] > 1 else ""
+        rows.append(row)
     return rows
 
 
@@ -73,11 +77,16 @@ def _run_row(
     simple = [baseline for baseline in baselines.values() if baseline.kind == "baseline"]
     row.baselines_not_exceeded = tuple(
         f"{baseline.label} ({heading})"
-        for name, heading in BASELINE_METRICS.items()
+        for name, (heading, higher) in BASELINE_METRICS.items()
         for baseline in simple
-        if row.values.get(name) and row.mean(name) <= baseline.mean(name)
+        if row.values.get(name) and not _better(row.mean(name), baseline.mean(name), higher)
     )
     return row
+
+
+def _better(value: float, baseline: float, higher: bool) -> bool:
+    """Also than a baseline that has no such value."""
+    return math.isnan(baseline) or (value > baseline if higher else value < baseline)
 
 
 def measurements(run: SweepRun) -> dict[str, float | None]:

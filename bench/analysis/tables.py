@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis import answers, remarks
+from bench.analysis import answers, remarks, systematization
 from bench.analysis.formatting import (
     ARROWS,
     DAGGER,
@@ -31,13 +31,15 @@ from bench.common.files import atomic_write_text
 
 
 def write(sweep_folder: Path, results: Path) -> list[Path]:
-    """tables/answers.{csv,md,tex}, where there is something to compare, and tables/table.{csv,md,tex} for the first
-    protocol; answers_<protocol>@<version>.* and table_<protocol>@<version>.* for others. Files that hold the same
-    already are not touched. Returns all of them."""
+    """tables/answers.{csv,md,tex}, where there is something to compare, tables/table.{csv,md,tex} and, where models
+    differ as the paper's Table 1 does, tables/table1.{csv,md} for the first protocol; answers_<protocol>@<version>.*
+    and so on for others. Files that hold the same already are not touched. Returns all of them."""
     sweep = read_sweep(sweep_folder, results)
     written = []
     for i, protocol in enumerate(sweep.protocols() or [""]):
-        for stem, texts in (("answers", answers.render(sweep, protocol)), ("table", render(sweep, protocol))):
+        by_stem = {"answers": answers.render(sweep, protocol), "table": render(sweep, protocol),
+                   "table1": systematization.render(sweep, protocol)}  # fmt: skip
+        for stem, texts in by_stem.items():
             for suffix, text in texts.items():
                 path = sweep_folder / "tables" / f"{stem}{f'_{protocol}' if i else ''}.{suffix}"
                 if not path.is_file() or path.read_bytes() != text.encode():
@@ -47,10 +49,14 @@ def write(sweep_folder: Path, results: Path) -> list[Path]:
 
 
 def terminal_summary(sweep_folder: Path, results: Path) -> str:
-    """The answer and the result table of the first protocol, for a terminal."""
+    """The answer, the result table and Table 1 of the first protocol, as far as they apply, for a terminal."""
     sweep = read_sweep(sweep_folder, results)
     protocol = next(iter(sweep.protocols()), "")
-    formatted = (answers.build_answers(sweep, protocol), build_table(sweep, protocol))
+    formatted = (
+        answers.build_answers(sweep, protocol),
+        build_table(sweep, protocol),
+        systematization.build(sweep, protocol),
+    )
     return "\n".join(terminal(table) for table in formatted if table)
 
 

@@ -42,6 +42,23 @@ def reference_of(sweep: SweepResults) -> str:
     return by_label[label]
 
 
+def series_over(sweep: SweepResults, field: str) -> dict[str, dict[Any, str]]:
+    """Name → value of the field → setting, of settings that differ from each other in this field alone; the name is
+    what their labels have in common. Without those of which there is one value."""
+    series: dict[str, dict[Any, str]] = {}
+    for label, fields in sweep.fields.items():
+        others = {key: value for key, value in fields.items() if key != field}
+        if field in fields:
+            series.setdefault(repr(sorted(others.items())), {})[fields[field]] = label
+    named = {}
+    for by_value in series.values():
+        if len(by_value) > 1:
+            first, *rest = (label.split(", ") for label in by_value.values())
+            common = [part for part in first if all(part in other for other in rest)]
+            named[", ".join(common) or "all settings"] = by_value
+    return named
+
+
 def swept_settings(sweep: SweepResults) -> dict[str, dict[str, Any]]:
     """setting → what the spec sweeps for it, without the training seed."""
     return {

@@ -11,6 +11,7 @@ from bench.config.merge import State
 from bench.config.read import Problems, did_you_mean
 from bench.config.run_id import run_id
 from bench.config.schema import FromRun, RunSpec
+from models import transfer
 from models.ead import PACKAGES
 
 
@@ -49,10 +50,8 @@ def identify(
             continue
         identify(parent, runs, problems, (*children, run))
         for part in PACKAGES if field.name == "model" else (field.name,):
-            other, own = getattr(parent.spec.model, part), getattr(run.spec.model, part)
-            if other != own:
-                message = f"{init.run} has another {part} ({other.to_dict()}) than this run ({own.to_dict()})"
-                problems.add(where, message)
+            if text := transfer.problem(part, run.spec.model, parent.spec.model, exact=run.spec.train.steps == 0):
+                problems.add(where, f"{init.run} {text}")
         run.spec = replace(run.spec, init=replace(run.spec.init, **{field.name: replace(init, id=parent.id)}))
         run.parents += (parent.id,)
     run.id = run_id(run.spec)

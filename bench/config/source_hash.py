@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from bench import outputs
 from bench.common.paths import SOURCE
 from bench.config.schema import RunSpec
 from models.parts import PartSpec
@@ -22,14 +23,16 @@ WITHOUT_RESULTS = ("bench.common.", "bench.runs.")  # packages imported by many;
 def source_hashes(spec: RunSpec) -> dict[str, str]:
     """{"models/encoders/conv.py": the first 16 hex digits of its sha256, …}: what the run's choices compute with.
 
-    Covered are the file of every named choice (parts of the model, data source, view choice, losses), models/ead.py,
-    which joins the parts, and all that these import from models/ and bench/, at any depth, also inside functions and
-    by `import_module` of a literal name (which brings in the renderer), with C++ files beside them. Not covered are
-    what only trains, evaluates or assembles batches of whatever was chosen (bench/training/, bench/data/assemble.py,
-    …) and other packages: for those the commit and the versions are recorded.
+    Covered are the file of every named choice (parts of the model, data source, view choice, losses), bench/outputs/ of
+    the output's kind, models/ead.py, which joins the parts, and all that these import from models/ and bench/, at any
+    depth, also inside functions and by `import_module` of a literal name (which brings in the renderer), with C++ files
+    beside them. Not covered are what only trains, evaluates or assembles batches of whatever was chosen
+    (bench/training/, bench/data/assemble.py, …) and other packages: for those the commit and the versions are recorded.
     """
     pending = {type(part).__module__: Path(inspect.getfile(type(part))) for part in _parts(spec)}
     pending[type(spec.model).__module__] = Path(inspect.getfile(type(spec.model)))
+    output_type = type(outputs.of_kind(spec.model.output.kind))
+    pending[output_type.__module__] = Path(inspect.getfile(output_type))
     hashes: dict[str, str] = {}
     while pending:
         module, path = pending.popitem()

@@ -22,6 +22,7 @@ AT_LEAST = {  # whole numbers that count something
     "views.inputs": 1, "views.targets": 1, "views.training_targets": 1,
     "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
 }  # fmt: skip
+MOST_INPUTS = 16  # views that a model is evaluated with
 LARGEST_SEED = 2**32 - 1  # what NumPy's and torch's generators take, with room for one stream a part
 TRAINED_PARTS = tuple(field.name for field in fields(PartsSpec))
 INIT_PARTS = tuple(field.name for field in fields(InitSpec) if field.name != "model")
@@ -76,6 +77,22 @@ def problems(spec: RunSpec) -> Iterator[Problem]:
     yield from _init(spec)
     yield from (Problem(f"views.choice.{p.field}", p.message) for p in spec.views.choice.problems(spec.views.inputs))
     yield from (Problem(f"model.{p.field}", p.message) for p in spec.model.problems(spec.views.inputs))
+    yield from _evaluation_inputs(spec)
+
+
+def _evaluation_inputs(spec: RunSpec) -> Iterator[Problem]:
+    """Other numbers of inputs than the model is trained with: what the model, the view choice and the data allow."""
+    field, at_training = "views.evaluation_inputs", {p.message for p in spec.model.problems(spec.views.inputs)}
+    available = spec.data.distinct_views() if hasattr(spec.data, "distinct_views") else None
+    for count in spec.views.other_inputs:
+        if not 1 <= count <= MOST_INPUTS:
+            yield Problem(field, f"{count}: from 1 to {MOST_INPUTS}")
+            continue
+        for problem in (*spec.model.problems(count), *spec.views.choice.problems(count)):
+            if problem.message not in at_training:
+                yield Problem(field, f"{count} input views cannot be evaluated: {problem.message}")
+        if available is not None and count + spec.views.targets > available:
+            yield Problem(field, f"{count} inputs and {spec.views.targets} targets, of {available} views of a scene")
 
 
 def _active_losses(spec: RunSpec) -> dict[str, LossSpec]:

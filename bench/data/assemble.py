@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.data.batch import Batch
 from bench.data.frames import Frame, in_frame, world_to_frame
 from bench.data.scene import SceneData
+from models.ead import KnownCameras
 from models.tensors import Cameras, Views
 
 Floats = NDArray[np.float32]
@@ -29,8 +30,9 @@ class Sample:
     data: SceneData
 
 
-def assemble(samples: Sequence[Sample], frame: Frame, known_poses: bool) -> Batch:
-    """One batch. Samples agree in their numbers of inputs and targets and in image size."""
+def assemble(samples: Sequence[Sample], frame: Frame, known: KnownCameras) -> Batch:
+    """One batch, whose `inputs` carry what is `known` of their cameras. Samples agree in their numbers of inputs and
+    targets and in image size."""
     n = len(samples[0].inputs)
     images = np.stack([sample.data.images for sample in samples])
     alpha = images[..., 3].astype(np.float32) / np.float32(255)
@@ -48,7 +50,9 @@ def assemble(samples: Sequence[Sample], frame: Frame, known_poses: bool) -> Batc
         input_views=_tensor(np.array([sample.inputs for sample in samples])),
         target_views=_tensor(np.array([sample.targets for sample in samples])),
         inputs=Views(
-            _tensor(_composite(images[:, :n], alpha[:, :n], np.ones_like(gray))), input_cameras if known_poses else None
+            _tensor(_composite(images[:, :n], alpha[:, :n], np.ones_like(gray))),
+            cameras=input_cameras if known == "cameras" else None,
+            intrinsics=input_cameras.intrinsics if known == "intrinsics" else None,
         ),
         input_cameras=input_cameras,
         input_alpha=_tensor(alpha)[:, :n],

@@ -13,6 +13,7 @@ from bench.data.batch import Batch
 from bench.data.scene import DataSource
 from bench.data.storage.store import Broken
 from bench.data.view_selection import Stage, ViewsSpec
+from models.ead import KnownCameras
 from models.parts import PartSpec
 
 GRAYS = (0.0, 0.5, 1.0)  # LaRa's backgrounds of training targets
@@ -23,11 +24,11 @@ REDRAWS = 100  # broken scenes in a row, before giving up
 class Sampler:
     """Draws views of scenes and puts them into the frame. `broken`: the scenes that were skipped, with the defect.
 
-    `poses`: "known" if models may read cameras (EADSpec.poses).
+    `known`: what the model may read of the inputs' cameras (EADSpec.known).
     """
 
-    def __init__(self, source: DataSource, views: ViewsSpec, seed: int, poses: str = "unknown") -> None:
-        self.source, self.views, self.seed, self.poses = source, views, seed, poses
+    def __init__(self, source: DataSource, views: ViewsSpec, seed: int, known: KnownCameras = "nothing") -> None:
+        self.source, self.views, self.seed, self.known = source, views, seed, known
         self.training_scenes = source.scenes("training")
         self.broken: dict[str, Broken] = {}
         if views.overfit:
@@ -89,7 +90,7 @@ class Sampler:
         return Sample(scene, inputs, targets, background, self.source.read(scene, (*inputs, *targets)))
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:
-        return assemble(samples, self.views.frame, self.poses == "known")
+        return assemble(samples, self.views.frame, self.known)
 
 
 def open_source(data: PartSpec, image_size: int, progress: bool = True) -> DataSource:

@@ -22,11 +22,17 @@ Images = Float[Tensor, "batch target 3 height width"]
 
 @dataclass(frozen=True)
 class Baseline:
-    """`predict(batch, foreground alpha)` → the target views' images on the batch's background."""
+    """What a table calls it, and whether it sees the truth that it is compared with."""
 
     name: str
     label: str
     oracle: bool
+
+
+@dataclass(frozen=True)
+class ImageBaseline(Baseline):
+    """`predict(batch, foreground alpha)` → the target views' images on the batch's background."""
+
     predict: Callable[[Batch, float], Images]
 
 
@@ -65,11 +71,11 @@ def _on_background(batch: Batch, on_white: Images, alpha: Float[Tensor, "batch t
     return on_white + (batch.background[..., None, None] - 1) * (1 - alpha[:, :, None])
 
 
-def baselines_of(protocol: Protocol) -> tuple[Baseline, ...]:
+def baselines_of(protocol: Protocol) -> tuple[ImageBaseline, ...]:
     """The baselines that an evaluation under this protocol reports, in the order of tables."""
     return (
-        Baseline(protocol.background, f"{protocol.background} image", False, blank),
-        Baseline("nearest", "nearest input view", False, nearest),
-        Baseline("mean", "mean of the inputs", False, mean),
-        Baseline("flat", "flat mean color in the true mask (oracle)", True, flat),
+        ImageBaseline(protocol.background, f"{protocol.background} image", False, blank),
+        ImageBaseline("nearest", "nearest input view", False, nearest),
+        ImageBaseline("mean", "mean of the inputs", False, mean),
+        ImageBaseline("flat", "flat mean color in the true mask (oracle)", True, flat),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.data.scene import DataSource
 from bench.data.storage import broken
-from bench.evaluation import baselines, metrics, partial_results, samples
+from bench.evaluation import baselines, metrics, partial_results, samples, without_pictures
 from bench.evaluation.partial_results import PartialResults
 from bench.evaluation.scene_record import resolve_splits, verify_unchanged
 from bench.evaluation.scores import Scores, defects
@@ -36,6 +36,7 @@ from bench.runs.writer import Writer
 from bench.runtime import numerics, provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from models.ead import EAD, count_parameters
+from models.parts import PartSpec
 
 PIXELS = 2**17  # target pixels a forward pass, so that 256² images do not fill the memory
 MAX_SCENES = 8  # a forward pass
@@ -53,11 +54,13 @@ def evaluate_missing(
     source: DataSource,
     ranks: DistributedContext = SINGLE_PROCESS,
 ) -> None:
-    """Evaluate under those of the spec's protocols that have no result yet; every rank calls this. See `evaluate`."""
+    """Evaluate under those of the spec's protocols, and with those numbers of inputs, that have no result yet; every
+    rank calls this. See `evaluate`."""
     finished = RunFolder(writer.folder).evaluations()
-    missing = [name for name in spec.evaluation.protocols if protocols.get(name).key not in finished]
-    for name in ranks.broadcast(missing):
-        evaluate(spec, writer, device=device, source=source, protocol=name, ranks=ranks)
+    requested = protocols.evaluations(spec.evaluation.protocols, spec.views.other_inputs)
+    for key in ranks.broadcast([key for key in requested if key not in finished]):
+        name, inputs = requested[key]
+        evaluate(spec, writer, device=device, source=source, protocol=name, inputs=inputs, ranks=ranks)
 
 
 def evaluate(
@@ -67,9 +70,11 @@ def evaluate(
     device: torch.device,
     source: DataSource,
     protocol: str = "per_image_white",
+    inputs: int | None = None,
     ranks: DistributedContext = SINGLE_PROCESS,
 ) -> None:
-    """Evaluate the model of `writer.folder`; commits samples, then the result.
+    """Evaluate the model of `writer.folder`; commits samples, then the result. With another number of `inputs` than it
+    was trained with there are no samples, and the result's key says so.
 
     Raises UserError, and NonFinite for a model whose output or metrics are NaN or infinite: such a scene is a defect,
     and is not left out of the means.
@@ -79,15 +84,16 @@ def evaluate(
     numerics.configure(device, numerics.EVALUATION_PRECISION, spec.seed)
     this = provenance.of_stage(spec.model.precision, device)
     model = models.load(writer.folder, device)
-    sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
+    key, views = chosen.key_of(inputs), replace(spec.views, inputs=inputs or spec.views.inputs)
+    sampler = Sampler(source, views, spec.seed, spec.model.known)
     verify_unchanged(resolve_splits(spec, source), RunFolder(writer.folder), source)
     chunks = chunks_of(spec, sampler)
     measure = metrics.ImageMetrics(chosen, device)
     partial = None
     if ranks.is_first:
-        partial = PartialResults(writer, chosen, partial_results.header(spec, writer.folder, this, chunks))
+        partial = PartialResults(writer, key, partial_results.header(spec, writer.folder, this, chunks))
 
-    scorer = Scorer(model, sampler, chunks, measure, device)
+    scorer = Scorer(model, sampler, chunks, measure, device, spec.losses)
     resumed = len(partial.finished) if partial else 0
     records = score_chunks(scorer, partial, ranks)
     if not ranks.is_first or partial is None:
@@ -97,7 +103,7 @@ def evaluate(
         raise UserError(
             f"data: none of {sum(map(len, chunks))} evaluation scenes can be used:\n{broken.table(sampler.broken)}"
         )
-    if images := first_samples(model, map(scorer.read, range(len(chunks))), device):
+    if inputs is None and (images := first_samples(model, map(scorer.read, range(len(chunks))), device)):
         writer.commit(samples.FOLDER, lambda folder: samples.save(folder, images))
     result |= {
         "missing": measure.missing,
@@ -110,14 +116,15 @@ def evaluate(
         "resumed_chunks": resumed,
         "seconds": round(time.perf_counter() - started, 3),
     }
-    writer.commit(f"evals/{chosen.key}.json", lambda path: write_json(path, result))
+    writer.commit(f"evals/{key}.json", lambda path: write_json(path, result))
     partial.remove()
 
 
 def chunks_of(spec: RunSpec, sampler: Sampler) -> list[list[str]]:
     """The evaluation scenes in order, cut into forward passes: a matter of the spec alone."""
     scenes = list(sampler.evaluation_scenes(spec.evaluation.scenes))
-    size = min(MAX_SCENES, max(1, PIXELS // (spec.views.targets * spec.model.image_size**2)))
+    views = max(spec.views.targets, sampler.views.inputs if sampler.views.inputs != spec.views.inputs else 0)
+    size = min(MAX_SCENES, max(1, PIXELS // (views * spec.model.image_size**2)))
     return [scenes[start : start + size] for start in range(0, len(scenes), size)]
 
 
@@ -130,15 +137,18 @@ class Scorer:
     chunks: Sequence[Sequence[str]]
     measure: metrics.ImageMetrics
     device: torch.device
+    losses: Mapping[str, PartSpec]
 
     def read(self, number: int) -> Batch | None:
         """On the CPU, on the protocol's background; None where no scene of the chunk can be used."""
         scenes, background = self.chunks[number], self.measure.protocol.background_gray
-        return next(self.sampler.evaluation_batches(scenes, len(scenes), background), None)
+        batch = next(self.sampler.evaluation_batches(scenes, len(scenes), background), None)
+        patch = self.model.spec.encoder.tokens().patch
+        return None if batch is None else without_pictures.prepare(self.losses, batch, patch)
 
     def score(self, number: int, batch: Batch | None) -> Record:
         broken_scenes = {name: self.sampler.broken[name] for name in self.chunks[number] if name in self.sampler.broken}
-        values = {} if batch is None else score_batch(self.model, batch.to(self.device), self.measure)
+        values = {} if batch is None else score_batch(self.model, batch.to(self.device), self.measure, self.losses)
         return {"chunk": number, "broken": broken.rows(broken_scenes), **values}
 
 
@@ -185,7 +195,9 @@ def predict(model: EAD, batch: Batch) -> tuple[Any, Rendering | None]:
     return output, outputs.of(output).render(output, batch.target_cameras, batch.background)
 
 
-def score_batch(model: EAD, batch: Batch, measure: metrics.ImageMetrics) -> dict[str, Any]:
+def score_batch(
+    model: EAD, batch: Batch, measure: metrics.ImageMetrics, losses: Mapping[str, PartSpec] | None = None
+) -> dict[str, Any]:
     """{"views": of each scene, "values": {method: {scene: {metric: of each view}}}, "defects": [texts]}."""
     protocol = measure.protocol
     output, rendering = predict(model, batch)
@@ -194,7 +206,9 @@ def score_batch(model: EAD, batch: Batch, measure: metrics.ImageMetrics) -> dict
     images |= {b.name: b.predict(batch, protocol.foreground_alpha) for b in baselines.baselines_of(protocol)}
     values = measure(images, batch.targets, foreground)
     geometry, defined = metrics.geometry(output, rendering, batch, foreground, model.spec.encoder.tokens().patch)
-    values["model"] = values.get("model", {}) | geometry
+    others = without_pictures.score(output, rendering, batch, losses or {})
+    values = {method: values.get(method, {}) | others.get(method, {}) for method in {**values, **others, "model": None}}
+    values["model"] |= geometry
     defined |= {"psnr_foreground": foreground.flatten(2).any(2)}
     scores = {method: Scores() for method in values}
     for method, scored in values.items():
@@ -220,7 +234,7 @@ def require_finite(records: Sequence[Record]) -> None:
 
 def combine(model: EAD, records: Sequence[Record], protocol: Protocol) -> dict[str, Any]:
     """The result of all chunks, ready for JSON."""
-    compared = baselines.baselines_of(protocol)
+    compared = (*baselines.baselines_of(protocol), *without_pictures.baselines_in(records))
     scores = {name: Scores() for name in ("model", *(baseline.name for baseline in compared))}
     for record in records:
         for method, per_view in record.get("values", {}).items():

@@ -58,7 +58,7 @@ def predict_scene(run: Path, scene: str | None = None) -> tuple[Batch, Gaussians
         raise UserError(str(error)) from error
     spec = config.from_dict(RunFolder(run).spec())
     numerics.configure(CPU, numerics.EVALUATION_PRECISION, spec.seed)
-    sampler = Sampler(open_source(spec.data, spec.model.image_size), spec.views, spec.seed, spec.model.poses)
+    sampler = Sampler(open_source(spec.data, spec.model.image_size), spec.views, spec.seed, spec.model.known)
     scenes = list(sampler.evaluation_scenes(None))
     if scene is not None and scene not in scenes:
         raise UserError(

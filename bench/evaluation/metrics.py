@@ -140,6 +140,19 @@ def point_error(
     return masked_mean((means - points).norm(dim=-1), mask)
 
 
+def scaled_to_truth(
+    points: Float[Tensor, "batch view height width 3"], batch: Batch
+) -> Float[Tensor, "batch view height width 3"]:
+    """Scaled about the first camera, so that the foreground's mean distance from it is the true one (DUSt3R)."""
+    center = batch.input_cameras.centers[:, :1, None, None]
+    predicted, true = (
+        masked_mean((side - center).norm(dim=-1).flatten(1, 2), batch.input_mask.flatten(1, 2))
+        for side in (points, batch.input_points)
+    )
+    scale = torch.where(predicted > 0, true / predicted.clamp(min=1e-9), 1.0).nan_to_num(1.0)
+    return center + (points - center) * scale[:, None, None, None, None]
+
+
 def grid_ratio(
     z: Float[Tensor, "*shape height width"], mask: Bool[Tensor, "*shape height width"], patch: int
 ) -> Float[Tensor, "*shape"]:
@@ -196,6 +209,7 @@ def geometry(
         defined["depth_error"] = valid.flatten(2).any(2)
     points = outputs.of(output).surface_points(output)
     if points is not None:
+        points = scaled_to_truth(points, batch) if outputs.of(output).scale_free else points
         mask, depth = batch.input_mask[:, 0], first_view_depth(points, batch)
         values["point_error"] = point_error(points, batch.input_points, batch.input_mask)
         values["grid_ratio"] = grid_ratio(depth, mask, patch)[:, None]

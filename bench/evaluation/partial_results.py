@@ -11,7 +11,6 @@ from typing import Any
 from bench.common.json_files import read_lines
 from bench.config.schema import RunSpec
 from bench.config.source_hash import source_hashes
-from bench.protocols import Protocol
 from bench.runs.writer import Writer
 from models.weights import WEIGHTS_FILE
 
@@ -20,11 +19,11 @@ SAME = ("commit", "python", "torch", "packages", "device", "device_name", "threa
 
 
 class PartialResults:
-    """`evaluating-<protocol>.jsonl` of a run's folder: a header that says what is evaluated, then records of chunks."""
+    """`evaluating-<key>.jsonl` of a run's folder: a header that says what is evaluated, then records of chunks."""
 
-    def __init__(self, writer: Writer, protocol: Protocol, header: Mapping[str, Any]) -> None:
-        """`header`: everything that decides the numbers. Records under another header are deleted."""
-        self.writer, self.name = writer, f"evaluating-{protocol.key}.jsonl"
+    def __init__(self, writer: Writer, key: str, header: Mapping[str, Any]) -> None:
+        """`key`: of the result. `header`: all else that decides its numbers; records under another are deleted."""
+        self.writer, self.name = writer, f"evaluating-{key}.jsonl"
         lines = read_lines(writer.folder / self.name)
         first = json.loads(json.dumps(header))
         if lines[:1] != [first]:

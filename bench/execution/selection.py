@@ -26,7 +26,8 @@ def load_sweep(options: RunOptions, console: Console) -> tuple[Sweep, str]:
     if options.overfit:
         from bench.evaluation.overfit import overrides
 
-        protocol_overrides = overrides(options.overfit)
+        specs = [run.spec for run in config.load(options.spec, options.overrides, options.scale).runs]
+        protocol_overrides = overrides(options.overfit, specs)
     sweep = config.load(options.spec, [*protocol_overrides, *options.overrides], options.scale)
     if sweep.search:
         raise UserError(f"{sweep.search}: this spec is a search: python -m bench.search {options.spec}")

@@ -50,12 +50,19 @@ def missing_stages(folder: RunFolder, spec: Mapping[str, Any] | None = None) -> 
     evaluated = folder.evaluations()
     missing = {
         "train": folder.training() is None,
-        "evaluate": any(protocols.get(name).key not in evaluated for name in spec["evaluation"]["protocols"]),
+        "evaluate": bool(requested_evaluations(spec) - evaluated.keys()),
         "profile": spec["train"]["steps"] > 0 and not folder.profiles(),
         "trace": spec["train"]["steps"] > 0 and traced(spec) and not folder.traces(),
         "overfit": bool(spec["views"]["overfit"]) and folder.overfit() is None,
     }
     return [stage for stage in STAGES if missing[stage]]
+
+
+def requested_evaluations(spec: Mapping[str, Any]) -> set[str]:
+    """The keys of the results that a resolved spec requests."""
+    numbers = spec["views"].get("evaluation_inputs", ())
+    others = {numbers} if isinstance(numbers, int) else {*numbers}
+    return {*protocols.evaluations(spec["evaluation"]["protocols"], others - {spec["views"].get("inputs")})}
 
 
 def traced(spec: Mapping[str, Any]) -> bool:

@@ -1,4 +1,5 @@
-"""Figures of a sweep: Fig. 1 (the model), Fig. 2 (pictures and depth), Fig. 3 (loss terms), a comparison, step time.
+"""Figures of a sweep: Fig. 1 (the model), Fig. 2 (pictures and depth), Fig. 3 (loss terms), a comparison, step time,
+and against the number of views.
 
 `style` is their common style; each other file is one figure, drawn from plain numbers by `draw`. `write` reads a sweep
 and draws what its runs hold: a run that lacks a stage is missing in the figure that needs it.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from bench.common.json_files import write_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = ("loss_curves", "qualitative", "comparison", "model", "time_by_part")
+KINDS = ("loss_curves", "qualitative", "comparison", "model", "time_by_part", "number_of_views")
 MODELS = 6  # columns of the qualitative sheet, and diagrams: the first ones of a large sweep
 COMPARED = (("psnr", "PSNR [dB]"), ("psnr_foreground", "FG PSNR [dB]"), ("grid_ratio", "Grid ratio"))
 
@@ -30,8 +32,8 @@ Figures = Iterator[tuple[str, "Callable[[], Figure]"]]  # file name, function th
 
 
 def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> list[Path]:
-    """figures/: loss_curves, qualitative, comparison, model_<label>, and of traced runs time_by_part with its JSON;
-    returns what was written.
+    """figures/: loss_curves, qualitative, comparison, model_<label>, of traced runs time_by_part with its JSON, and
+    number_of_views of sweeps over it; returns what was written.
 
     Of all `kinds`, only `model` imports torch.
     """
@@ -39,7 +41,7 @@ def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> 
 
     sweep = read_sweep(sweep_folder, results)
     functions = {"loss_curves": _loss_curves, "qualitative": _qualitative, "comparison": _comparison,
-                 "model": _diagrams, "time_by_part": _time_by_part}  # fmt: skip
+                 "model": _diagrams, "time_by_part": _time_by_part, "number_of_views": _number_of_views}  # fmt: skip
     written = []
     with style.style():
         for name, draw in [figure for kind in kinds for figure in functions[kind](sweep)]:
@@ -62,16 +64,17 @@ def _loss_curves(sweep: SweepResults) -> Figures:
 
 
 def _qualitative(sweep: SweepResults) -> Figures:
-    """The first seed of each setting, as far as they show the same scenes and views."""
+    """The first seed of each setting: of most of those that show the same scenes and views, in the sweep's order."""
     from bench.figures import qualitative
 
-    columns: dict[str, Any] = {}
+    sheets: dict[bytes, dict[str, Any]] = {}
     for label, runs in sweep.groups().items():
         samples = next((s for run in runs if (s := _samples(run)) is not None), None)
-        same = samples is not None and all(np.array_equal(samples["truth"], c["truth"]) for c in columns.values())
-        if samples is not None and same and len(columns) < MODELS:
-            columns[label] = samples
-    if columns:
+        if samples is not None:
+            same = samples["inputs"].tobytes() + samples["truth"].tobytes()
+            sheets.setdefault(same, {})[label] = samples
+    if sheets:
+        columns = dict(islice(max(sheets.values(), key=len).items(), MODELS))
         yield "qualitative.png", partial(qualitative.draw, columns)
 
 
@@ -116,6 +119,31 @@ def _time_by_part(sweep: SweepResults) -> Figures:
     times = {label: part["parts_ms"] for label, part in parts.items()}
     for suffix in ("png", "svg"):
         yield f"time_by_part.{suffix}", partial(time_by_part.draw, times, caption)
+
+
+def _number_of_views(sweep: SweepResults) -> Figures:
+    """Of models that were trained with several numbers of input views; memory of the GPU, or on a CPU of the host."""
+    from bench.analysis.table_rows import table_rows
+    from bench.analysis.variants import series_over
+    from bench.figures import number_of_views
+
+    series = series_over(sweep, "views.inputs")
+    rows = {row.label: row for row in table_rows(sweep, next(iter(sweep.protocols()), "")) if row.kind == "run"}
+    on_gpu = any(row.values.get("reserved_peak_memory_gib") for row in rows.values())
+    memory = ("reserved_peak_memory_gib", "GPU memory") if on_gpu else ("host_peak_memory_gib", "Host memory")
+    quantities = (("psnr", "PSNR [dB] ↑"), ("step_time_ms", "Step time [ms] ↓"), (memory[0], f"{memory[1]} [GiB] ↓"),
+                  ("forward_gflop", "Forward [GFLOP] ↓"))  # fmt: skip
+    panels = []
+    for name, title in quantities:
+        values = {
+            model: {views: rows[label].values[name] for views, label in by_views.items() if name in rows[label].values}
+            for model, by_views in series.items()
+        }
+        if values := {model: by_views for model, by_views in values.items() if by_views}:
+            panels.append(number_of_views.Panel(title, values))
+    if series and panels:
+        for suffix in ("png", "svg"):
+            yield f"number_of_views.{suffix}", partial(number_of_views.draw, panels)
 
 
 def _diagrams(sweep: SweepResults) -> Figures:

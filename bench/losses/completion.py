@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -37,6 +37,16 @@ class Spec(LossSpec):
             )
 
         return completion
+
+    def patch_means(self, batch: Batch) -> Float[Tensor, "batch 3 height width"]:
+        """The trivial completion of the first view: the mean of each patch, 0 where patches are normalized."""
+        truth = batch.inputs.images[:, 0]
+        if self.normalize:
+            return torch.zeros_like(truth)
+        rows, columns = hidden(batch).shape[1:]
+        means = reduce(truth, "b c (r p) (k q) -> b r k", "mean", r=rows, k=columns)
+        height, width = truth.shape[-2] // rows, truth.shape[-1] // columns
+        return means.repeat_interleave(height, 1).repeat_interleave(width, 2)[:, None].expand_as(truth)
 
     def prepare(self, batch: Batch, *, patch: int, seed: int, step: int) -> Batch:
         """Hide patches of each scene's first view."""

@@ -33,6 +33,7 @@ class OutputType(ABC):
     """One type of output. A method of a capability that the type does not have returns None."""
 
     limits: ClassVar[Mapping[str, tuple[float, str]]] = {}  # key of `diagnostics` → limit, warning above it
+    scale_free: ClassVar[bool] = False  # surface points mean something only up to their scale about the first camera
 
     @abstractmethod
     def capabilities(self, model: EADSpec) -> frozenset[Capability]:

@@ -11,6 +11,8 @@ from models.tensors import PointMap
 
 
 class PointMapType(OutputType):
+    scale_free = True  # confidence_points compares normalized distances
+
     def capabilities(self, model: EADSpec) -> frozenset[Capability]:
         points: frozenset[Capability] = frozenset({"surface_points", "confidence"})
         return points | {"descriptors"} if "descriptors" in model.output.channels() else points

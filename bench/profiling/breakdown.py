@@ -37,7 +37,7 @@ DEFINITION = (
 def time_by_part(trainer: Trainer, source: DataSource, steps: int) -> dict[str, float]:
     """{part: milliseconds}: medians of `steps` steps after WARM_UP steps."""
     spec, device = trainer.spec, next(trainer.model.parameters()).device
-    sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
+    sampler = Sampler(source, spec.views, spec.seed, spec.model.known)
     times: list[dict[str, float]] = []
 
     @contextmanager

@@ -19,6 +19,7 @@ from bench.common.errors import UserError
 from bench.common.json_files import write_json
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
+from bench.profiling import flops
 from bench.profiling.allocator_events import peak_allocated_bytes
 from bench.profiling.estimate.fake_step import dearest_step
 from bench.profiling.estimate.of_profile import estimate_of_profile
@@ -43,6 +44,7 @@ DEFINITIONS = {
     "profile.trace, the most that tensors hold in a step after it, by a profiler's allocator events",
     "reserved_peak_memory_gib": "torch.cuda.max_memory_reserved during the window",
     "estimate": "what --estimate gives for this spec, device and number of processes, where memory was measured",
+    "forward_gflop": flops.DEFINITION,
     "ranks": "the values of each rank; those above are the maxima",
     "load_average": "of the machine when the warm-up began, over one minute: processes that run or wait for a core",
     "device_memory_gib": "memory in use on the whole device after the window, by any process (cudaMemGetInfo)",
@@ -79,7 +81,7 @@ def measure(
     trainer = Trainer(spec, device, ranks, folder.parent if folder else None)
     started = provenance.of_stage(spec.model.precision, device)
     trained = load_trained(trainer, folder)
-    sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
+    sampler = Sampler(source, spec.views, spec.seed, spec.model.known)
     first = geometry_steps(spec.train)  # the first step with all losses
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
     load_average = os.getloadavg()[0]
@@ -97,6 +99,7 @@ def measure(
     by_rank = ranks.gather(own)
     return {
         **{name: max((rank[name] for rank in by_rank if rank[name] is not None), default=None) for name in own},
+        "forward_gflop": flops.forward_gflop(trainer.model, batch.scenes_at(0, 1).inputs),
         "ranks": by_rank,
         "estimate": estimate_of_profile(spec, device, ranks.world_size) if ranks.is_first and measured else None,
         "batch": spec.train.batch,

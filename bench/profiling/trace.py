@@ -51,7 +51,7 @@ def trace(
     started = provenance.of_stage(spec.model.precision, device)
     trained = load_trained(trainer, writer.folder)
     parts = time_by_part(trainer, source, TIMED)
-    sampler, first = Sampler(source, spec.views, spec.seed, spec.model.poses), geometry_steps(spec.train)
+    sampler, first = Sampler(source, spec.views, spec.seed, spec.model.known), geometry_steps(spec.train)
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
     name = f"{device.type}-{ranks.world_size}"
     content = {

@@ -8,6 +8,7 @@ SSIM by 0.018: more than the differences between the paper's models. No torch.
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any, Literal
@@ -27,6 +28,7 @@ class Metric:
     better: Literal["higher", "lower", "none"]
     unit: str
     definition: str
+    optional: bool = False  # of one kind of output alone: tables have no column for it where no run has a value
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class Protocol:
         """name@version: the file name of a run's evaluation, without the suffix."""
         return f"{self.name}@{self.version}"
 
+    def key_of(self, inputs: int | None = None) -> str:
+        """Of a result with another number of input views than the model was trained with, that number after the key."""
+        return self.key if inputs is None else f"{self.key}_{inputs:02d}_inputs"
+
     @property
     def background_gray(self) -> float:
         """In [0, 1]."""
@@ -66,6 +72,13 @@ class Protocol:
 def names() -> tuple[str, ...]:
     """The protocols there are, sorted."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def evaluations(names: Iterable[str], other_inputs: Iterable[int]) -> dict[str, tuple[str, int | None]]:
+    """A run's evaluations: the key of each result → protocol, and number of input views where it is not the trained
+    one."""
+    numbers = (None, *other_inputs)
+    return {get(name).key_of(inputs): (name, inputs) for name in names for inputs in numbers}
 
 
 def get(name: str) -> Protocol:

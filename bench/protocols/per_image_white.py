@@ -17,7 +17,11 @@ METRICS = (
     Metric("depth_error", "Depth err.", "lower", "frame unit", "mean |expected depth of the rendering − true "
            "depth| over target pixels in the foreground with a valid truth; where nothing is rendered depth is 0"),
     Metric("point_error", "Point err.", "lower", "frame unit", "mean distance of the Gaussians' means to the "
-           "true surface points of their pixels, over the input views' foreground"),
+           "true surface points of their pixels, over the input views' foreground; pointmaps are first scaled about "
+           "the first camera so that their mean distance from it is the true one"),
+    Metric("completion_error", "Completion err.", "lower", "", "loss term `completion` on held-out scenes: mean "
+           "squared error over the hidden patches of the first input view, which are completed from the other views",
+           optional=True),
     Metric("grid_ratio", "Grid ratio", "none", "", "mean |Δz| between neighboring pixels across patch borders "
            "over that inside patches; z of the first input view's Gaussians, foreground; about 1 in true depth"),
     Metric("grid_ratio_true", "(true depth)", "none", "", "the grid ratio of the true surface at the same pixels"),

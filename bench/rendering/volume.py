@@ -126,7 +126,8 @@ def sample(
 ) -> tuple[Float[Tensor, "batch ray sample 3"], Float[Tensor, "batch ray sample"]]:
     """Colors, and densities before their activation; nothing outside of the cube."""
     points = origins[:, :, None] + distances[..., None] * directions[:, :, None]
-    rgb, density = triplane.decoder(rearrange(plane_features(triplane, points.flatten(1, 2)), "b p n k -> b n (p k)"))
+    features = plane_features(triplane, points.flatten(1, 2)).transpose(2, 3).flatten(1, 2).transpose(1, 2)
+    rgb, density = triplane.decoder(features)  # a view of the samples: a copy would cost as much as the decoder
     inside = (points.abs() <= triplane.extent).all(-1)
     rgb, density = rgb.unflatten(1, inside.shape[1:]), density[..., 0].unflatten(1, inside.shape[1:])
     return torch.where(inside[..., None], rgb, 0.0), torch.where(inside, density, EMPTY)

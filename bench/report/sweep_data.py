@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis import answers, deviations, tables
+from bench.analysis import answers, deviations, systematization, tables
 from bench.analysis.formatting import FormattedTable, read_markdown
 from bench.analysis.sweep_results import SweepResults, SweepRun, protocol_metrics, read_sweep
 from bench.analysis.table_rows import MEASURED, table_rows
@@ -104,6 +104,13 @@ class SweepData:
         elif self.records.runs:
             for protocol in self.protocols() or [""]:
                 yield tables.build_table(self.records, protocol)
+
+    def table_1(self) -> FormattedTable | None:
+        """The paper's Table 1 with what was measured beside it, as text; None for sweeps of one kind of model."""
+        written = self.folder / "tables" / "table1.md"
+        if self.summary_only:
+            return read_markdown(written.read_text(encoding="utf-8")) if written.is_file() else None
+        return systematization.build(self.records, next(iter(self.protocols()), ""))
 
     def scenes(self, protocol: str | None = None) -> pd.DataFrame:
         """One row a run and evaluation scene: label, id, group, seed, scene and a column a metric."""

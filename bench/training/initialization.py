@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from bench.config.schema import FromRun, Shipped, WeightsFile
 from bench.config.user_files import verify_files, weight_file, weight_files
 from bench.runs.folder import RunFolder
 from bench.runtime.shapes import build_without_values
-from models import pretrained, published, weights
+from models import pretrained, published, transfer, weights
 from models.ead import EAD
 from models.published import Layout, State, WeightsError
 from models.weights import SPEC_FILE, WEIGHTS_FILE
@@ -95,14 +95,21 @@ def _fill(
         weights.load_strict(module, pretrained.read(init.shipped), source=f"shipped {init.shipped}")
         return
     if isinstance(init, FromRun):
-        weights.load_strict(module, of_run(part, init.id, runs), source=f"run {init.run} ({init.id})")
+        for name, inner in module.parts().items() if isinstance(module, EAD) else [(part, module)]:
+            tensors, source = of_run(name, init.id, runs), f"run {init.run} ({init.id})"
+            exact = spec.train.steps == 0
+            _warn(part, source, transfer.load(inner, name, getattr(spec.model, name), tensors, source, exact=exact))
         return
     state, layout = _open(spec, part, init)
     if layout is None:
         weights.load_strict(module, state, source=init.weights)
-    elif skipped := published.load_layout(module, state, layout, source=init.weights):
-        shapes = ", ".join(skipped)
-        log.warning("init.%s: shapes differ from %s, initialized from the seed: %s", part, layout.name, shapes)
+    else:
+        _warn(part, layout.name, published.load_layout(module, state, layout, source=init.weights))
+
+
+def _warn(part: str, source: str, skipped: Sequence[str]) -> None:
+    if skipped:
+        log.warning("init.%s: not of %s, initialized from the seed: %s", part, source, ", ".join(skipped))
 
 
 def _module(model: EAD, part: str) -> nn.Module:
@@ -130,28 +137,27 @@ def _open(spec: RunSpec, part: str, init: WeightsFile) -> tuple[State, Layout | 
             raise WeightsError(f"checkpoint architecture of {path} differs; to use it set: {' '.join(different)}")
         return weights.part_of(state, part), None
     if part == "model":
-        _require_freesplatter(spec, state, path)
-        return state, published.freesplatter()
+        return state, _whole_model(spec, state, path)
     choice = getattr(spec.model, part).name
     if (part, choice) not in published.LAYOUTS:
         raise WeightsError(f"{path} is no checkpoint of a run, and no published layout of {part} {choice} is known")
     return state, published.LAYOUTS[part, choice]()
 
 
-def _require_freesplatter(spec: RunSpec, state: State, path: Path) -> None:
-    """Check what the shapes do not determine. Raises WeightsError."""
-    if not published.is_freesplatter(state):
+def _whole_model(spec: RunSpec, state: State, path: Path) -> Layout:
+    """The layout of a published model, whose shapes do not determine all that is checked. Raises WeightsError."""
+    layout = published.whole_model(state)
+    if layout is None:
         raise WeightsError(
-            f"{path} holds a whole model neither of this harness nor of FreeSplatter (its first key is "
-            f"{next(iter(state), 'missing')}); an encoder's checkpoint belongs to init.encoder"
+            f"{path} holds neither a model of this harness nor a published one that it knows (its first key is "
+            f"{next(iter(state), 'missing')}); a checkpoint of one part belongs to that part, say init.encoder"
         )
-    wrong = published.freesplatter_differences(spec.model)
-    heads, expected = getattr(spec.model.aggregator, "heads", None), max(1, spec.model.encoder.tokens().dim // 64)
-    wrong += [f"model.aggregator.heads is {heads}, FreeSplatter has {expected}"] if heads != expected else []
-    if spec.views.frame != "freesplatter":
-        wrong.append(f"views.frame is {spec.views.frame}, FreeSplatter's Gaussians lie in freesplatter")
+    wrong = published.differences(spec.model, layout)
+    if spec.model.output.kind != "pixels" and spec.views.frame != "freesplatter":
+        wrong.append(f"views.frame is {spec.views.frame}, {layout.name}'s output lies in freesplatter")
     if wrong:
-        raise WeightsError(f"{path} is FreeSplatter's: {'; '.join(wrong)} (ablations/evaluate.yaml sets all of them)")
+        raise WeightsError(f"{path} is {layout.name}'s: {'; '.join(wrong)}")
+    return layout
 
 
 def _overrides(spec: RunSpec, part: str, folder: Path) -> list[str]:

@@ -45,7 +45,7 @@ def run_steps(
     Raises NonFinite (the checkpoint before that step stays), Stopped (a checkpoint is written) and UserError.
     """
     started = time.perf_counter()
-    sampler = Sampler(source, spec.views, spec.seed, spec.model.poses)
+    sampler = Sampler(source, spec.views, spec.seed, spec.model.known)
     if ranks.is_first:
         scene_record.record_or_verify_scenes(spec, source, writer)
     trainer = Trainer(spec, device, ranks, runs=writer.folder.parent)

@@ -35,10 +35,16 @@ class Spec(AggregatorSpec):
     view_weights: ViewWeights = "reference_source"
     memory: Literal["updated", "encoder"] = "updated"
 
+    may_differ = ("view_weights", "memory")  # DUSt3R starts from CroCo
     sizes = {
         "tiny": {"blocks": 2, "width": 192, "heads": 6},
         "small": {"blocks": 6, "width": 384, "heads": 6},
     }
+
+    @property
+    def weights_fix(self) -> dict[str, object]:
+        """What every published checkpoint decides: heads of 64 channels, of 32 in CroCo's small decoder."""
+        return {"heads": max(1, self.width // (32 if self.width == 512 else 64)), "rope_base": 100.0}
 
     def problems(self, tokens: TokenSpec, inputs: int) -> Iterator[Problem]:
         if wrong := at_least_one(self, "blocks", "width", "heads"):

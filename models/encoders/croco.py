@@ -30,6 +30,7 @@ class Spec(EncoderSpec):
     intrinsics_token: bool = field(default=False, metadata={"legacy": False})  # NoPoSplat: one more token a view
 
     reads_mask: ClassVar[bool] = True
+    may_differ = ("intrinsics_token",)
     sizes = {
         "tiny": {"patch": 8, "width": 192, "blocks": 4, "heads": 6},
         "small": {"width": 384, "blocks": 12, "heads": 6},

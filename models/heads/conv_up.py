@@ -1,6 +1,7 @@
 """D as Pi3X's convolutional head: three doublings of the resolution by transposed convolutions, then the image's size.
 
-A dense head that is no DPT. Source: yyfz/Pi3 pi3/models/layers/conv_head.py (which is MoGe's).
+A dense head that is no DPT. Source: yyfz/Pi3 pi3/models/layers/conv_head.py (which is MoGe's); compared once with its
+`ConvHead` (commit 9fa3ddb) on random weights and 4 × 6 patches in float32: no difference.
 """
 
 from __future__ import annotations
@@ -97,11 +98,17 @@ class ConvUpHead(nn.Module):
 
 
 def with_coordinates(x: Float[Tensor, "n dim rows cols"], aspect: float) -> Float[Tensor, "n dim_2 rows cols"]:
-    """x and the (u, v) of each pixel's center: the image's corners lie on the unit circle."""
+    """x and the (u, v) of each pixel's center."""
     rows, cols = x.shape[-2:]
+    where = coordinates(rows, cols, aspect, x)
+    return torch.cat([x, where.expand(len(x), -1, -1, -1)], dim=1)
+
+
+def coordinates(rows: int, cols: int, aspect: float, like: Tensor) -> Float[Tensor, "2 rows cols"]:
+    """(u, v) of each pixel's center: the image's corners lie on the unit circle."""
     diagonal = float(1 + aspect**2) ** 0.5
     span_u, span_v = aspect / diagonal * (cols - 1) / cols, 1 / diagonal * (rows - 1) / rows
-    u = torch.linspace(-span_u, span_u, cols, device=x.device, dtype=x.dtype)
-    v = torch.linspace(-span_v, span_v, rows, device=x.device, dtype=x.dtype)
+    u = torch.linspace(-span_u, span_u, cols, device=like.device, dtype=like.dtype)
+    v = torch.linspace(-span_v, span_v, rows, device=like.device, dtype=like.dtype)
     v, u = torch.meshgrid(v, u, indexing="ij")
-    return torch.cat([x, torch.stack([u, v]).expand(len(x), -1, -1, -1)], dim=1)
+    return torch.stack([u, v])

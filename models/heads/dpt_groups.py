@@ -31,6 +31,8 @@ class Spec(dpt.DPTSpec):
 
     second: Literal["dpt", "dpt_with_image"] = "dpt"
 
+    may_differ = ("second",)  # Splatt3R and NoPoSplat start from MASt3R
+
     def build(self, taps: Sequence[TokenSpec], channels: Mapping[str, int]) -> nn.Module:
         return GroupedHead(self, taps, channels)
 

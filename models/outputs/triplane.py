@@ -76,7 +76,13 @@ class PlaneDecoder(nn.Module):
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 4))
 
     def forward(
-        self, features: Float[Tensor, "*shape dim"]
-    ) -> tuple[Float[Tensor, "*shape 3"], Float[Tensor, "*shape 1"]]:
-        x = self.net(features)
+        self, features: Float[Tensor, "*shape point dim"]
+    ) -> tuple[Float[Tensor, "*shape point 3"], Float[Tensor, "*shape point 1"]]:
+        x = features.flatten(0, -3).transpose(1, 2)  # channels before points, as planes are sampled: nothing is copied
+        for layer in self.net:
+            if isinstance(layer, nn.Linear):
+                x = torch.baddbmm(layer.bias[:, None], layer.weight.expand(len(x), -1, -1), x)
+            else:
+                x = layer(x)
+        x = x.transpose(1, 2).reshape(*features.shape[:-1], 4)
         return torch.sigmoid(x[..., 1:]) * (1 + 2 * 0.001) - 0.001, x[..., :1]

@@ -16,8 +16,8 @@ from models.published.croco import (
     noposplat,
     splatt3r,
 )
-from models.published.freesplatter import freesplatter, freesplatter_differences, is_freesplatter
-from models.published.layout import Layout, State, WeightsError, load_layout, validate_layout
+from models.published.freesplatter import freesplatter, is_freesplatter
+from models.published.layout import Layout, State, WeightsError, differences, load_layout, validate_layout
 from models.published.vision import dino_encoder, vgg16_encoder
 
 __all__ = [
@@ -28,12 +28,12 @@ __all__ = [
     "croco",
     "croco_decoder",
     "croco_encoder",
+    "differences",
     "dino_encoder",
     "dpt_head",
     "dust3r_dpt",
     "dust3r_linear",
     "freesplatter",
-    "freesplatter_differences",
     "grouped_head",
     "is_freesplatter",
     "load_layout",

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
+from models.ead import EADSpec
 from models.published.layout import Layout, Names, Section, State, below, of_sections
 
 ENCODER: Names = (
@@ -63,10 +65,8 @@ BY_VIEW = ((1, "reference."), (2, "source."))  # the number in public keys, and 
 
 def croco_encoder() -> Layout:
     """`encoder: croco` from a CroCo (with RoPE), DUSt3R or MASt3R checkpoint; decoders and heads are left out."""
-    return _with_added(
-        of_sections("CroCo's, DUSt3R's and MASt3R's encoder", Section("", "", ENCODER, ENCODER_STARTS)),
-        added=r"intrinsic_encoder\.\w+",
-    )
+    layout = of_sections("CroCo's, DUSt3R's and MASt3R's encoder", Section("", "", ENCODER, ENCODER_STARTS))
+    return replace(layout, added=r"intrinsic_encoder\.\w+")
 
 
 def croco_decoder() -> Layout:
@@ -83,7 +83,7 @@ def croco_decoder() -> Layout:
             tensors |= {key.replace("dec_blocks.", "dec_blocks2."): value for key, value in first.items()}
         return tensors
 
-    return Layout(layout.name, select, layout.to_ours, layout.to_public, optional=r"dec_blocks2\..*")
+    return replace(layout, select=select, optional=r"dec_blocks2\..*")
 
 
 def dpt_head(prefix: str = "downstream_head1.dpt.") -> Layout:
@@ -117,7 +117,8 @@ def dpt_head(prefix: str = "downstream_head1.dpt.") -> Layout:
 def grouped_head() -> Layout:
     """`head: dpt_groups` from MASt3R's heads, as Splatt3R and NoPoSplat start from them: of one view or by view.
 
-    Points and descriptors as far as the model has them; the DPT of all other channels is new.
+    Points and descriptors as far as the model has them; the DPT of all other channels is new. NoPoSplat has points
+    without confidence: of the last layer it takes the first three channels (its src/misc/weight_modify.py).
     """
     sections = {
         two: tuple(
@@ -140,12 +141,7 @@ def grouped_head() -> Layout:
         adapts=r"downstream_head\d\.dpt\.(act_postprocess\.\d\.0|head\.4)\.\w+",
         optional=r"downstream_head2\..*|downstream_head1\.head_local_features\..*",
         added=r"rest\d\..*",
-    )
-
-
-def _with_added(layout: Layout, added: str) -> Layout:
-    return Layout(
-        layout.name, layout.select, layout.to_ours, layout.to_public, layout.adapts, layout.optional, added=added
+        cut=r"downstream_head\d\.dpt\.head\.4\.\w+",
     )
 
 
@@ -170,37 +166,62 @@ def _heads(public: str, ours: str, names: Names) -> list[Section]:
     ]
 
 
+def _backbone(spec: EADSpec, view_weights: str = "reference_source", memory: str = "updated") -> dict[str, object]:
+    """What E's and A's shapes do not show."""
+    fixed: dict[str, object] = {"encoder": "croco", "aggregator": "cross_attention"}
+    for part in ("encoder", "aggregator"):
+        weights_fix = getattr(getattr(spec, part), "weights_fix", {})
+        fixed |= {f"{part}.{name}": value for name, value in weights_fix.items()}
+    return fixed | {"aggregator.view_weights": view_weights, "aggregator.memory": memory}
+
+
+def _dpt(spec: EADSpec, name: str) -> dict[str, object]:
+    """DUSt3R's DPT reads E's tokens and the decoder's after a half, three quarters and all of its blocks."""
+    n = spec.aggregator.blocks
+    return {"head": name, "head.view_weights": "reference_source", "head.taps": (0, n // 2, n * 3 // 4, n)}
+
+
 def croco() -> Layout:
     """croco, cross_attention (shared weights), linear, pixels."""
-    return of_sections("CroCo", *_sections(Section("prediction_head.", "head.linear.", SAME)))
+    layout = of_sections("CroCo", *_sections(Section("prediction_head.", "head.linear.", SAME)))
+    head = {"head": "linear", "head.order": "pixel_channel", "head.view_weights": "shared", "output": "pixels"}
+    return replace(layout, fixes=lambda spec: _backbone(spec, "shared", "encoder") | head)
 
 
 def dust3r_linear() -> Layout:
     """croco, cross_attention, linear (channel_pixel, by view), pointmap."""
-    return of_sections("DUSt3R-linear", *_sections(*_heads("downstream_head{}.proj.", "linear.", SAME)))
+    layout = of_sections("DUSt3R-linear", *_sections(*_heads("downstream_head{}.proj.", "linear.", SAME)))
+    head = {"head": "linear", "head.order": "channel_pixel", "output": "pointmap"}
+    return replace(layout, fixes=lambda spec: _backbone(spec) | head)
 
 
 def dust3r_dpt() -> Layout:
     """croco, cross_attention, dpt (by view), pointmap."""
-    return of_sections("DUSt3R-DPT", *_sections(*_heads("downstream_head{}.dpt.", "", HEAD)))
+    layout = of_sections("DUSt3R-DPT", *_sections(*_heads("downstream_head{}.dpt.", "", HEAD)))
+    return replace(layout, fixes=lambda spec: _backbone(spec) | _dpt(spec, "dpt") | {"output": "pointmap"})
 
 
 def mast3r() -> Layout:
     """croco, cross_attention, dpt_groups (by view), pointmap with descriptors."""
-    return of_sections("MASt3R", *_sections(*_mast3r_heads()))
+    layout = of_sections("MASt3R", *_sections(*_mast3r_heads()))
+    return replace(layout, fixes=lambda spec: _backbone(spec) | _dpt(spec, "dpt_groups") | {"output": "pointmap"})
 
 
 def splatt3r() -> Layout:
     """croco, cross_attention, dpt_groups (by view), splatt3r."""
     gaussians = _heads("downstream_head{}.gaussian_dpt.dpt.", "parts.rest.", HEAD)
-    return below(of_sections("Splatt3R", *_sections(*_mast3r_heads(), *gaussians)), "encoder.")
+    layout = below(of_sections("Splatt3R", *_sections(*_mast3r_heads(), *gaussians)), "encoder.")
+    output = {"output": "splatt3r", "output.scale_bias": 0.0, "output.opacity_bias": 0.0, "output.color_residual": True}
+    return replace(layout, fixes=lambda spec: _backbone(spec) | _dpt(spec, "dpt_groups") | output)
 
 
 def noposplat() -> Layout:
     """croco (with or without intrinsics), cross_attention, dpt_groups (dpt_with_image, by view), noposplat."""
     points = _heads("downstream_head{}.dpt.", "parts.points.", HEAD)
     gaussians = _heads("gaussian_param_head{}.dpt.", "parts.rest.", IMAGE_HEAD)
-    return below(of_sections("NoPoSplat", *_sections(*points, *gaussians, backbone="backbone.")), "encoder.")
+    layout = below(of_sections("NoPoSplat", *_sections(*points, *gaussians, backbone="backbone.")), "encoder.")
+    output = {"output": "noposplat", "output.scale_factor": 0.001, "output.scale_max": 0.3}
+    return replace(layout, fixes=lambda spec: _backbone(spec) | _dpt(spec, "dpt_groups") | output)
 
 
 def _mast3r_heads() -> list[Section]:

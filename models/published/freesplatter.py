@@ -27,7 +27,7 @@ CHANNELS_2DGS = 22  # a pixel, of FreeSplatter's 2D Gaussians: two scales instea
 
 def freesplatter() -> Layout:
     """A whole EAD of conv, self_attention (reference_source) and linear from FreeSplatter's object or scene model."""
-    return Layout("FreeSplatter", _select, _to_ours, _to_public)
+    return Layout("FreeSplatter", _select, _to_ours, _to_public, fixes=_fixes)
 
 
 def is_freesplatter(public: State) -> bool:
@@ -35,19 +35,18 @@ def is_freesplatter(public: State) -> bool:
     return any(key.removeprefix(FREESPLATTER_PREFIX).startswith(("patchify.", "unpatchify.")) for key in public)
 
 
-def freesplatter_differences(spec: EADSpec) -> list[str]:
-    """What of a model FreeSplatter's weights cannot serve and shapes do not show: "model.head is dpt, …"."""
-    checks: list[tuple[str, object, object]] = [
-        ("model.encoder", spec.encoder.name, "conv"),
-        ("model.aggregator", spec.aggregator.name, "self_attention"),
-        ("model.aggregator.view_embedding", getattr(spec.aggregator, "view_embedding", None), "reference_source"),
-        ("model.aggregator.positions", getattr(spec.aggregator, "positions", "learned"), "learned"),
-        ("model.aggregator.scope", getattr(spec.aggregator, "scope", "all"), "all"),
-        ("model.head", spec.head.name, "linear"),
-        ("model.head.order", getattr(spec.head, "order", "pixel_channel"), "pixel_channel"),
-        ("model.output", spec.output.name, "gaussians"),
-    ]
-    return [f"{key} is {value}, FreeSplatter's is {expected}" for key, value, expected in checks if value != expected]
+def _fixes(spec: EADSpec) -> dict[str, object]:
+    return {
+        "encoder": "conv",
+        "aggregator": "self_attention",
+        "aggregator.heads": max(1, spec.encoder.tokens().dim // 64),
+        "aggregator.view_embedding": "reference_source",
+        "aggregator.positions": "learned",
+        "aggregator.scope": "all",
+        "head": "linear",
+        "head.order": "pixel_channel",
+        "output": "gaussians",
+    }
 
 
 def _select(public: State) -> dict[str, Tensor]:

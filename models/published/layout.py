@@ -7,12 +7,14 @@ follows from the same table, so that every difference is reported in the names o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
+
+from models.ead import EADSpec
 
 State = Mapping[str, Tensor]
 Names = tuple[tuple[str, str], ...]  # (public, ours), the first match wins both ways; {} is one word
@@ -29,7 +31,9 @@ class Layout:
     `select`: the file's tensors that are the part, as the published file has them; `to_ours` and `to_public`: between
     those and the part's state dict. `adapts`: public keys that depend on what stands before or after the part; they are
     loaded where their shapes are ours and keep their initial values otherwise. `optional`: public keys that a smaller
-    part has no place for. `added`: keys of ours that no published file has; they keep their initial values.
+    part has no place for. `added`: keys of ours that no published file has; they keep their initial values. `cut`:
+    public keys of a last layer whose first channels alone a model may have: those are taken. `fixes`: of a whole model,
+    parts and fields that shapes do not show, with the values that its weights were trained under.
     """
 
     name: str
@@ -39,6 +43,24 @@ class Layout:
     adapts: str = "(?!)"
     optional: str = "(?!)"
     added: str = "(?!)"
+    cut: str = "(?!)"
+    fixes: Callable[[EADSpec], Mapping[str, object]] = lambda _: {}
+
+
+def differences(spec: EADSpec, layout: Layout, ignored: Collection[str] = ()) -> list[str]:
+    """What of a model a whole published one's weights cannot serve: "model.head is dpt, FreeSplatter's is linear".
+
+    `ignored`: names of fields that are not compared.
+    """
+    texts, other_parts = [], set()
+    for key, expected in layout.fixes(spec).items():
+        part, _, name = key.partition(".")
+        chosen = getattr(spec, part)
+        value = getattr(chosen, name, None) if name else chosen.name
+        if value != expected and part not in other_parts and name not in ignored:
+            texts.append(f"model.{key} is {value}, {layout.name}'s is {expected}")
+            other_parts |= set() if name else {part}
+    return texts
 
 
 def load_layout(module: nn.Module, public: State, layout: Layout, source: str) -> list[str]:
@@ -71,6 +93,8 @@ def validate_layout(
             continue
         if key not in tensors:
             raise WeightsError(f"{source}: {key} is missing (this model has it as {_shape(tensor)})")
+        if re.fullmatch(layout.cut, key) and tensors[key].shape[1:] == tensor.shape[1:]:
+            tensors[key] = tensors[key][: len(tensor)]
         if tensors[key].shape != tensor.shape:
             if not re.fullmatch(layout.adapts, key):
                 raise WeightsError(f"{source}: {key} has shape {_shape(tensors[key])}, this model {_shape(tensor)}")
@@ -182,6 +206,8 @@ def below(layout: Layout, prefix: str) -> Layout:
         adapts=re.escape(prefix) + f"(?:{layout.adapts})",
         optional=re.escape(prefix) + f"(?:{layout.optional})",
         added=re.escape(prefix) + f"(?:{layout.added})",
+        cut=re.escape(prefix) + f"(?:{layout.cut})",
+        fixes=layout.fixes,
     )
 
 

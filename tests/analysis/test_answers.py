@@ -85,6 +85,16 @@ def test_a_grid_has_the_main_effect_of_each_swept_field(tmp_path: Path) -> None:
     assert "patch 8 − patch 4" in text and "blocks 4 − blocks 2" in text
 
 
+def test_a_part_with_fields_is_named_with_them(tmp_path: Path) -> None:
+    swept = (
+        "grid: {model.head: [linear, {name: dpt, taps: [0, 1, 2, 4]}], model.encoder.patch: [4, 8]}\nseeds: [0, 1, 2]\n"
+    )
+    heads = ("linear", "dpt")
+    psnr = {f"{head}, patch {patch}": 20.0 for head in heads for patch in (4, 8)}
+    found = answers(sweep_of(tmp_path, swept, psnr)).loc["main effect"]
+    assert found.loc["head dpt (taps 0, 1, 2, 4)"].reference == "head linear"
+
+
 def test_one_seed_is_labeled_and_never_decided(tmp_path: Path) -> None:
     table = answers(sweep_of(tmp_path, "grid: {model.encoder.patch: [4, 8]}\n", {"patch 4": 20.0, "patch 8": 10.0}))
     assert table.verdict.tolist() == ["one seed only"] and table.over.tolist() == ["16 scenes, one seed"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.sweeps import BASELINES, NASTY, PROTOCOL, evaluation, profile
+from support.paths import ROOT
+from support.sweeps import BASELINES, NASTY, PROTOCOL, evaluation, profile, record_sweep
 
 from bench.analysis import paper, tables
 from bench.analysis.formatting import millions, read_markdown
@@ -114,7 +115,7 @@ def test_any_label_survives_markdown(sweep_copy: Path, label: str) -> None:
     lines = [line | {"label": label} for line in read_lines(sweep_copy / "runs.jsonl")[:1]]
     write_sweep(sweep_copy, read_json(sweep_copy / "sweep.json") | {"reference": None}, lines, {})
     table = read_markdown(rewrite(sweep_copy)[1])
-    assert table.cells.iloc[0, 0] == f"{label} †" and table.cells.shape[1] == 15
+    assert table.cells.iloc[0, 0] == f"{label} †" and table.cells.shape[1] == 16
 
 
 def test_terminal_summary_has_the_answer_first(finished_sweep: Path) -> None:
@@ -131,3 +132,9 @@ def test_parameters_are_truncated_as_the_paper_prints_them(count: int | None, te
     assert millions(count) == text
     if count and count > 10**8:
         assert int(text[:-1]) in {result.parameters_millions for result in paper.TABLE_3}
+
+
+def test_an_encoder_that_resizes_is_marked_as_not_comparable(tmp_path: Path) -> None:
+    sweep, _ = record_sweep(tmp_path, ROOT / "ablations" / "encoder.yaml", scale="paper")
+    notes = [note for note in rewrite(sweep)[1].splitlines() if "does not compare" in note]
+    assert len(notes) == 1 and "pretrained DINOv2: E resizes its images to 14/16 of their side" in notes[0]

@@ -367,7 +367,7 @@ def test_a_base_can_be_run_as_it_is(specs: Specs) -> None:
 
 
 def test_the_spec_of_the_docs(specs: Specs) -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "specs.md").read_text(), re.DOTALL)
+    text, *_ = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "specs.md").read_text(), re.DOTALL)
     for scale, reference in (("tiny", "patch 4, 2 blocks, seed 0"), ("paper", "patch 8, 12 blocks, seed 0")):
         sweep = specs.load(text, scale=scale)
         assert len(sweep.runs) == 8 and sweep.reference == reference and sweep.notes == ()

@@ -287,7 +287,7 @@ def test_overfitting_is_checked_on_all_views_of_scenes_with_few(few: Path, tmp_p
     opened = source(few, scene_views=9)
     train(of, PlainWriter(tmp_path / "run"), device=torch.device("cpu"), source=opened)
     verdict = overfit.check_overfit(of, tmp_path / "run", device=torch.device("cpu"), source=opened)
-    assert np.isfinite([verdict.memorized, verdict.elsewhere, verdict.blank]).all() and not verdict.passed
+    assert np.isfinite([criterion.value for criterion in verdict.criteria]).all() and not verdict.passed
 
 
 def test_a_run_records_its_scenes_and_what_was_broken(roots: tuple[Path, Path], copy: Path, tmp_path: Path) -> None:

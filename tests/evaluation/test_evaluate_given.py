@@ -231,8 +231,8 @@ def test_another_model_names_the_settings_that_it_needs(folder: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ("views.frame=lara", "views.frame is lara, FreeSplatter's Gaussians lie in freesplatter"),
-        ("model.aggregator.heads=2", "heads is 2, FreeSplatter has 1"),
+        ("views.frame=lara", "views.frame is lara, FreeSplatter's output lies in freesplatter"),
+        ("model.aggregator.heads=2", "heads is 2, FreeSplatter's is 1"),
         ("model.aggregator.view_embedding=per_view", "view_embedding is per_view"),
         ("model.head=dpt", "model.head is dpt, FreeSplatter's is linear"),
         ("model.aggregator.blocks=2", "transformer.blocks.1.norm1.weight is missing"),
@@ -248,7 +248,7 @@ def test_what_freesplatter_needs(folder: Path, override: str, text: str) -> None
 def test_a_checkpoint_of_an_encoder_is_no_model(folder: Path) -> None:
     wrong = [f"init.model.weights={folder}/mast3r.pth", f"init.model.sha256={digest(folder / 'mast3r.pth')}"]
     (problem,) = initialization.find_problems(spec_of(folder, *wrong))
-    assert "neither of this harness nor of FreeSplatter" in problem and "belongs to init.encoder" in problem
+    assert "neither a model of this harness nor a published one" in problem and "say init.encoder" in problem
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_a_pretrained_head_says_what_it_leaves_random(folder: Path, caplog: pyte
     init = [f"init.head.weights={path}", f"init.head.sha256={digest(path)}"]
     built = initialization.build(spec_of(folder, MAST3R, DPT, *TRAINED, *init), None).head
     assert (
-        "init.head: shapes differ from" in caplog.text
+        "init.head: not of DUSt3R's and MASt3R's DPT head" in caplog.text
         and "head.4.weight, downstream_head1.dpt.head.4.bias" in caplog.text
     )
     scratch, theirs = spec.model.build(spec.seed).head.state_dict(), spec.model.build(3).head.state_dict()

@@ -85,7 +85,7 @@ def test_the_overfit_check_is_evaluation(tmp_path: Path, model: EAD, protocol: p
     run = replace(of(overfit=1), evaluation=EvaluationSpec((protocol.name,)))
     result = evaluated(tmp_path, model, run, protocol)
     verdict = overfit.check_overfit(run, tmp_path, device=CPU, source=Balls(SIZE))
-    assert verdict.memorized == pytest.approx(result["means"]["psnr"], abs=1e-5)
+    assert verdict.value("target views") == pytest.approx(result["means"]["psnr"], abs=1e-5)
 
 
 def test_the_background_of_a_protocol_decides_what_is_compared(

@@ -166,9 +166,10 @@ def test_wrong_views_are_one_clear_error(case: str) -> None:
 def test_an_edited_part_is_noticed(tmp_path: Path, mine: Write) -> None:
     of = spec(steps=4)
     trained = (run(tmp_path, of).training() or {})["code"]
-    assert "models/encoders/conv.py" in trained and "bench/losses/mse.py" in trained
+    assert {"models/encoders/conv.py", "bench/losses/mse.py", "bench/outputs/gaussians.py"} <= trained.keys()
     assert changed_sources(of, trained) == []
     assert changed_sources(of, trained | {"models/heads/linear.py": "0" * 16}) == ["models/heads/linear.py"]
+    assert changed_sources(of, trained | {"bench/outputs/gaussians.py": "0" * 16}) == ["bench/outputs/gaussians.py"]
     assert changed_sources(of, {}) == []  # trained before code was recorded
     assert (
         changed_sources(of, {"models/encoders/conv.py": trained["models/encoders/conv.py"]}) == []

@@ -40,7 +40,7 @@ def test_profile(tmp_path: Path) -> None:
     gpu = ("allocated_peak_memory_gib", "reserved_peak_memory_gib", "device_memory_gib")
     assert [profile[name] for name in gpu] == [None] * 3
     numbers = {name for name in profile if name.endswith(("_ms", "_gib"))}
-    assert numbers | {"ranks", "load_average", "estimate"} == set(profile["definitions"])
+    assert numbers | {"ranks", "load_average", "estimate", "forward_gflop"} == set(profile["definitions"])
     assert profile["ranks"] == [{name: profile[name] for name in profile["ranks"][0]}]
     assert profile["weights"] == "trained" and profile["threads"] == torch.get_num_threads()
     assert profile["device"] and profile["batch"] == 4 and profile["window_steps"] == 10

@@ -60,8 +60,17 @@ class ViewsSpec:
         default="white", metadata={"former_values": {"random_grey": "random_gray"}}
     )
     overfit: int = 0  # > 0: train and evaluate on this many scenes with fixed views (the test of a new part)
+    evaluation_inputs: tuple[int, ...] | int = field(  # numbers of inputs to evaluate with, beside `inputs`
+        default=(), metadata={"identity": False}
+    )
 
     sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {"tiny": {"choice": "rig", "training_targets": 2}}
+
+    @property
+    def other_inputs(self) -> tuple[int, ...]:
+        """The numbers of `evaluation_inputs` without `inputs`, ascending."""
+        numbers = self.evaluation_inputs
+        return tuple(sorted(({numbers} if isinstance(numbers, int) else {*numbers}) - {self.inputs}))
 
 
 def clusters(centers: NDArray[np.float64], views: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
