@@ -35,7 +35,7 @@ def gradients(base: str, changes: list[str]) -> dict[str, Tensor]:
     settings = ["train.batch=2", "losses.lpips=null", "init.encoder=scratch", *MODELS[base], *changes]
     (run,) = config.load(BASES / f"{base}.yaml", settings, "tiny").runs
     trainer = Trainer(run.spec, CPU)
-    batch = Sampler(Balls(32), run.spec.views, 0, run.spec.model.poses).training(1, range(run.spec.train.batch))
+    batch = Sampler(Balls(32), run.spec.views, 0, run.spec.model.known).training(1, range(run.spec.train.batch))
     trainer.accumulate(run.spec.train.steps - 1, batch)
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 

@@ -90,7 +90,7 @@ def compare(cases: Sequence[Case]) -> Iterator[Comparison]:
         spec = run.spec
         estimated = from_allocator_gib(step_cost(spec, 1, "cpu").memory) * GIB
         trainer = Trainer(spec, torch.device("cpu"))
-        sampler = Sampler(open_source(spec.data, spec.model.image_size), spec.views, spec.seed, spec.model.poses)
+        sampler = Sampler(open_source(spec.data, spec.model.image_size), spec.views, spec.seed, spec.model.known)
         step = dearest_step(spec)
         batch = sampler.training(step, range(spec.train.batch))
         yield Comparison(case, estimated, peak_allocated_bytes(trainer, step, batch))

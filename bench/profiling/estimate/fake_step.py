@@ -98,12 +98,16 @@ def batch_of_shapes(spec: RunSpec, scenes: int) -> Batch:
         return Cameras(empty(views, 4, 4), empty(views, 3, 3), size, size)
 
     input_cameras = cameras(inputs)
-    known = "known" in (spec.model.poses, spec.model.intrinsics)
+    known = spec.model.known
     return Batch(
         scenes=tuple(f"scene {i}" for i in range(scenes)),
         input_views=empty(inputs, dtype=torch.int64),
         target_views=empty(targets, dtype=torch.int64),
-        inputs=Views(empty(inputs, 3, size, size), input_cameras if known else None),
+        inputs=Views(
+            empty(inputs, 3, size, size),
+            cameras=input_cameras if known == "cameras" else None,
+            intrinsics=input_cameras.intrinsics if known == "intrinsics" else None,
+        ),
         input_cameras=input_cameras,
         input_alpha=empty(inputs, size, size),
         input_points=empty(inputs, size, size, 3),
