@@ -17,7 +17,7 @@ from bench.training.trainer import Trainer
 TOLERANCE = 1e-5  # ‖g − g′‖ / ‖g‖ of each parameter, in float32
 MODELS = {
     "ours2": [],
-    "splatt3r": ["train.batch=4"],  # cross-attention, heads of their own for the first view
+    "dust3r": [],  # cross-attention, heads of their own for the first view
     "vggt": [],
     "lrm": ["train.batch=2"],
     "freesplatter": ["model.head=conv_up"],
