@@ -14,9 +14,10 @@ from bench.common.console import command_console
 from bench.common.errors import UserError, run_command
 from bench.common.exit_codes import DONE
 from bench.execution.dry_run import print_dry_run
-from bench.execution.options import RunOptions, add_shared, parse_options
+from bench.execution.options import RunOptions, add_cluster, add_shared, parse_options
 from bench.execution.selection import load_sweep, select_runs
 from bench.execution.session import Session, resolve_device
+from bench.slurm.estimates import print_estimated_dry_run
 
 
 def parse(argv: Sequence[str] | None = None) -> RunOptions:
@@ -29,8 +30,7 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
     add("--only", metavar="PATTERN", help="only runs whose label or id matches, e.g. 'Ours*', and what they start from")
     add("--force", action="store_true", help="archive existing run folders (results/archive/) and train anew")
     add("--overfit", type=int, metavar="N", help="memorize N scenes, the first test of a new part")
-    add("--slurm", type=Path, metavar="FILE", help="submit the runs to a cluster, e.g. slurm/a100.yaml, and return")
-    add("--test-only", action="store_true", help="with --slurm: print the scheduler's estimate and submit nothing")
+    add_cluster(parser)
     add_shared(parser)
     return parse_options(parser, argv)
 
@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = command_console(to_stderr=options.json)
     sweep, folder = load_sweep(options, console)
     chosen = select_runs(sweep, options.only)
+    if options.estimates:
+        return print_estimated_dry_run(sweep, chosen, options, folder, console)
     if options.slurm:
         from bench.slurm.cluster import load
         from bench.slurm.submit import Submission

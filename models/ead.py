@@ -244,7 +244,8 @@ class EAD(nn.Module):
         if images.dtype != (expected := next(self.parameters()).dtype):
             raise TypeError(f"images are {images.dtype}, the model's weights {expected}: pass images.to({expected})")
         costs_a_wait = self.training and images.is_cuda
-        if not (costs_a_wait or images.is_meta or torch.compiler.is_compiling()):
+        without_values = images.is_meta or type(images) is not Tensor  # a subclass: traced by shape alone
+        if not (costs_a_wait or without_values or torch.compiler.is_compiling()):
             self._check_values(images)
         if self.spec.inputs not in (None, images.shape[1]):
             raise ValueError(f"this model takes {self.spec.inputs} input views (model.inputs), not {images.shape[1]}")
@@ -287,9 +288,11 @@ class EAD(nn.Module):
         trained = {"encoder": self.encoder, "aggregator": self.aggregator, "head": self.head}
         return trained | ({"output": self.output} if any(True for _ in self.output.parameters()) else {})
 
-    def blocks(self) -> list[nn.Module]:
-        """What each part keeps in a module list `blocks`, for checkpointing, sharding and compiling from outside."""
-        return [block for part in self.parts().values() for block in getattr(part, "blocks", ())]
+    def blocks(self, part: str) -> list[nn.Module]:
+        """What a part keeps in module lists `blocks` and `source_blocks` (of weights by view), for checkpointing,
+        sharding and compiling from outside."""
+        module = self.parts()[part]
+        return [block for name in ("blocks", "source_blocks") for block in getattr(module, name, ())]
 
 
 def count_parameters(model: EAD) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.analysis.estimates import estimate_ratios
 from bench.analysis.formatting import DAGGER, PARAMETERS
 from bench.analysis.sweep_results import SweepResults, SweepRun
 from bench.analysis.table_rows import OF, TableRow
@@ -102,6 +103,8 @@ def definitions(sweep: SweepResults, metrics: Sequence[Mapping[str, str]]) -> li
         notes.append(f"Host mem.: {memory}. GPU mem.: reserved; empty on a CPU.")
         if flops := profile["definitions"].get("forward_gflop"):
             notes.append(f"Forward: {flops}.")
+    if ratios := estimate_ratios(sweep):
+        notes.append(f"Estimate ÷ measured: {'; '.join(f'{label}: {text}' for label, text in ratios.items())}.")
     return notes + [f"{metric['heading']}: {metric['definition']}." for metric in metrics]
 
 

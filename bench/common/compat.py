@@ -27,6 +27,13 @@ def profiler_enabled() -> bool:
     return bool(torch.autograd._profiler_enabled())  # type: ignore[attr-defined]
 
 
+def shapes_only() -> bool:
+    """Whether tensors have shapes and no values here: under FakeTensorMode (torch._guards), as an estimate traces."""
+    from torch._guards import detect_fake_mode
+
+    return detect_fake_mode() is not None
+
+
 def tensor_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The 2-norm of each tensor, computed together (torch._foreach_norm, as torch.nn.utils.get_total_norm does)."""
     import torch

@@ -39,11 +39,24 @@ class PartsSpec:
     head: PartTraining = field(default=PartTraining(), metadata={"legacy": PartTraining()})
 
 
+Recompute = Literal["none", "block"]
+
+
+@dataclass(frozen=True)
+class RecomputeSpec:
+    """Of each part: whether its blocks' activations are computed again in the backward pass instead of being kept."""
+
+    encoder: Recompute = "none"
+    aggregator: Recompute = "none"
+    head: Recompute = "none"
+
+
 @dataclass(frozen=True)
 class TrainSpec:
     steps: int = 200_000  # 0: nothing is trained, what `init` gives is evaluated
     batch: int = 32  # scenes a step, over all ranks and micro-batches
     micro_batch: int | None = field(default=None, metadata=NOT_IDENTITY)  # scenes a forward pass; None: all of a rank's
+    recompute: RecomputeSpec = field(default=RecomputeSpec(), metadata=NOT_IDENTITY)  # saves memory, not time
     learning_rate: float = 5.0e-5
     final_learning_rate: float = 5.0e-6
     warmup_steps: int = 2000

@@ -17,6 +17,7 @@ from bench.common import disk
 from bench.common.console import print_json
 from bench.common.errors import UserError
 from bench.common.labels import terminal
+from bench.execution.estimates import print_estimates
 from bench.runs.folder import RunFolder, run_folder, runs_folder
 from bench.runs.states import State
 
@@ -38,13 +39,17 @@ MEASURED = ("step_time_ms", "host_peak_memory_gib", "reserved_peak_memory_gib", 
 
 
 def print_dry_run(
-    sweep: Sweep, chosen: Sequence[Run], as_json: bool, console: Console, folder: Path, ranks: int = 1
-) -> None:
+    sweep: Sweep, chosen: Sequence[Run], as_json: bool, console: Console, folder: Path, ranks: int = 1,
+    estimates: Sequence[Mapping[str, Any]] | None = None,
+) -> None:  # fmt: skip
     """Print it, parameters counted as the paper does; red is what would keep a run from starting. `folder`: the
-    sweep's; `ranks`: the number of processes that share a run's batch."""
+    sweep's; `ranks`: the number of processes that share a run's batch; `estimates`, one a run: those of
+    bench.execution.estimates."""
     from bench.analysis.formatting import millions
 
     rows = dry_run_rows(sweep, chosen, folder.parent, ranks)
+    if estimates is not None:
+        rows = [{**row, **estimate} for row, estimate in zip(rows, estimates, strict=True)]
     if as_json:
         print_json(rows)
         return
@@ -73,6 +78,8 @@ def print_dry_run(
     lines += [(text, "red") for text in dict.fromkeys(text for row in rows for text in row["missing_files"])]
     for text, style in lines:
         console.print(escape(terminal(text)), style=style, highlight=False, soft_wrap=True)
+    if estimates is not None:
+        print_estimates(rows, console)
 
 
 def dry_run_rows(sweep: Sweep, chosen: Sequence[Run], results: Path, ranks: int = 1) -> list[dict[str, Any]]:
@@ -138,7 +145,9 @@ def _scenes(spec: RunSpec) -> tuple[dict[str, int | None], str | None]:
 def _cost_key(spec: Mapping[str, Any]) -> str:
     """What decides the time and memory of a training step."""
     train, views = spec["train"], spec["views"]
-    keys = [spec["model"], train["batch"], train.get("micro_batch"), train.get("compile"), views["inputs"],
+    recomputed = [part for part, how in train.get("recompute", {}).items() if how != "none"]
+    keys = [spec["model"], train["batch"], train.get("micro_batch"), train.get("compile"), recomputed,
+            views["inputs"],
             views.get("training_targets") or views["targets"], sorted(spec["losses"])]  # fmt: skip
     return json.dumps(keys, sort_keys=True)
 

@@ -37,6 +37,14 @@ class RunOptions:
     overfit: int | None = None  # scenes
     slurm: Path | None = None  # the cluster's file
     test_only: bool = False
+    estimate: bool = False  # a dry run with what each run will cost
+    fit: float | None = None  # GB of a GPU
+    submit_anyway: bool = False
+
+    @property
+    def estimates(self) -> bool:
+        """Whether the command only estimates."""
+        return self.estimate or self.fit is not None
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +60,16 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
 
 
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add the options of bench.run that submit to a cluster, or estimate what a run costs there."""
+    add = parser.add_argument
+    add("--slurm", type=Path, metavar="FILE", help="submit the runs to a cluster, e.g. slurm/a100.yaml, and return")
+    add("--test-only", action="store_true", help="with --slurm: print the scheduler's estimate and submit nothing")
+    add("--estimate", action="store_true", help="a dry run with FLOPs, memory and hours of each run")
+    add("--fit", type=float, metavar="GB", help="an estimate, and what makes each run fit GPUs of so many GB")
+    add("--submit-anyway", action="store_true", help="with --slurm: submit runs that do not fit their GPUs, too")
+
+
 def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> RunOptions:
     """The command line as RunOptions. Raises UserError for values that no command accepts."""
     values = vars(parser.parse_intermixed_args(argv))
@@ -61,6 +79,8 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -
     for name in ("jobs", "threads", "overfit"):
         if (number := values.get(name)) is not None and number < 1:
             raise UserError(f"--{name} {number}: it is at least 1")
+    if (gigabytes := values.get("fit")) is not None and gigabytes <= 0:
+        raise UserError(f"--fit {gigabytes:g}: gigabytes of a GPU, above 0")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", values["device"]):
         raise UserError(f"--device {values['device']}: it may be auto, cpu, cuda or cuda:N")
     folder = values.get("name")

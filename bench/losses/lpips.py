@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.data.batch import Batch
 from bench.losses import LossSpec, Prediction, Term
 from bench.runtime.lpips_weights import LEAST_PIXELS, lpips_model
+from bench.runtime.shapes import to_device
 from models.ead import EADSpec
 from models.parts import Problem
 
@@ -39,7 +40,7 @@ class Spec(LossSpec):
 
     def build(self, device: torch.device) -> Term:
         """Raises UserError when the backbone has not been set up."""
-        model = lpips_model(self.net).to(device)
+        model = to_device(lpips_model(self.net), device)
 
         def lpips(prediction: Prediction, batch: Batch) -> Float[Tensor, " batch"]:
             rendered, true = prediction.images.flatten(0, 1), batch.targets.flatten(0, 1)

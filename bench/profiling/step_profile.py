@@ -20,6 +20,9 @@ from bench.common.json_files import write_json
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.profiling import flops
+from bench.profiling.allocator_events import peak_allocated_bytes
+from bench.profiling.estimate.fake_step import dearest_step
+from bench.profiling.estimate.of_profile import estimate_of_profile
 from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
@@ -37,8 +40,10 @@ DEFINITIONS = {
     "step_time_ms": f"median wall time of {WINDOW} whole training steps with all losses after {WARM_UP} warm-up steps, "
     "on one batch that is already on the device; the device is synchronized around each",
     "host_peak_memory_gib": "peak resident memory of the process during the window (VmHWM, reset before it)",
-    "allocated_peak_memory_gib": "torch.cuda.max_memory_allocated during the window",
+    "allocated_peak_memory_gib": "torch.cuda.max_memory_allocated during the window; on a CPU, for runs with "
+    "profile.trace, the most that tensors hold in a step after it, by a profiler's allocator events",
     "reserved_peak_memory_gib": "torch.cuda.max_memory_reserved during the window",
+    "estimate": "what --estimate gives for this spec, device and number of processes, where memory was measured",
     "forward_gflop": flops.DEFINITION,
     "ranks": "the values of each rank; those above are the maxima",
     "load_average": "of the machine when the warm-up began, over one minute: processes that run or wait for a core",
@@ -88,11 +93,15 @@ def measure(
         "host_peak_memory_gib": _host_peak_gib(),
         **_device_peaks(device),
     }
+    if device.type == "cpu" and spec.profile.trace:
+        own["allocated_peak_memory_gib"] = peak_allocated_bytes(trainer, dearest_step(spec), batch) / GIB
+    measured = own["allocated_peak_memory_gib"] is not None
     by_rank = ranks.gather(own)
     return {
         **{name: max((rank[name] for rank in by_rank if rank[name] is not None), default=None) for name in own},
         "forward_gflop": flops.forward_gflop(trainer.model, batch.scenes_at(0, 1).inputs),
         "ranks": by_rank,
+        "estimate": estimate_of_profile(spec, device, ranks.world_size) if ranks.is_first and measured else None,
         "batch": spec.train.batch,
         "micro_batch": spec.train.micro_batch,
         "warm_up_steps": WARM_UP,

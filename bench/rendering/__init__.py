@@ -6,6 +6,9 @@ bench.rendering.interface.Rasterize.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,10 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bench.common.compat import shapes_only
 from bench.common.errors import UserError
 from bench.rendering import (
     compiled,
     gsplat_backend,
+    gsplat_shapes,
     kernel,
     reference,
     spherical_harmonics,
@@ -24,7 +29,8 @@ from bench.rendering import (
 from bench.rendering.interface import RasterInput, Rasterize
 from models.tensors import Cameras, Gaussians
 
-Backend = Literal["auto", "gsplat", "compiled", "reference"]
+Backend = Literal["auto", "gsplat", "compiled", "reference", "gsplat_shapes"]
+_automatic: ContextVar[Backend | None] = ContextVar("automatic_backend", default=None)
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,21 @@ def render(
         )
 
 
+@contextmanager
+def automatic_backend(backend: Backend) -> Iterator[None]:
+    """What "auto" stands for within: an estimate traces the buffers of a GPU's rasterizer on a CPU."""
+    token = _automatic.set(backend)
+    try:
+        yield
+    finally:
+        _automatic.reset(token)
+
+
 def _finite(gaussians: Gaussians) -> Gaussians:
     """In float32, with those that are not finite replaced by transparent ones."""
     fields = [gaussians.means, gaussians.rotations, gaussians.scales, gaussians.opacities, gaussians.harmonics]
     fields = [field.float() for field in fields]
-    if all(bool(field.detach().sum().isfinite()) for field in fields):
+    if shapes_only() or all(bool(field.detach().sum().isfinite()) for field in fields):
         return Gaussians(*fields)
     flags = [field.isfinite().reshape(*field.shape[:2], -1).all(-1) for field in fields]
     keep = torch.stack(flags).all(0)
@@ -108,9 +124,17 @@ def _check(gaussians: Gaussians, cameras: Cameras, background: Tensor, near: flo
 
 def _backend(name: Backend, device: torch.device) -> Rasterize:
     if name == "auto":
-        name = "gsplat" if device.type == "cuda" else "compiled" if kernel.available() else "reference"
-    elif (name == "gsplat") != (device.type == "cuda") and name != "reference":
+        name = _automatic.get() or _fastest(device)
+    if name == "gsplat_shapes":
+        return gsplat_shapes.rasterize
+    if (name == "gsplat") != (device.type == "cuda") and name != "reference":
         raise UserError(f"render: back end {name} does not draw tensors on {device.type}; use backend='auto'")
     if name == "compiled":
         kernel.library()
     return {"gsplat": gsplat_backend.rasterize, "compiled": compiled.rasterize, "reference": reference.rasterize}[name]
+
+
+def _fastest(device: torch.device) -> Backend:
+    if device.type == "cuda":
+        return "gsplat"
+    return "compiled" if kernel.available() else "reference"

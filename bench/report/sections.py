@@ -12,6 +12,7 @@ import pandas as pd
 from bench import figures
 from bench.analysis import deviations, paper, remarks
 from bench.analysis.deviations import format_value, group_by_value
+from bench.analysis.estimates import estimate_ratios
 from bench.analysis.formatting import millions
 from bench.analysis.variants import differences_of
 from bench.common.errors import UserError
@@ -188,7 +189,8 @@ def _costs(sweep: SweepData) -> dict[str, Any]:
     cells = pd.DataFrame([_cost(row, first) for row in rows], columns=COSTS)
     cells = cells.loc[:, (cells != "").any()]
     measured = {row["label"]: text for row in rows if (text := _measured_on(row))}
-    return {"costs": grid(cells, {"run"}), "definitions": notes, "measured": group_by_value(measured, measured),
+    return {"costs": grid(cells, {"run"}), "definitions": notes, "estimates": estimate_ratios(sweep.records),
+            "measured": group_by_value(measured, measured),
             "load": remarks.load_average(sweep.records).removeprefix("; "),
             "by_part": _drawn(sweep, "time_by_part")}  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +64,7 @@ class ProcessGroupContext(DistributedContext):
     """
 
     def reduce_gradients(self, model: nn.Module) -> None:
-        for bucket in gradient_buckets([p.grad for p in model.parameters() if p.grad is not None]):
-            flat = torch.cat([gradient.flatten() for gradient in bucket])
-            torch.distributed.all_reduce(flat)
-            parts = flat.split_with_sizes([gradient.numel() for gradient in bucket])
-            copy_tensors(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
+        reduce_in_buckets(model, torch.distributed.all_reduce)
 
     def reduce(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         summed = torch.stack([value.float() for value in values.values()])
@@ -89,6 +85,15 @@ class ProcessGroupContext(DistributedContext):
         objects = [list(strings)]
         torch.distributed.broadcast_object_list(objects, src=0)
         return objects[0]
+
+
+def reduce_in_buckets(model: nn.Module, reduce: Callable[[Tensor], object]) -> None:
+    """Replace a model's gradients by what `reduce` makes of them, in place, bucket by bucket."""
+    for bucket in gradient_buckets([p.grad for p in model.parameters() if p.grad is not None]):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        reduce(flat)
+        parts = flat.split_with_sizes([gradient.numel() for gradient in bucket])
+        copy_tensors(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
 
 
 def gradient_buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

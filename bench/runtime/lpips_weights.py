@@ -12,11 +12,13 @@ import warnings
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.compat import shapes_only
 from bench.common.errors import UserError
 from bench.common.paths import cache_dir
 from bench.protocols import LpipsNet
@@ -131,25 +133,42 @@ def _declare_operators() -> None:
 def lpips_model(net: Net) -> torch.nn.Module:
     """`lpips.LPIPS` of version 0.1 with its trained backbone and linear layers: eval, frozen, on the CPU.
 
-    Takes images in [−1, 1], or in [0, 1] with `normalize=True`. Raises UserError if the backbone is missing or not the
-    published one.
+    Takes images in [−1, 1], or in [0, 1] with `normalize=True`. Under FakeTensorMode it has shapes and no values, and
+    no file is read. Raises UserError if the backbone is missing or not the published one.
     """
     import torch
 
-    backbone = _read_backbone(net, path(net) if path(net).is_file() else half_path(net))
-    import_torchvision()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchvision's deprecation of `pretrained`, which lpips passes
-        import lpips
+    if shapes_only():
+        from bench.runtime.shapes import build_without_values
 
-        with torch.device("meta"):  # the package would draw 138 million random numbers, only to be overwritten
-            model: torch.nn.Module = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
-    file = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
+        return build_without_values(lambda: _untrained(net)).eval().requires_grad_(False)
+    backbone = _read_backbone(net, path(net) if path(net).is_file() else half_path(net))
+    lpips = import_lpips()
+    with torch.device("meta"):  # the package would draw 138 million random numbers, only to be overwritten
+        model = _untrained(net)
+    file = Path(str(lpips.__file__)).parent / "weights" / "v0.1" / f"{net}.pth"
     linear = torch.load(file, map_location="cpu", weights_only=True)
     state = {key: _value(key, backbone, linear) for key in model.state_dict() if not key.startswith("scaling_layer")}
     scaling = {f"scaling_layer.{key}": value for key, value in lpips.ScalingLayer().state_dict().items()}
     model.load_state_dict(state | scaling, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def import_lpips() -> ModuleType:
+    """The `lpips` package, with torchvision below it.
+
+    Not for the first time under torch.device or FakeTensorMode, which would reach the modules' own tensors.
+    """
+    import_torchvision()
+    return import_module("lpips")
+
+
+def _untrained(net: Net) -> torch.nn.Module:
+    lpips = import_lpips()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision's deprecation of `pretrained`, which lpips passes
+        model: torch.nn.Module = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+    return model
 
 
 def _value(key: str, backbone: dict[str, NDArray[Any]], linear: dict[str, torch.Tensor]) -> torch.Tensor:

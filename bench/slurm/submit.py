@@ -19,12 +19,14 @@ from bench.common.labels import file_name
 from bench.common.paths import SOURCE
 from bench.common.process import ProcessIdentity
 from bench.execution.dry_run import print_dry_run
+from bench.execution.estimates import require_fit
 from bench.execution.launcher import Task, needs_work, prepare_run_folder
 from bench.execution.session import Session
 from bench.runs.folder import runs_folder
 from bench.runs.lease import LeaseHeld
 from bench.slurm import queue, snapshot
 from bench.slurm.cluster import Cluster
+from bench.slurm.estimates import hardware_of_cluster
 from bench.slurm.groups import Group, group_tasks
 from bench.slurm.job import CollectJob, RunJob
 from bench.slurm.run_state import JOB, job_of, process_of
@@ -74,7 +76,10 @@ class Submission:
         session.verify_files()
         session.verify_data_unchanged()
         if to_submit:
-            session.prepare([run for run, task in zip(session.chosen, self.tasks, strict=True) if task in to_submit])
+            runs = [run for run, task in zip(session.chosen, self.tasks, strict=True) if task in to_submit]
+            for text in require_fit(runs, hardware_of_cluster(self.cluster), self.console, options.submit_anyway):
+                session.print(text, "yellow")
+            session.prepare(runs)
             self._submit(to_submit, queued)
         else:
             session.record()

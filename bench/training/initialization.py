@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from bench.common.compat import shapes_only
 from bench.common.errors import UserError
 from bench.config.schema import FromRun, Shipped, WeightsFile
 from bench.config.user_files import verify_files, weight_file, weight_files
 from bench.runs.folder import RunFolder
+from bench.runtime.shapes import build_without_values
 from models import pretrained, published, transfer, weights
 from models.ead import EAD
 from models.published import Layout, State, WeightsError
@@ -30,8 +32,11 @@ log = logging.getLogger(__name__)
 def build(spec: RunSpec, runs: Path | None) -> EAD:
     """The model, drawn from the seed, then filled as `spec.init` says; `runs` holds the other runs.
 
-    Raises UserError when a source is missing or does not fit: never a silent random initialization.
+    Raises UserError when a source is missing or does not fit: never a silent random initialization. Under
+    FakeTensorMode it has shapes and no values.
     """
+    if shapes_only():
+        return build_without_values(spec.model.build)
     verify_files(spec)
     model = spec.model.build(spec.seed)
     for part, init in weight_sources(spec):

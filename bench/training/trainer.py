@@ -16,7 +16,9 @@ from bench.data.batch import Batch
 from bench.losses import LossSpec, NotAvailable, Prediction, Term
 from bench.runtime import numerics
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
+from bench.runtime.shapes import to_device
 from bench.training import diagnostics, initialization, optimizer
+from bench.training.recompute import recompute_blocks
 from models.ead import EAD
 
 if TYPE_CHECKING:
@@ -32,8 +34,9 @@ class Trainer:
         """`runs` holds the folders of other runs, for `init`. Raises UserError."""
         numerics.configure(device, spec.train.matmul_precision, spec.seed)
         self.spec, self.ranks = spec, ranks
-        self.model: EAD = initialization.build(spec, runs).to(device).train()
+        self.model: EAD = to_device(initialization.build(spec, runs), device).train()
         optimizer.freeze(self.model, spec.train)
+        recompute_blocks(self.model, spec.train.recompute)
         self.forward = torch.compile(self.model) if spec.train.compile else self.model
         self.optimizer = optimizer.build(self.model, spec.train)
         self.losses = {name: loss for name, loss in spec.losses.items() if isinstance(loss, LossSpec) and loss.weight}
@@ -45,7 +48,8 @@ class Trainer:
         optimizer.set_learning_rate(self.optimizer, step, self.spec.train)
         self.optimizer.zero_grad(set_to_none=True)
         values = self.ranks.reduce(self.accumulate(step, batch))
-        self.ranks.reduce_gradients(self.model)
+        with record_function("exchange"):
+            self.ranks.reduce_gradients(self.model)
         norms = diagnostics.gradient_norms(self.model)
         norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
         with record_function("optimizer"):

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from support.paths import ROOT
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.common import compat
 
 PRIVATE = re.compile(r"\b(?:torch|np|numpy|optuna|rich|submitit|trimesh|part|mesh)(?:\.\w+)*\._[a-z]\w*|import _[a-z]")
-ALLOWED = ("bench/common/compat.py", "models/", "bench/training/optimizer.py")  # _ConvNd is documented by torch
+ALLOWED = ("bench/common/compat.py", "bench/profiling/estimate/torch_internals.py", "models/",
+           "bench/training/optimizer.py")  # _ConvNd is documented by torch  # fmt: skip
 
 
 def test_private_apis_are_used_in_one_module() -> None:
@@ -33,6 +35,12 @@ def test_a_recording_profiler_is_seen() -> None:
     with torch.profiler.profile():
         assert compat.profiler_enabled()
     assert not compat.profiler_enabled()
+
+
+def test_tensors_without_values_are_seen() -> None:
+    assert not compat.shapes_only()
+    with FakeTensorMode():
+        assert compat.shapes_only()
 
 
 def test_norms_and_copies_of_several_tensors() -> None:

@@ -13,6 +13,7 @@ from support.balls import Balls
 from support.training import CPU, SIZE, run, spec
 
 from bench.common.errors import UserError
+from bench.config.schema import ProfileSpec
 from bench.data.batch import Batch
 from bench.losses import Prediction, Term, mse
 from bench.profiling import step_profile
@@ -39,11 +40,22 @@ def test_profile(tmp_path: Path) -> None:
     gpu = ("allocated_peak_memory_gib", "reserved_peak_memory_gib", "device_memory_gib")
     assert [profile[name] for name in gpu] == [None] * 3
     numbers = {name for name in profile if name.endswith(("_ms", "_gib"))}
-    assert numbers | {"ranks", "load_average", "forward_gflop"} == set(profile["definitions"])
+    assert numbers | {"ranks", "load_average", "estimate", "forward_gflop"} == set(profile["definitions"])
     assert profile["ranks"] == [{name: profile[name] for name in profile["ranks"][0]}]
     assert profile["weights"] == "trained" and profile["threads"] == torch.get_num_threads()
     assert profile["device"] and profile["batch"] == 4 and profile["window_steps"] == 10
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+
+@pytest.mark.usefixtures("unhooked")
+def test_a_profile_holds_its_estimate(tmp_path: Path) -> None:
+    """On a CPU memory is measured, and the estimate made, for runs that are traced; within a tenth of each other."""
+    traced = replace(spec(steps=4), profile=ProfileSpec(trace=True))
+    step_profile.profile(traced, PlainWriter(tmp_path), device=CPU, source=Balls(SIZE))
+    (profile,) = RunFolder(tmp_path).profiles().values()
+    measured, estimate = profile["allocated_peak_memory_gib"], profile["estimate"]
+    assert estimate["allocated_peak_memory_gib"] == pytest.approx(measured, rel=0.1)
+    assert estimate["step_time_ms"] > 0 and estimate["hardware"]["memory_gib"] is None
 
 
 @pytest.mark.usefixtures("unhooked")

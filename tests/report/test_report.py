@@ -67,7 +67,9 @@ def test_the_page_tells_the_sweep(page: Page) -> None:
                  "Traceback: the last line", "--retry failed", "Ours2", "git checkout 0123456789abcdef",
                  "the sweep ran", "+0.950 [+0.315, +1.585] decided", "Differences from FreeSplatter", "190–220",
                  "python -m bench.run ablations/table3.yaml train.steps=60 'seeds=[0, 1]'", "a processor, batch 16",
-                 "load average 0.5", "median wall time of 10 steps", "procedural 1", "G-Objaverse: 264,775 scenes",
+                 "load average 0.5",
+                 "Estimate ÷ measured, Ours1: allocated 1.01, step 2.00", "median wall time of 10 steps",
+                 "procedural 1", "G-Objaverse: 264,775 scenes",
                  "procedural: 400 training and 32 evaluation scenes", "from shipped tiny_surface_points"):  # fmt: skip
         assert part in text, part
     headings = ["Question and answer", "Variants", "Results", "The paper", "Loss curves", "Pictures and depth",

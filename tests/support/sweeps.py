@@ -66,7 +66,9 @@ def profile(step: float) -> dict[str, Any]:
     definitions = {"step_time_ms": "median wall time of 10 steps", "host_peak_memory_gib": "peak resident memory"}
     return {
         "step_time_ms": step, "step_time_ms_p10": step - 10, "step_time_ms_p90": step + 20, "host_peak_memory_gib": 1.5,
-        "reserved_peak_memory_gib": None, "batch": 16, "threads": 2, "world": 1, "device": "a processor",
+        "reserved_peak_memory_gib": None, "allocated_peak_memory_gib": 0.5,
+        "estimate": {"allocated_peak_memory_gib": 0.505, "step_time_ms": 2 * step},
+        "batch": 16, "threads": 2, "world": 1, "device": "a processor",
         "load_average": 0.5, "definitions": definitions,
     }  # fmt: skip
 

@@ -1,0 +1,163 @@
+"""Estimates of a dry run: what each run will cost, what does not fit, and what would make it fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench.common.console import progress
+from bench.common.errors import UserError
+from bench.common.labels import terminal
+
+if TYPE_CHECKING:
+    from bench.config import Run
+    from bench.profiling.estimate.estimate import Hardware
+
+log = logging.getLogger(__name__)
+SHOWN_AT_PEAK = 6  # kinds of buffers
+
+
+def estimate_runs(
+    runs: Sequence[Run], hardware: Hardware, console: Console, fit_gb: float | None = None
+) -> list[dict[str, Any]]:
+    """For each run {"estimate": …, "fit": … or None}, or {"estimate": None, "estimate_problem": sentence}.
+
+    Raises UserError where --fit is asked of a CPU.
+    """
+    from bench.profiling.estimate.fit import fit
+
+    if fit_gb is not None and hardware.target == "cpu":
+        raise UserError("--fit is for GPUs: name them by --slurm FILE, or use --scale small or paper")
+    results: list[dict[str, Any]] = []
+    with progress("estimating", len(runs), console) as advance:
+        for run in runs:
+            result = _estimate(run, hardware)
+            if fit_gb is not None and result["estimate"]:
+                result["fit"] = fit(run.spec, hardware, fit_gb).to_dict()
+            results.append(result)
+            advance(1)
+    return results
+
+
+def _estimate(run: Run, hardware: Hardware) -> dict[str, Any]:
+    from bench.profiling.estimate.estimate import estimate
+
+    try:
+        return {"estimate": estimate(run.spec, hardware)}
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's own part raises on tensors without values
+        log.debug("estimate of %s", run.label, exc_info=True)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return {"estimate": None, "estimate_problem": f"{run.label}: cannot be estimated: {reason}"}
+
+
+def require_fit(runs: Sequence[Run], hardware: Hardware, console: Console, anyway: bool) -> list[str]:
+    """Sentences on runs that cannot fit the hardware's cards. Raises UserError with them, unless `anyway`."""
+    if hardware.card.memory_gib is None or hardware.assumed:
+        return []
+    rows = estimate_runs(runs, hardware, console)
+    problems = [text for run, row in zip(runs, rows, strict=True) if (text := misfit(run.label, row["estimate"]))]
+    if problems and not anyway:
+        hint = "see --estimate --fit GB for what would fit, or pass --submit-anyway"
+        raise UserError("\n".join([*problems, f"nothing was submitted: {hint}"]))
+    return problems
+
+
+def misfit(label: str, estimate: Mapping[str, Any] | None) -> str | None:
+    """ "Ours1: does not fit A100-80GB: …", None where it may fit."""
+    if estimate is None or estimate["fits"] is not False:
+        return None
+    hardware, least = estimate["hardware"], estimate["memory"]["lower_bound_gib"]
+    return (
+        f"{label}: does not fit {hardware['card']}: a process needs at least {least:.1f} GiB of "
+        f"{hardware['memory_gib']:.1f} GiB"
+    )
+
+
+def print_estimates(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """A table, then what the memory is made of, and in red what does not fit."""
+    lines: list[tuple[str, str | None]] = [(row["estimate_problem"], "yellow") for row in rows if not row["estimate"]]
+    known = [row for row in rows if row["estimate"]]
+    if known:
+        console.print(_table(known))
+        lines += [(_peak(row), None) for row in known]
+        lines += [(text, "red") for row in known if (text := misfit(row["label"], row["estimate"]))]
+        lines += [(_tight(row), "yellow") for row in known if _is_tight(row["estimate"])]
+        lines += [
+            (_fit(row), None if row["fit"]["overrides"] is not None else "red") for row in known if row.get("fit")
+        ]
+        lines.append((_hardware(known[0]["estimate"]["hardware"]), None))
+    for text, style in lines:
+        console.print(escape(terminal(text)), style=style, highlight=False, soft_wrap=True)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    hardware = rows[0]["estimate"]["hardware"]
+    cpu = hardware["memory_gib"] is None
+    table = Table(title=escape(f"Estimated on {_name(hardware)}: TFLOP of a step, GiB of a process"))
+    table.add_column("run", overflow="fold")
+    kinds = ("allocated",) if cpu else ("allocated", "reserved", "device")
+    for heading in ["TFLOP", *kinds, "hours", *([] if cpu else ["GPU-hours"])]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        estimate = row["estimate"]
+        cells = [_number(estimate["tflop_per_step"]["total"])]
+        cells += [_range(estimate["memory"][f"{kind}_gib"]) for kind in kinds]
+        cells += [_range(estimate["hours"])] + ([] if cpu else [_range(estimate["gpu_hours"])])
+        table.add_row(escape(terminal(row["label"])), *cells, style="red" if estimate["fits"] is False else None)
+    return table
+
+
+def _range(values: Mapping[str, float]) -> str:
+    """ "33.5" or "33.5–34.6"."""
+    low, high = (_number(values[name]) for name in ("low", "high"))
+    return low if low == high else f"{low}–{high}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2g}"
+
+
+def _peak(row: Mapping[str, Any]) -> str:
+    memory = row["estimate"]["memory"]
+    static = memory["static_gib"]
+    tflop = row["estimate"]["tflop_per_step"]
+    phases = ", ".join(f"{phase} {_number(tflop[phase])}" for phase in ("forward", "backward"))
+    parts = [f"{kind} {_number(size)}" for kind, size in list(memory["at_peak_gib"].items())[:SHOWN_AT_PEAK]]
+    kept = ", ".join(f"{kind} {_number(static[kind])}" for kind in ("weights", "gradients", "optimizer"))
+    return f"{row['label']}: {phases} TFLOP; at the peak {', '.join(parts)} GiB; static {kept} GiB"
+
+
+def _is_tight(estimate: Mapping[str, Any]) -> bool:
+    capacity = estimate["hardware"]["memory_gib"]
+    return bool(capacity and estimate["fits"] and estimate["memory"]["device_gib"]["high"] > capacity)
+
+
+def _tight(row: Mapping[str, Any]) -> str:
+    hardware, memory = row["estimate"]["hardware"], row["estimate"]["memory"]
+    return f"{row['label']}: may not fit {hardware['card']}: up to {memory['device_gib']['high']:.1f} GiB of a process"
+
+
+def _fit(row: Mapping[str, Any]) -> str:
+    fit = row["fit"]
+    start = f"{row['label']} in {fit['gb']:g} GB"
+    if fit["overrides"] is None:
+        return f"{start}: no switch suffices, the smallest takes up to {fit['device_gib']:.1f} GiB; use more processes"
+    change = " ".join(fit["overrides"]) or "fits as it is"
+    reason = f" ({fit['consequence']})" if fit["consequence"] else ""
+    return f"{start}: {change}{reason}, up to {fit['device_gib']:.1f} GiB"
+
+
+def _name(hardware: Mapping[str, Any]) -> str:
+    return f"{hardware['ranks']} × {hardware['card']}" if hardware["memory_gib"] else str(hardware["card"])
+
+
+def _hardware(hardware: Mapping[str, Any]) -> str:
+    assumed = f"; assumed: {hardware['assumed']}" if hardware["assumed"] else ""
+    return f"Hardware: {_name(hardware)}; rates {hardware['rates']}{assumed}"

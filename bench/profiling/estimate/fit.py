@@ -1,0 +1,91 @@
+"""Which switch makes a run fit so many gigabytes: those of SWITCHES in order, each with smaller micro-batches."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bench.config.schema import RecomputeSpec
+from bench.profiling.estimate.estimate import Hardware, estimate
+
+if TYPE_CHECKING:
+    from bench.config.schema import RunSpec
+
+USABLE = 0.985  # of a card's nominal memory, in GiB
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A change of a spec that saves memory; it adds to those before it in SWITCHES."""
+
+    overrides: tuple[str, ...]  # as on the command line
+    apply: Callable[[RunSpec], RunSpec]
+    consequence: str
+
+
+def _recompute_all(spec: RunSpec) -> RunSpec:
+    recompute = RecomputeSpec(encoder="block", aggregator="block", head="block")
+    return replace(spec, train=replace(spec.train, recompute=recompute))
+
+
+def _encoder_in_bf16(spec: RunSpec) -> RunSpec:
+    precision = replace(spec.model.precision, encoder="bf16")
+    return replace(spec, model=replace(spec.model, precision=precision))
+
+
+SWITCHES = (
+    Switch((), lambda spec: spec, "the same gradients, summed over micro-batches"),
+    Switch(
+        tuple(f"train.recompute.{part}=block" for part in ("encoder", "aggregator", "head")),
+        _recompute_all,
+        "the same gradients, a third more time",
+    ),
+    Switch(("model.precision.encoder=bf16",), _encoder_in_bf16, "another run: E in bf16"),
+)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Overrides under which a run fits, none where it fits as it is; None where nothing here suffices."""
+
+    gb: float
+    overrides: tuple[str, ...] | None
+    consequence: str
+    device_gib: float  # upper bound, of the proposal or of the smallest that was tried
+
+    def to_dict(self) -> dict[str, Any]:
+        return vars(self) | {"overrides": None if self.overrides is None else list(self.overrides)}
+
+
+def fit(spec: RunSpec, hardware: Hardware, gb: float) -> Fit:
+    """The first of `candidates` whose upper bound fits; within a switch, the largest micro-batch."""
+    smallest = float("inf")
+
+    def device_gib(changed: RunSpec) -> float:
+        return float(estimate(changed, hardware)["memory"]["device_gib"]["high"])
+
+    changed, overrides = spec, tuple[str, ...]()
+    for switch in SWITCHES:
+        changed = switch.apply(changed)
+        overrides += switch.overrides
+        sizes = micro_batches(spec, hardware.ranks)
+        specs = [changed, *(replace(changed, train=replace(changed.train, micro_batch=size)) for size in sizes)]
+        if (least := device_gib(specs[-1])) > gb * USABLE:
+            smallest = min(smallest, least)
+            continue
+        first = bisect_left(specs, True, key=lambda candidate: device_gib(candidate) <= gb * USABLE)
+        more = (f"train.micro_batch={sizes[first - 1]}",) if first else ()
+        consequence = switch.consequence if overrides or more else ""
+        return Fit(gb, (*overrides, *more), consequence, device_gib(specs[first]))
+    return Fit(gb, None, "", smallest)
+
+
+def micro_batches(spec: RunSpec, ranks: int) -> list[int]:
+    """Halves of what a process takes at once, down to one scene."""
+    size, sizes = spec.train.micro_batch or -(-spec.train.batch // ranks), list[int]()
+    while size > 1 and size % 2 == 0:
+        size //= 2
+        sizes.append(size)
+    return sizes if size == 1 else [*sizes, 1]

@@ -1,0 +1,72 @@
+"""Switches that save memory give the same gradients: micro-batches, and blocks that are computed again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.balls import Balls
+from support.base_models import BASES
+from support.training import CPU
+from torch import Tensor
+
+from bench import config
+from bench.common.errors import ConfigError
+from bench.data.sampler import Sampler
+from bench.training.trainer import Trainer
+
+TOLERANCE = 1e-5  # ‖g − g′‖ / ‖g‖ of each parameter, in float32
+MODELS = {
+    "ours2": [],
+    "dust3r": [],  # cross-attention, heads of their own for the first view
+    "vggt": [],
+    "lrm": ["train.batch=2"],
+    "freesplatter": ["model.head=conv_up"],
+}
+PARTS = ("encoder", "aggregator", "head")
+SWITCHES = {
+    "micro-batches": ["train.micro_batch=1"],
+    "recomputed": [f"train.recompute.{part}=block" for part in PARTS],
+    "both": ["train.micro_batch=2", *(f"train.recompute.{part}=block" for part in PARTS)],
+}
+
+
+def gradients(base: str, changes: list[str]) -> dict[str, Tensor]:
+    """Of one step with all losses but LPIPS, by parameter."""
+    settings = ["train.batch=2", "losses.lpips=null", "init.encoder=scratch", *MODELS[base], *changes]
+    (run,) = config.load(BASES / f"{base}.yaml", settings, "tiny").runs
+    trainer = Trainer(run.spec, CPU)
+    batch = Sampler(Balls(32), run.spec.views, 0, run.spec.model.known).training(1, range(run.spec.train.batch))
+    trainer.accumulate(run.spec.train.steps - 1, batch)
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("base", MODELS)
+def test_gradients_are_the_same(base: str) -> None:
+    expected = gradients(base, [])
+    assert expected
+    for name, changes in SWITCHES.items():
+        actual = gradients(base, changes)
+        assert actual.keys() == expected.keys(), name
+        for parameter, gradient in expected.items():
+            if norm := float(gradient.norm()):
+                difference = float((actual[parameter] - gradient).norm()) / norm
+                assert difference <= TOLERANCE, f"{name}: {parameter} differs by {difference:.1e}"
+
+
+def test_recomputing_is_no_part_of_what_a_run_is() -> None:
+    plain, changed = (config.load(BASES / "ours2.yaml", words, "tiny").runs[0] for words in ([], SWITCHES["both"]))
+    assert plain.id == changed.id and changed.spec.train.recompute.head == "block"
+
+
+def test_a_recomputed_model_evaluates_and_keeps_its_weights_names() -> None:
+    (run,) = config.load(BASES / "freesplatter.yaml", SWITCHES["recomputed"], "tiny").runs
+    trainer, plain = Trainer(run.spec, CPU), run.spec.model.build(run.spec.seed).train()
+    assert trainer.model.state_dict().keys() == plain.state_dict().keys()
+    views = Sampler(Balls(32), run.spec.views, 0).training(1, range(1)).inputs
+    with torch.no_grad():
+        assert torch.equal(trainer.model(views).means, plain(views).means)
+
+
+def test_an_unknown_way_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.recompute.encoder.*none.*block"):
+        config.load(BASES / "ours1.yaml", ["train.recompute.encoder=all"], "tiny")
