@@ -149,15 +149,15 @@ def _differences(fields: Fields) -> Iterator[Deviation]:
 
 
 def initialization(fields: Fields, model: paper.ComparedModel) -> Iterator[Deviation]:
-    """Given weights of a whole model, or an encoder that does not start from what Table 2 names."""
-    others = ("init.model.weights", "init.model.run", "init.encoder.run", "init.encoder.shipped")
-    weight_sources = {key: fields[key] for key in fields if key in others}
-    for key, source in weight_sources.items():
-        kind = "shipped " if key.endswith(".shipped") else ""
-        yield Deviation("initialization", key.rpartition(".")[0], f"{model.encoder} (Table 2)", f"from {kind}{source}")
-    untrained = fields.get("model.encoder.name") in PRETRAINED and fields.get("init.encoder") == "scratch"
-    if untrained and not weight_sources:
-        yield Deviation("initialization", "init.encoder", f"{model.encoder} (Table 2)", "from scratch")
+    """Given weights of a whole model, or an encoder that does not start from what Table 2 names. A file of the user's is
+    taken to be that."""
+    whole, encoder = fields.get("init.model") or "scratch", str(fields.get("init.encoder", ""))
+    if whole != "scratch":
+        yield Deviation("initialization", "init.model", f"{model.encoder} (Table 2)", f"from {whole}")
+    elif encoder.startswith(("run ", "shipped ")) or (
+        encoder == "scratch" and fields.get("model.encoder.name") in PRETRAINED
+    ):
+        yield Deviation("initialization", "init.encoder", f"{model.encoder} (Table 2)", f"from {encoder}")
 
 
 def _describe(key: str, fields: Fields) -> str:
