@@ -149,7 +149,7 @@ def _differences(fields: Fields) -> Iterator[Deviation]:
 
 
 def initialization(fields: Fields, model: paper.ComparedModel) -> Iterator[Deviation]:
-    """Given weights of a whole model, or an encoder that does not start from what Table 2 names. A file of the user's is
+    """Given weights of a whole model, or an encoder that does not start from Table 2's weights. A file of the user's is
     taken to be that."""
     whole, encoder = fields.get("init.model") or "scratch", str(fields.get("init.encoder", ""))
     if whole != "scratch":
