@@ -31,7 +31,6 @@ OUTPUTS = {
     **dict.fromkeys(("gaussians", "gslrm", "splatt3r", "noposplat"), "Gaussians G"),
 }  # fmt: skip
 SLOTS = ("E", "A", "D", "output")
-PRETRAINED_FROM = ("init.encoder.", "init.model.")
 PROPOSED = "ours2"  # the base of the paper's last row
 PUBLIC_CODE = {"lrm": "LRM follows its public code (DINO's tokens as E, plane tokens as A)"}
 TRIVIAL = {"psnr": "mean", "point_error": "constant", "completion_error": "patch_mean"}  # metric → baseline of its kind
@@ -116,12 +115,12 @@ def _encoder(fields: Fields) -> str:
     word = ENCODERS.get(name, name) + ("v2" if fields.get("model.encoder.version") == "dinov2" else "")
     if name == "conv":
         return f"{word} of images and rays" if fields.get("model.encoder.rays") else word
-    given = {key.rpartition(".")[2]: value for key, value in fields.items() if key.startswith(PRETRAINED_FROM)}
-    source = next((str(given[kind]) for kind in ("weights", "run", "shipped") if given.get(kind)), "")
+    sources = (str(fields.get(f"init.{part}", "scratch")) for part in ("encoder", "model"))
+    source = next((source for source in sources if source != "scratch"), "")
     if "MASt3R" in source:
         return "pretrained MASt3R E"
-    if "shipped" in given:
-        return f"{word}, pretrained ({source}, shipped)"
+    if source.startswith("shipped "):
+        return f"{word}, pretrained ({source.removeprefix('shipped ')}, shipped)"
     return f"pretrained {word}" if source else f"{word}, from scratch"
 
 

@@ -13,7 +13,7 @@ from support.sweeps import evaluation, record_sweep, write_run
 
 from bench.analysis import paper, systematization, tables
 from bench.analysis.formatting import read_markdown
-from bench.analysis.sweep_results import flatten
+from bench.analysis.sweep_results import resolved_fields
 from bench.common.json_files import read_json, write_json
 from bench.config import load, to_dict
 from bench.runs.folder import RunFolder
@@ -23,7 +23,7 @@ SPEC = ROOT / "ablations" / "table1.yaml"
 
 
 def fields_of(base: str, scale: str = "paper") -> dict[str, Any]:
-    return flatten(to_dict(load(BASES / f"{base}.yaml", scale=scale).runs[0].spec))
+    return resolved_fields(to_dict(load(BASES / f"{base}.yaml", scale=scale).runs[0].spec))
 
 
 @pytest.mark.parametrize(("base", "differs"), [
@@ -36,6 +36,14 @@ def test_words_are_the_papers_where_the_parts_are(base: str, differs: str) -> No
     printed = systematization.printed_row(base)
     assert printed is not None and "".join(slot for slot, _, _ in row.differences) == differs
     assert (row.inputs, row.poses.partition(" ")[0]) == (printed.inputs, fields_of(base)["model.poses"])
+
+
+def test_e_says_what_it_starts_from() -> None:
+    words = {base: systematization.describe(fields_of(base, "tiny"), base).E for base in ("ours1", "dust3r")}
+    assert words == {"ours1": "CroCo, pretrained (tiny_surface_points, shipped)", "dust3r": "CroCo, from scratch"}
+    runs = {run.label: run.spec for run in load(SPEC).runs}
+    splatt3r = resolved_fields(to_dict(runs["Splatt3R"]))
+    assert systematization.describe(splatt3r, "splatt3r").E == "pretrained MASt3R E"
 
 
 def test_every_row_of_the_paper_has_a_base() -> None:
