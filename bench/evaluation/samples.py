@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,11 +22,21 @@ SCENES = 4
 FOLDER, FILE = "samples", "evaluation.npz"
 
 
+@torch.no_grad()
 def samples_of(batch: Batch, output: object, rendering: Rendering, count: int) -> list[dict[str, Any]]:
-    """Of the first `count` scenes: inputs, truth, renderings; depth and foreground of the first input view."""
-    points = outputs.of(output).surface_points(output)
+    """Of the first `count` scenes: inputs, truth, renderings; depth and foreground of the first input view.
+
+    Where no surface point belongs to a pixel, as in planes, the depth is rendered.
+    """
+    kind = outputs.of(output)
+    points = kind.surface_points(output)
     true_depth = metrics.first_view_depth(batch.input_points, batch)
-    depth = rendering.depth[:, 0] * 0 if points is None else metrics.first_view_depth(points, batch)
+    if points is None:
+        cameras = batch.input_cameras
+        first = replace(cameras, world_to_camera=cameras.world_to_camera[:, :1], intrinsics=cameras.intrinsics[:, :1])
+        depth = kind.render(output, first, batch.background[:, :1]).depth[:, 0]
+    else:
+        depth = metrics.first_view_depth(points, batch)
     return [
         {
             "scene": batch.scenes[i],

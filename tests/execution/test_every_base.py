@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from support.base_models import BASES
@@ -51,6 +52,12 @@ def test_it_trains_and_is_evaluated(name: str, train: Train) -> None:
     (result,) = folder.evaluations().values()
     metric = METRIC.get(folder.spec()["model"]["output"]["name"], "psnr")
     assert metric is None or result["means"][metric] > 0
+
+
+@pytest.mark.parametrize("name", ["lrm", "convolution, latents, set"])
+def test_depth_is_rendered_where_no_surface_point_belongs_to_a_pixel(name: str, train: Train) -> None:
+    samples = np.load(train(name).path / "samples" / "evaluation.npz")
+    assert samples["depth"][samples["mask"]].std() > 0
 
 
 def test_each_has_its_row(spec: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
