@@ -1,4 +1,4 @@
-"""`--overfit 1`: each base memorizes a scene at tiny scale, and a planted fault keeps it from it."""
+"""`--overfit 1`: models memorize a scene at tiny scale, and a planted fault keeps one from it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ def verdict(folder: Path, model: str, transposed: bool = False) -> overfit.Overf
     return result
 
 
-@pytest.mark.parametrize("model", sorted(path.stem for path in BASES.glob("*.yaml")))
+MEMORIZED = ("freesplatter", "ours1", "ours2", "dust3r", "croco")  # one of each kind of output that trains in a minute
+
+
+@pytest.mark.parametrize("model", MEMORIZED)
 def test_one_scene_is_memorized(tmp_path: Path, model: str) -> None:
     assert verdict(tmp_path, model).passed
 
