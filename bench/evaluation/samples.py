@@ -34,7 +34,9 @@ def samples_of(batch: Batch, output: object, rendering: Rendering, count: int) -
     if points is None:
         cameras = batch.input_cameras
         first = replace(cameras, world_to_camera=cameras.world_to_camera[:, :1], intrinsics=cameras.intrinsics[:, :1])
-        depth = kind.render(output, first, batch.background[:, :1]).depth[:, 0]
+        rendered = kind.render(output, first, batch.background[:, :1])
+        assert rendered is not None, "an output has surface points or is rendered"
+        depth = rendered.depth[:, 0]
     else:
         depth = metrics.first_view_depth(points, batch)
     return [
