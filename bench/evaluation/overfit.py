@@ -78,7 +78,8 @@ def overrides(scenes: int, specs: Sequence[RunSpec] = ()) -> list[str]:
     """Settings of a tiny spec under which the bases pass: a minute or two of one core, one scene.
 
     A third above the least learning rate of `specs` (the tiny scale's without any), little geometry first (none if any
-    of them has no term that trains alone), and no LPIPS, which PSNR does not need.
+    of them has no term that trains alone), no LPIPS, which PSNR does not need, and a pretrained encoder that learns as
+    fast as the rest.
     """
     learning_rate = min((spec.train.learning_rate for spec in specs), default=3.0e-3) * 4 / 3
     terms = [[loss for loss in spec.losses.values() if isinstance(loss, LossSpec)] for spec in specs]
@@ -91,6 +92,7 @@ def overrides(scenes: int, specs: Sequence[RunSpec] = ()) -> list[str]:
         "train.warmup_steps=50",
         f"train.geometry_first={0 if rendered else 0.1}",
         "losses.lpips=null",
+        "train.parts.encoder.rate=1",
     ]
 
 
