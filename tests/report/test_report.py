@@ -195,7 +195,7 @@ def test_a_published_summary_is_shown_as_it_was_written(tmp_path: Path) -> None:
     bench.report.refresh(sweep)
     text = dict(sections(sweep))
     assert sweep.summary_only and sweep.table().psnr.iloc[0] > 0
-    assert "All 3 runs are done" in " ".join(text["question"].split()) and "This is a summary" in text["question"]
+    assert "All 9 runs are done" in " ".join(text["question"].split()) and "This is a summary" in text["question"]
     assert "per_image_white@1" in text["results"] and "baseline" in text["results"]
     assert all("data:image/" in text[name] for name in ("drawings", "loss_curves", "qualitative", "comparison"))
     assert "A summary records only some" in text["paper"] and "None: every run is done" in text["failures"]
