@@ -42,7 +42,7 @@ base: freesplatter
 runs:
   - {{name: times out, seed: 1}}
   - {{name: loses its node, seed: 2}}
-  - {{name: exhausts memory, model.encoder.width: 1000, model.aggregator.blocks: 4, train.steps: 3, train.batch: 1}}
+  - {{name: exhausts memory, model.encoder.width: 1000, train.steps: 3, train.batch: 64}}
   - {{name: raises, seed: 3}}
   - {{name: is cancelled, seed: 4}}
   - {{name: is killed, seed: 5}}
