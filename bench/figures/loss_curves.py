@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Records = Sequence[Mapping[str, Any]]  # one run's metrics.jsonl: {"step": …, "loss/mse": …}
+MOST_POINTS = 1000  # of a curve; more are thinned out, which a page's width does not show
 LEGEND_CHARACTERS = 90  # of all columns of the legend together
 TITLES = {  # of eq. 6; any other term goes by its own name
     "mse": r"$\mathcal{L}_m$  mean squared error",
@@ -44,10 +45,12 @@ def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
             _curve(axes, label, runs, f"loss/{term}", colors[label], dashes[label])
         if geometry_first:
             axes.axvspan(0, geometry_first, color="#F0F0F0", zorder=0, linewidth=0)
-        axes.set(title=TITLES.get(term, mathtext(term)), xlabel="training step", yscale="log", xlim=(0, None))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.set(title=TITLES.get(term, mathtext(term)), xlabel="training step", xlim=(0, None))
+        if _all_positive(curves, f"loss/{term}"):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
     if geometry_first:
         axes = grid[0][0]
         axes.text(geometry_first / 2, 0.98, r"$\mathcal{L}_{3D}$ alone", transform=axes.get_xaxis_transform(),
@@ -79,11 +82,19 @@ def _curve(axes: Axes, label: str, runs: Sequence[Records], key: str, color: str
     steps = series[0][:length, 0]
     raw = np.stack([values[:length, 1] for values in series])
     smooth = np.stack([_running_mean(values) for values in raw])
+    every = slice(None, None, -(-length // MOST_POINTS))
     if len(series) == 1:
-        axes.plot(steps, raw[0], color=color, linewidth=0.4, alpha=0.25)
+        axes.plot(steps[every], raw[0, every], color=color, linewidth=0.4, alpha=0.25)
     else:
-        axes.fill_between(steps, smooth.min(0), smooth.max(0), color=color, alpha=0.18, linewidth=0)
-    axes.plot(steps, smooth.mean(0), color=color, linestyle=dash, label=style.wrap(label, 60))
+        low, high = smooth.min(0), smooth.max(0)
+        axes.fill_between(steps[every], low[every], high[every], color=color, alpha=0.18, linewidth=0)
+    axes.plot(steps[every], smooth.mean(0)[every], color=color, linestyle=dash, label=style.wrap(label, 60))
+
+
+def _all_positive(curves: Mapping[str, Sequence[Records]], key: str) -> bool:
+    """Whether a logarithmic axis can show a term: a confidence-weighted one falls below 0."""
+    values = (record.get(key) for runs in curves.values() for records in runs for record in records)
+    return all(value > 0 for value in values if value is not None)
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

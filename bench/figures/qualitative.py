@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Samples = Mapping[str, NDArray[np.generic]]  # samples/evaluation.npz of a run
 DEPTH = "viridis_r"  # near is light
 LONGEST_LINE = 40  # characters of a heading
+HEADING_SIZE = 6.5  # points
+UPRIGHT_LINE = 18  # characters of a line of a heading that is turned
 TARGETS = 2  # target views a scene, one below the other
 
 
@@ -31,7 +33,8 @@ def draw(samples: Mapping[str, Samples]) -> Figure:
     # columns: inputs 2 | gap | truth, models | gap | true depth, models' depths, each two cells wide
     widths = [1, 1, 0.15, *[1] * (1 + models), 0.15, *[2] * (1 + models), 0.1]
     unit = style.WIDTH / sum(widths)
-    head, foot = 0.42, 0.3
+    turned = any(_unbroken(label, 72 * unit) is None for label in samples)
+    head, foot = max(0.42, *(_turned_height(label) for label in samples)) if turned else 0.42, 0.3
     height = unit * (TARGETS * scenes + 0.18 * (scenes - 1)) * 1.02
     figure = plt.figure(figsize=(style.WIDTH, height + head + foot))
     top = 1 - head / (height + head + foot)
@@ -43,7 +46,7 @@ def draw(samples: Mapping[str, Samples]) -> Figure:
         _scene(
             figure, grid, (TARGETS + 1) * scene, {k: {n: v[scene] for n, v in s.items()} for k, s in samples.items()}
         )
-    _headings(figure, grid, list(samples))
+    _headings(figure, grid, list(samples), turned)
     _depth_key(figure, foot / (height + head + foot))
     return figure
 
@@ -93,18 +96,47 @@ def _depth_key(figure: Figure, height: float) -> None:
     axes.text(1.04, 0.5, "far", transform=axes.transAxes, ha="left", va="center", fontsize=6.5)
 
 
-def _headings(figure: Figure, grid: GridSpec, labels: Sequence[str]) -> None:
-    """Over the first row; long labels stand in several lines, none wider than its column."""
+def _headings(figure: Figure, grid: GridSpec, labels: Sequence[str], turned: bool) -> None:
+    """Over the first row, none wider than its column: labels in several lines, those of the narrow columns turned where
+    one of them would break a word."""
     start = 5 + len(labels)
     columns = {(0, 1): "inputs", (3, 3): "truth", (start, start): "true depth"}
     columns |= {(4 + i, 4 + i): label for i, label in enumerate(labels)}
     columns |= {(start + 1 + i, start + 1 + i): f"{label}: depth" for i, label in enumerate(labels)}
     for (left, right), label in columns.items():
         box, end = grid[0, left].get_position(figure), grid[0, right].get_position(figure)
-        text = figure.text(
-            (box.x0 + end.x1) / 2, box.y1 + 0.006, "", ha="center", va="baseline", fontsize=6.5, linespacing=1.1
-        )
-        for characters in range(LONGEST_LINE, 3, -1):
-            text.set_text(style.wrap(label, characters))
-            if text.get_window_extent().width <= (end.x1 - box.x0) * figure.bbox.width:
-                break
+        upright = turned and 4 <= left < start
+        width = (end.x1 - box.x0) * figure.get_figwidth() * 72
+        lines = style.wrap(label, UPRIGHT_LINE) if upright else _unbroken(label, width) or _broken(label, width)
+        figure.text((box.x0 + end.x1) / 2, box.y1 + 0.006, lines, ha="center", va="bottom" if upright else "baseline",
+                    rotation=90 if upright else 0, fontsize=HEADING_SIZE, linespacing=1.1)  # fmt: skip
+
+
+def _unbroken(label: str, width: float) -> str | None:
+    """The label in as few lines as fit into a width in points, whole and without breaking a word; None if none do."""
+    longest = max(map(len, label.split()), default=1)
+    for characters in range(LONGEST_LINE, longest - 1, -1):
+        lines = style.wrap(label, characters)
+        if not lines.endswith("…") and _text_width(lines) <= width:
+            return lines
+    return None
+
+
+def _broken(label: str, width: float) -> str:
+    """The same with words broken and the end left out, as far as it must be."""
+    wrapped = (style.wrap(label, characters) for characters in range(LONGEST_LINE, 3, -1))
+    return next((lines for lines in wrapped if _text_width(lines) <= width), style.wrap(label, 4))
+
+
+def _turned_height(label: str) -> float:
+    """Inches above the pictures that a turned heading takes."""
+    return _text_width(style.wrap(label, UPRIGHT_LINE)) / 72 + 0.08
+
+
+def _text_width(lines: str) -> float:
+    """In points, of the widest line."""
+    from matplotlib.textpath import TextPath
+
+    return max(
+        (TextPath((0, 0), line, size=HEADING_SIZE).get_extents().width for line in lines.split("\n")), default=0.0
+    )

@@ -59,6 +59,34 @@ def test_headings_of_pictures_are_no_wider_than_their_columns(finished_sweep: Pa
         assert not any(box.overlaps(other) for other in boxes[:i]), figure.texts[i].get_text()
 
 
+def test_no_word_of_a_heading_is_broken_where_it_can_be_turned(finished_sweep: Path) -> None:
+    (path, *_) = finished_sweep.parent.glob("runs/*/samples/evaluation.npz")
+    labels = (
+        "FreeSplatter",
+        "ViT from scratch",
+        "pointmaps, rate 0.1",
+        "surface points, rate 0.1",
+        "convolution",
+        "CNN",
+    )
+    with np.load(path) as arrays, style.style():
+        figure = qualitative.draw({label: dict(arrays) for label in labels})
+        words = [" ".join(text.get_text().split()) for text in figure.texts]
+        boxes = [text.get_window_extent() for text in figure.texts]
+    assert set(labels) <= set(words)
+    height = figure.bbox.height
+    for i, box in enumerate(boxes):
+        assert box.y1 <= height + 1 and not any(box.overlaps(other) for other in boxes[:i]), words[i]
+
+
+@pytest.mark.parametrize(("values", "scale"), [((0.5, 0.2), "log"), ((0.5, -0.2), "linear")])
+def test_a_term_that_falls_below_zero_has_a_linear_axis(values: tuple[float, float], scale: str) -> None:
+    records = [{"step": step, "loss/confidence_points": value} for step, value in enumerate(values, 1)]
+    with style.style():
+        (axes,) = loss_curves.draw({"model": [records]}).axes
+        assert axes.get_yscale() == scale
+
+
 def test_two_labels_never_share_a_diagram() -> None:
     assert figures.diagram_name("patch 4, 2 blocks") == "model_patch_4__2_blocks.svg"
     labels = ["a/b", "a_b", "a b", "提案手法", "従来手法", "x" * 300, "x" * 301]
