@@ -141,15 +141,20 @@ def commit_labels(provenance: Mapping[str, Any]) -> list[str]:
 def by_commit(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, list[str]]:
     """{run: {stage: provenance}} → {commit label: what was computed at it}.
 
-    Results are "RUN", or "RUN: STAGE" of a run whose stages have different commits.
+    Results are "RUN", or "RUN: STAGE" of a run whose stages have different commits; "all runs: STAGE" if that is so in
+    each.
     """
     results: dict[str, list[str]] = {}
-    for run, stages in runs.items():
-        labels = {stage: commit_labels(provenance) for stage, provenance in stages.items()}
-        single = len({label for several in labels.values() for label in several}) == 1
-        for stage, several in labels.items():
+    labels = {
+        run: {stage: commit_labels(provenance) for stage, provenance in stages.items()} for run, stages in runs.items()
+    }
+    single = {run: len({label for several in of.values() for label in several}) == 1 for run, of in labels.items()}
+    alike = len(runs) > 1 and not any(single.values())
+    for run, of in labels.items():
+        for stage, several in of.items():
+            common = alike and all(other.get(stage) == several for other in labels.values())
             for label in several:
-                result = run if single else f"{run}: {stage}"
+                result = run if single[run] else f"{'all runs' if common else run}: {stage}"
                 results.setdefault(label, [])
                 if result not in results[label]:
                     results[label].append(result)

@@ -195,6 +195,13 @@ def test_a_table_of_several_commits_says_so_in_one_sentence(tmp_path: Path) -> N
     assert f"bbbbbbbbbbbb+ (evals/{PROTOCOL.key})" in page
 
 
+def test_stages_that_all_runs_had_at_one_commit_are_named_once(tmp_path: Path) -> None:
+    each = {"train": at(A), "evaluate": at(A), "profile": at(B)}
+    text = markdown(sweep(tmp_path, {"one": each, "two": each}, at(C)))
+    both = f"aaaaaaaaaaaa (all runs: train, all runs: evals/{PROTOCOL.key}); bbbbbbbbbbbb (all runs: profiles/cpu-1)."
+    assert f"These numbers come from different commits: {both}" in text
+
+
 def test_folders_from_before_stages_had_their_own_are_read(tmp_path: Path) -> None:
     none: dict[str, Any] = {"train": {}, "evaluate": {}, "profile": {}}
     folder = sweep(tmp_path, {"one": none}, {"commit": B})
