@@ -20,6 +20,7 @@ DEPTH = "viridis_r"  # near is light
 LONGEST_LINE = 40  # characters of a heading
 HEADING_SIZE = 6.5  # points
 UPRIGHT_LINE = 18  # characters of a line of a heading that is turned
+ROOM = 0.94  # of a column's width, so that neighbors stand apart
 TARGETS = 2  # target views a scene, one below the other
 
 
@@ -117,7 +118,7 @@ def _unbroken(label: str, width: float) -> str | None:
     longest = max(map(len, label.split()), default=1)
     for characters in range(LONGEST_LINE, longest - 1, -1):
         lines = style.wrap(label, characters)
-        if not lines.endswith("…") and _text_width(lines) <= width:
+        if not lines.endswith("…") and _text_width(lines) <= ROOM * width:
             return lines
     return None
 
@@ -125,7 +126,7 @@ def _unbroken(label: str, width: float) -> str | None:
 def _broken(label: str, width: float) -> str:
     """The same with words broken and the end left out, as far as it must be."""
     wrapped = (style.wrap(label, characters) for characters in range(LONGEST_LINE, 3, -1))
-    return next((lines for lines in wrapped if _text_width(lines) <= width), style.wrap(label, 4))
+    return next((lines for lines in wrapped if _text_width(lines) <= ROOM * width), style.wrap(label, 4))
 
 
 def _turned_height(label: str) -> float:
