@@ -75,7 +75,13 @@ def build(sweep: SweepResults, protocol: str) -> FormattedTable | None:
     caption = [remarks.subject(sweep), *remarks.evaluated_on(sweep, protocol)[:2], *remarks.commits_of(sweep, protocol)]
     title = f"Quality against the number of input views N at evaluation: {'; '.join(caption)}."
     definitions = [f"{metric['heading']}: {metric['definition']}." for metric in metrics]
-    return FormattedTable(title, cells.loc[:, (cells != "").any()], [NOTE], definitions, ("", BASELINE))
+    return FormattedTable(
+        title,
+        cells.loc[:, (cells != "").any()],
+        [NOTE, *remarks.code_notes(sweep, protocol)],
+        definitions,
+        ("", BASELINE),
+    )
 
 
 def render(sweep: SweepResults, protocol: str) -> dict[str, str]:
