@@ -23,6 +23,7 @@ from bench.profiling import flops
 from bench.profiling.allocator_events import peak_allocated_bytes
 from bench.profiling.estimate.fake_step import dearest_step
 from bench.profiling.estimate.of_profile import estimate_of_profile
+from bench.profiling.phases import synchronize
 from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
@@ -148,12 +149,6 @@ def load_trained(trainer: Trainer, folder: Path | None) -> bool:
         return False
     load_strict(trainer.model, load_file(path), source=str(path))
     return True
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for a GPU; does nothing on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _reset_peaks(device: torch.device) -> None:

@@ -1,6 +1,6 @@
 """The trace stage, for runs with `profile.trace: true`: time by part, and a profiler's trace.
 
-traces/<device>-<world>.json                   time by part from clocks (bench/profiling/breakdown.py), for the figure
+traces/<device>-<world>.json                   time by phase (bench/profiling/phases.py), for the figure
 traces/<device>-<world>/NAME.pt.trace.json.gz  a torch.profiler trace, for TensorBoard's profiler plugin or Perfetto
 
 Both are recorded after the profile stage and separately: a profiler slows small steps several times.
@@ -21,8 +21,8 @@ from bench.common.environment import device_name
 from bench.common.json_files import write_json
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
-from bench.profiling.breakdown import DEFINITION, time_by_part
-from bench.profiling.step_profile import load_trained, require_clean_timing, synchronize
+from bench.profiling.phases import DEFINITION, synchronize, time_by_phase
+from bench.profiling.step_profile import load_trained, require_clean_timing
 from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bench.data.scene import DataSource
 
 TIMED, WARM_UP, TRACED = 10, 2, 3  # steps
-RANGES = ("encoder", "aggregator", "head", "rasterize", "losses", "backward", "optimizer")  # named in every trace
+RANGES = ("encoder", "aggregator", "head", "rasterize", "losses", "backward", "exchange", "optimizer")  # in every trace
 
 
 def trace(
@@ -50,13 +50,15 @@ def trace(
     trainer = Trainer(spec, device, ranks, writer.folder.parent)
     started = provenance.of_stage(spec.model.precision, device)
     trained = load_trained(trainer, writer.folder)
-    parts = time_by_part(trainer, source, TIMED)
+    times = time_by_phase(trainer, source, TIMED)
+    parts = times.phases_ms()
     sampler, first = Sampler(source, spec.views, spec.seed, spec.model.known), geometry_steps(spec.train)
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
     name = f"{device.type}-{ranks.world_size}"
     content = {
         "parts_ms": parts,
-        "step_ms": sum(parts.values()) - parts["data"],
+        "step_ms": sum(parts.values()),
+        "overhead": times.overhead(),
         "steps": TIMED,
         "definition": DEFINITION,
         "traced_steps": TRACED,
