@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.profiler import record_function
 
 from bench import outputs
 from bench.common.errors import UserError
@@ -20,6 +19,7 @@ from bench.runtime.shapes import to_device
 from bench.training import diagnostics, initialization, optimizer
 from bench.training.recompute import recompute_blocks
 from models.ead import EAD
+from models.phases import mark_backward, phase
 
 if TYPE_CHECKING:
     from bench.config.schema import RunSpec
@@ -37,7 +37,8 @@ class Trainer:
         self.model: EAD = to_device(initialization.build(spec, runs), device).train()
         optimizer.freeze(self.model, spec.train)
         recompute_blocks(self.model, spec.train.recompute)
-        self.forward = torch.compile(self.model) if spec.train.compile else self.model
+        if spec.train.compile:
+            compile_parts(self.model)
         self.optimizer = optimizer.build(self.model, spec.train)
         self.losses = {name: loss for name, loss in spec.losses.items() if isinstance(loss, LossSpec) and loss.weight}
         self.terms: Mapping[str, Term] = {name: loss.build(device) for name, loss in self.losses.items()}
@@ -45,14 +46,16 @@ class Trainer:
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """Forward, backward, update: step 0, 1, … on this rank's scenes. Returns the values to record, unread."""
-        optimizer.set_learning_rate(self.optimizer, step, self.spec.train)
-        self.optimizer.zero_grad(set_to_none=True)
-        values = self.ranks.reduce(self.accumulate(step, batch))
-        with record_function("exchange"):
+        with phase("optimizer"):
+            optimizer.set_learning_rate(self.optimizer, step, self.spec.train)
+            self.optimizer.zero_grad(set_to_none=True)
+        values = self.accumulate(step, batch)
+        with phase("exchange"):
+            values = self.ranks.reduce(values)
             self.ranks.reduce_gradients(self.model)
-        norms = diagnostics.gradient_norms(self.model)
-        norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
-        with record_function("optimizer"):
+        with phase("optimizer"):
+            norms = diagnostics.gradient_norms(self.model)
+            norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.spec.train.gradient_clip, norm)
             self.optimizer.update(norm)
         return values | norms
@@ -70,23 +73,25 @@ class Trainer:
     def backward(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """Eq. 6 for some of the step's scenes: the sum of their values, divided by the scenes of the whole step."""
         scenes, patch = self.spec.train.batch, self.spec.model.encoder.tokens().patch
-        for loss in self.losses.values():
-            batch = loss.prepare(batch, patch=patch, seed=self.spec.seed, step=step)
+        with phase("losses"):
+            for loss in self.losses.values():
+                batch = loss.prepare(batch, patch=patch, seed=self.spec.seed, step=step)
         prediction = self.predict(step, batch)
         weights = {name: loss.weight_at(step) for name, loss in self.losses.items()}
-        with record_function("losses"):
+        with phase("losses"):
             losses = {
                 name: self.term(name, prediction, batch).sum() / scenes
                 for name in self.terms
                 if weights[name] and (prediction.rendering is not None or "rendering" not in self.losses[name].needs)
             }
             total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-        with record_function("backward"):
+        with phase("backward"):
             torch.autograd.backward(total)
         values = {"loss": total.detach()} | {f"loss/{name}": value.detach() for name, value in losses.items()}
         if step % diagnostics.EVERY == 0:
-            statistics = diagnostics.output_statistics(prediction.output, batch, self.spec.model.output)
-            values |= {name: value / scenes for name, value in statistics.items()}
+            with phase("statistics"):
+                statistics = diagnostics.output_statistics(prediction.output, batch, self.spec.model.output)
+                values |= {name: value / scenes for name, value in statistics.items()}
         return values
 
     def term(self, name: str, prediction: Prediction, batch: Batch) -> Tensor:
@@ -100,9 +105,17 @@ class Trainer:
 
     def predict(self, step: int, batch: Batch) -> Prediction:
         """The model's output; rendered in the target cameras, unless no term reads it or L_3D still trains alone."""
-        output = self.forward(batch.inputs)
+        output = self.model(batch.inputs)
         if not self.renders or step < optimizer.geometry_steps(self.spec.train):
             return Prediction(output)
-        with record_function("rasterize"):
+        with phase("rasterize"):
             rendering = outputs.of(output).render(output, batch.target_cameras, batch.background)
+        if rendering is not None:
+            mark_backward("rasterize", vars(rendering))
         return Prediction(output, rendering)
+
+
+def compile_parts(model: EAD) -> None:
+    """E, A, D and the output each by itself, so that phases keep their borders."""
+    for part in (model.encoder, model.aggregator, model.head, model.output):
+        part.compile()
