@@ -39,12 +39,16 @@ class PartsSpec:
     head: PartTraining = field(default=PartTraining(), metadata={"legacy": PartTraining()})
 
 
-Recompute = Literal["none", "block"]
+Recompute = Literal["none", "selective", "block"]
+Regime = Literal["paper", "lean"]
 
 
 @dataclass(frozen=True)
 class RecomputeSpec:
-    """Of each part: whether its blocks' activations are computed again in the backward pass instead of being kept."""
+    """Of each part: which activations of its blocks are computed again in the backward pass instead of being kept.
+
+    `block`: all but the block's input; `selective`: all but that and what attention gives.
+    """
 
     encoder: Recompute = "none"
     aggregator: Recompute = "none"
@@ -56,7 +60,12 @@ class TrainSpec:
     steps: int = 200_000  # 0: nothing is trained, what `init` gives is evaluated
     batch: int = 32  # scenes a step, over all ranks and micro-batches
     micro_batch: int | None = field(default=None, metadata=NOT_IDENTITY)  # scenes a forward pass; None: all of a rank's
+    regime: Regime = field(default="paper", metadata=NOT_IDENTITY)  # what fields are where nothing sets them (REGIMES)
     recompute: RecomputeSpec = field(default=RecomputeSpec(), metadata=NOT_IDENTITY)  # saves memory, not time
+    views_at_once: int | None = field(
+        default=None, metadata=NOT_IDENTITY
+    )  # target views rendered and scored; None: all
+    head_views: int | None = field(default=None, metadata=NOT_IDENTITY)  # input views that D takes at once; None: all
     learning_rate: float = 5.0e-5
     final_learning_rate: float = 5.0e-6
     warmup_steps: int = 2000
@@ -82,6 +91,19 @@ class TrainSpec:
         "small": {"steps": 3000, "batch": 16, "learning_rate": 4.0e-4, "final_learning_rate": 5.0e-6,
                   "warmup_steps": 100, "checkpoint_every": 500},
     }  # fmt: skip
+
+
+REGIMES: Mapping[Regime, Mapping[str, object]] = {  # field → value, above its default and below all else
+    "paper": {},  # the defaults: every activation is kept, E in fp32
+    "lean": {
+        "model.precision.encoder": "bf16",
+        "train.recompute.encoder": "selective",
+        "train.recompute.aggregator": "selective",
+        "train.recompute.head": "block",
+        "train.head_views": 1,
+        "train.views_at_once": 1,
+    },
+}
 
 
 @dataclass(frozen=True)
