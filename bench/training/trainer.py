@@ -19,7 +19,7 @@ from bench.rendering import Rendering
 from bench.runtime import numerics
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bench.runtime.shapes import to_device
-from bench.training import diagnostics, initialization, optimizer
+from bench.training import diagnostics, initialization, optimizer, sharding
 from bench.training.recompute import save_activations
 from models.ead import EAD
 
@@ -39,6 +39,8 @@ class Trainer:
         self.model: EAD = to_device(initialization.build(spec, runs), device).train()
         optimizer.freeze(self.model, spec.train)
         save_activations(self.model, spec.train)
+        if spec.train.shard and ranks.world_size > 1:
+            sharding.shard(self.model, device, ranks.world_size)
         self.forward = torch.compile(self.model) if spec.train.compile else self.model
         self.optimizer = optimizer.build(self.model, spec.train)
         self.losses = {name: loss for name, loss in spec.losses.items() if isinstance(loss, LossSpec) and loss.weight}

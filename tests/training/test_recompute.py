@@ -6,16 +6,18 @@ import pytest
 import torch
 from support.balls import Balls
 from support.base_models import BASES
+from support.ranks import gradients
 from support.training import CPU
 from torch import Tensor
 
 from bench import config
 from bench.common.errors import ConfigError
 from bench.data.sampler import Sampler
+from bench.runtime.distributed import SINGLE_PROCESS
 from bench.training.trainer import Trainer
 
 TOLERANCE = 1e-5  # ‖g − g′‖ / ‖g‖ of each parameter, in float32
-MODELS = {
+MODELS: dict[str, list[str]] = {
     "ours2": [],
     "dust3r": [],  # cross-attention, heads of their own for the first view
     "vggt": [],
@@ -35,17 +37,6 @@ SWITCHES = {
 }
 
 
-def gradients(base: str, changes: list[str]) -> dict[str, Tensor]:
-    """Of one step with all losses but LPIPS, by parameter."""
-    settings = ["train.batch=2", "losses.lpips=null", "init.encoder=scratch", *MODELS.get(base, []), *changes]
-    (run,) = config.load(BASES / f"{base}.yaml", settings, "tiny").runs
-    trainer = Trainer(run.spec, CPU)
-    batch = Sampler(Balls(32), run.spec.views, 0, run.spec.model.known).training(1, range(run.spec.train.batch))
-    torch.manual_seed(0)  # of dropout
-    trainer.accumulate(run.spec.train.steps - 1, batch)
-    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
-
-
 def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor], name: str) -> None:
     assert actual.keys() == expected.keys(), name
     for parameter, gradient in expected.items():
@@ -56,15 +47,18 @@ def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor], name: s
 
 @pytest.mark.parametrize("base", MODELS)
 def test_gradients_are_the_same(base: str) -> None:
-    expected = gradients(base, [])
+    expected = gradients(base, MODELS[base], SINGLE_PROCESS)
     assert expected
     for name, changes in SWITCHES.items():
-        assert_equal(gradients(base, changes), expected, name)
+        assert_equal(gradients(base, [*MODELS[base], *changes], SINGLE_PROCESS), expected, name)
 
 
 def test_dropout_is_drawn_again_as_it_was() -> None:
     """Of NoPoSplat's head."""
-    assert_equal(gradients("noposplat", ["train.recompute.head=block"]), gradients("noposplat", []), "recomputed")
+    plain, recomputed = (
+        gradients("noposplat", words, SINGLE_PROCESS) for words in ([], ["train.recompute.head=block"])
+    )
+    assert_equal(recomputed, plain, "recomputed")
 
 
 def test_recomputing_is_no_part_of_what_a_run_is() -> None:
