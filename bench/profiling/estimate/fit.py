@@ -48,6 +48,7 @@ SWITCHES = (
         _train(recompute=RecomputeSpec("block", "block", "selective")),
         "the same gradients, a quarter more arithmetic",
     ),
+    Switch(("train.shard=true",), _train(shard=True), "the same gradients, more exchange between GPUs"),
     Switch(("model.precision.encoder=bf16",), _encoder_in_bf16, "another run: E in bf16"),
 )
 
@@ -74,7 +75,9 @@ def fit(spec: RunSpec, hardware: Hardware, gb: float) -> Fit:
 
     changed, overrides = spec, tuple[str, ...]()
     for switch in SWITCHES:
-        if any(problems(candidate := switch.apply(changed))):  # say, a term that needs all target views at once
+        candidate = switch.apply(changed)
+        useless = candidate.train.shard and not changed.train.shard and hardware.ranks == 1
+        if useless or any(problems(candidate)):  # say, a term that needs all target views at once
             continue
         changed = candidate
         overrides += switch.overrides
