@@ -22,6 +22,7 @@ STEPS: dict[str, tuple[str, tuple[str, ...], str]] = {
     **{name: (name, (), "") for name in NAMES},
     "latents": ("ours1", LATENTS, ""),
     "convolutions": ("freesplatter", CONVOLUTIONS, ""),
+    "head of VGGT": ("vggt", ("model.head=dpt_vggt",), ""),
 }
 MISPLACED = ("a vector", "a scalar", "an index", "a weight")
 
