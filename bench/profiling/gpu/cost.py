@@ -5,7 +5,7 @@ Weights are random: only the positions of the Gaussians make their cost differ f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +89,16 @@ def measure_case(suite: Suite, case: Case) -> dict[str, Any]:
             "paper": dict(paper),
             "ratio_to_paper": {kind: gib / paper["gpu_gb"] for kind, gib in memory.items()},
         }
-    cells = [f"{result['step_time_ms']:.0f} ms a step", *(f"{kind} {gib:.2f} GiB" for kind, gib in memory.items())]
-    cells += [f"{kind} ÷ paper {ratio:.2f}" for kind, ratio in result.get("ratio_to_paper", {}).items()]
-    cells += [f"{kind} estimate ÷ measured {ratio:.2f}" for kind, ratio in result["estimate_to_measured"].items()]
-    return result | {"summary": ", ".join(cells)}
+    return result | {"summary": _summary(result, memory)}
+
+
+def _summary(result: Mapping[str, Any], memory: Mapping[str, float]) -> str:
+    cells = [f"{result['step_time_ms']:.0f} ms a step"]
+    cells += [f"{kind.partition('_')[0]} {gib:.2f} GiB" for kind, gib in memory.items()]
+    for title, name in (("÷ the paper's", "ratio_to_paper"), ("estimate ÷ measured", "estimate_to_measured")):
+        values = [f"{kind.partition('_')[0]} {ratio:.2f}" for kind, ratio in result.get(name, {}).items()]
+        cells += [f"{title}: {', '.join(values)}"] if values else []
+    return "; ".join(cells)
 
 
 def ratios(estimate: dict[str, Any], measured: dict[str, Any]) -> dict[str, float]:
