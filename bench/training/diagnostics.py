@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,10 @@ from bench import outputs
 from bench.common.compat import tensor_norms
 from bench.common.errors import NonFinite as NonFinite
 from bench.data.batch import Batch
+from bench.training.sharding import whole
 from models.ead import EAD
 from models.parts import OutputSpec
-from models.tensors import Dense, TensorDataclass
+from models.tensors import tensors_of
 
 EVERY = 10  # steps between statistics of the output
 WARMUP_STEPS = 20  # steps at the start without warnings: an untrained model has most of these symptoms
@@ -36,7 +37,7 @@ def gradient_norms(model: EAD) -> dict[str, Tensor]:
     for name, part in model.parts().items():
         gradients = [p.grad for p in part.parameters() if p.grad is not None]
         if gradients:
-            norms[f"gradient_norm/{name}"] = torch.linalg.vector_norm(torch.stack(tensor_norms(gradients)))
+            norms[f"gradient_norm/{name}"] = whole(torch.linalg.vector_norm(torch.stack(tensor_norms(gradients))))
     return norms
 
 
@@ -89,16 +90,4 @@ def first_nonfinite_module(model: EAD, batch: Batch) -> str:
 
 
 def _finite(value: object) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in _tensors(value))
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, TensorDataclass | Dense):
-        yield from _tensors(list(vars(value).values()))
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
+    return all(bool(tensor.isfinite().all()) for tensor in tensors_of(value))
