@@ -20,6 +20,7 @@ LATENTS = ("model.aggregator={name: latents, blocks: 2}", "model.output=set_gaus
 CONVOLUTIONS = ("model.encoder=cnn", "model.head=conv_up")
 STEPS: dict[str, tuple[str, tuple[str, ...], str]] = {
     **{name: (name, (), "") for name in NAMES},
+    "lean": ("ours2", ("train.regime=lean",), ""),
     "latents": ("ours1", LATENTS, ""),
     "convolutions": ("freesplatter", CONVOLUTIONS, ""),
     "head of VGGT": ("vggt", ("model.head=dpt_vggt",), ""),

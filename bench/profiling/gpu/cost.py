@@ -19,10 +19,7 @@ SCENES = 8  # a GPU: the paper's batch of 32 on four
 FEW_SCENES = ("data=procedural", "data.training_scenes=16", "data.validation_scenes=0", "data.evaluation_scenes=1")
 MODELS = ("ours2", "freesplatter", "ours1")  # of Table 3
 MEMORY = ("allocated_peak_memory", "reserved_peak_memory", "device_memory")
-REGIMES: dict[str, tuple[str, ...]] = {
-    "paper": (),
-    "lean": ("train.micro_batch=2", "train.recompute.aggregator=block", "train.recompute.head=block"),
-}  # fmt: skip
+REGIMES: dict[str, tuple[str, ...]] = {"paper": (), "lean": ("train.regime=lean",)}
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def measure_case(suite: Suite, case: Case) -> dict[str, Any]:
 
 
 def _summary(result: Mapping[str, Any], memory: Mapping[str, float]) -> str:
-    cells = [f"{result['step_time_ms']:.0f} ms a step"]
+    cells = [f"{result['step_time_ms']:.0f} ms a step, MFU {result['mfu']:.0%}"]
     cells += [f"{kind.partition('_')[0]} {gib:.2f} GiB" for kind, gib in memory.items()]
     for title, name in (("÷ the paper's", "ratio_to_paper"), ("estimate ÷ measured", "estimate_to_measured")):
         values = [f"{kind.partition('_')[0]} {ratio:.2f}" for kind, ratio in result.get(name, {}).items()]
