@@ -6,9 +6,8 @@ Parts, each with a file of its own in --out:
     cost        memory and step time of Table 3's models at the paper's batch a GPU, in every regime; estimates
     training    the same steps as on a CPU; a short real training at scale small, evaluated
     estimates   estimated and measured cost of other models and batches
-Every measurement is written when it is done, and not repeated for the same device and code: call the command again to
-go on. Needs no network and none of this project's pinned versions (torch ≥ 2.11, Python ≥ 3.11); bench/gpu_bundle.py
-collects what such a machine lacks. `--device cpu --size tiny` exercises every path without a GPU.
+Every measurement is written when it is done, and not repeated for the same device and code: call again to go on.
+Needs no network and no pinned versions (torch ≥ 2.11); bench/gpu_bundle.py collects what such a machine lacks.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def main() -> int:
         prog="python -m bench.gpu_suite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
-    parser.add_argument("--minutes", type=float, default=15, help="none starts that would end after these")
+    parser.add_argument("--minutes", type=float, default=15, help="no measurement starts that would end later")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--size", choices=("paper", "tiny"), default="paper", help="tiny: every path, in minutes")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
@@ -49,10 +48,8 @@ def main() -> int:
         row.model.lower(): {"parameters_millions": row.parameters_millions, "gpu_gb": row.gpu_gb / GPUS}
         for row in TABLE_3
     }
-    console = command_console(to_stderr=False)
-    suite = Suite(
-        options.out, torch.device(options.device), options.size == "tiny", deadline, console, Background(), paper
-    )
+    tiny, console = options.size == "tiny", command_console(to_stderr=False)
+    suite = Suite(options.out, torch.device(options.device), tiny, deadline, console, Background(), paper)
     measurements = select(all_measurements(), options.parts)
     start_background(suite, measurements)
     return 0 if run_all(suite, measurements, options.retry) else 1

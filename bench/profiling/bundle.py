@@ -19,7 +19,7 @@ PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x8
 
 
 def fetch_packages(folder: Path) -> None:
-    """Download WHEELS for Python 3.12 by pip, without dependencies, and unpack them. Raises UserError when pip fails."""
+    """Download WHEELS for Python 3.12 by pip, without dependencies, and unpack them. Raises UserError if pip fails."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--python-version", "3.12", "--implementation", "cp"]
     command += [option for platform in PLATFORMS for option in ("--platform", platform)]

@@ -122,6 +122,6 @@ def _seconds(function: Callable[[], object], device: torch.device, repeats: int 
 
 
 def _synchronize(device: torch.device) -> None:
-    from bench.profiling.step_profile import synchronize
+    from bench.profiling.phases import synchronize
 
     synchronize(device)

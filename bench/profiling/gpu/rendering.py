@@ -80,7 +80,7 @@ def timed(suite: Suite, repeats: int = 10) -> dict[str, Any]:
     import torch
 
     from bench.profiling.benchmarks.rendering import Case, scene
-    from bench.profiling.step_profile import synchronize
+    from bench.profiling.phases import synchronize
     from bench.rendering import render
 
     suite.background.wait()
