@@ -34,7 +34,7 @@ def start_background(suite: Suite, measurements: Sequence[Measurement]) -> None:
     if suite.device.type == "cuda":
         suite.background.required = "gsplat's build"
         suite.background.start(suite.background.required, rendering.BUILD, environment)
-    environment |= {"OMP_NUM_THREADS": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # these leave the GPU alone
     cases = [each.name for each in missing if each.part in ("cost", "estimates")]
     for i in range(min(ESTIMATING, len(cases))):
         share = cases[i::ESTIMATING]

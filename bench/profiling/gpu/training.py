@@ -83,8 +83,9 @@ def trajectory(spec: RunSpec, device: torch.device, plain: bool) -> dict[str, li
     source = open_source(spec.data, spec.model.image_size, progress=False)
     sampler = Sampler(source, spec.views, spec.seed, spec.model.known)
     trainer = Trainer(spec, device)
+    torch.backends.cudnn.allow_tf32 = False  # until the next trainer sets it again (bench.runtime.numerics)
     records = []
-    with torch.backends.cudnn.flags(allow_tf32=False), automatic_backend("reference") if plain else nullcontext():
+    with automatic_backend("reference") if plain else nullcontext():
         for step in range(spec.train.steps):
             values = trainer.step(step, sampler.training(step, range(spec.train.batch)).to(device))
             records.append({name: float(value) for name, value in values.items() if name.startswith("loss")})
