@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,12 +14,16 @@ import pytest
 import torch
 from support.paths import ROOT
 
+from bench.common.console import command_console
+from bench.common.errors import UserError
 from bench.common.json_files import read_json, write_json
 from bench.profiling import bundle
 from bench.profiling.benchmarks.rendering import Case
 from bench.profiling.estimate import hardware
 from bench.profiling.gpu import rendering
+from bench.profiling.gpu.background import Background
 from bench.profiling.gpu.cost import CASES, MODELS, REGIMES
+from bench.profiling.gpu.suite import Measurement, Suite, run_all
 from bench.runtime import lpips_weights
 
 
@@ -112,6 +117,37 @@ def test_failures_are_repeated_only_when_asked(tmp_path: Path) -> None:
     assert again.returncode == 1 and again.stdout.count("failed earlier") == 2
     retried = run(tmp_path, "--parts", "rates", "--retry")
     assert retried.returncode == 0 and "earlier" not in retried.stdout
+
+
+def suite_at(folder: Path) -> Suite:
+    device, deadline = torch.device("cpu"), time.monotonic() + 100
+    return Suite(folder, device, True, deadline, command_console(to_stderr=False), Background())
+
+
+def test_out_of_memory_is_a_result_and_an_error_is_not(tmp_path: Path) -> None:
+    def too_large(_: Suite) -> dict[str, Any]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90.00 GiB.\nmore")
+
+    def broken(_: Suite) -> dict[str, Any]:
+        raise ValueError("no such thing")
+
+    assert run_all(suite_at(tmp_path), [Measurement("cost", "too large", too_large)], retry=False)
+    assert not run_all(suite_at(tmp_path), [Measurement("cost", "broken", broken)], retry=False)
+    found = records(tmp_path, "cost")
+    assert found["too large"]["state"] == "oom" and "90.00 GiB" in found["too large"]["summary"]
+    assert found["broken"]["state"] == "failed" and found["broken"]["trace"][-1] == "ValueError: no such thing"
+
+
+def test_only_what_is_required_must_succeed_in_the_background(caplog: pytest.LogCaptureFixture) -> None:
+    environment = dict(os.environ)
+    background = Background(required="the build")
+    background.start("estimates", "raise ValueError('not traced')", environment)
+    background.wait()
+    assert "estimates: exit code 1: ValueError: not traced" in caplog.text
+    background.start("the build", "print('a.cu(3): error: no such name\\nstopped'); raise SystemExit(4)", environment)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"the build: exit code 4: a\.cu\(3\): error: no such name$"):
+            background.wait()
 
 
 def test_without_time_measurements_are_skipped_and_named(tmp_path: Path) -> None:
