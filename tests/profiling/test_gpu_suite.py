@@ -179,6 +179,19 @@ def test_a_wrong_back_end_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert differences["depth"] > rendering.TOLERANCE > differences["rgb"]
 
 
+def test_the_bundle_unpacks_to_what_was_packed(tmp_path: Path) -> None:
+    folder = tmp_path / "gpu_bundle"
+    (folder / "site").mkdir(parents=True)
+    (folder / "site" / "package.py").write_text("NAME = 'é'\n" * 1000)
+    bundle.pack(folder, tmp_path / "gpu_bundle.tar.xz")
+    unpacked = tmp_path / "there"
+    unpacked.mkdir()
+    subprocess.run(["tar", "-xf", str(tmp_path / "gpu_bundle.tar.xz")], cwd=unpacked, check=True)
+    content = (unpacked / "gpu_bundle" / "site" / "package.py").read_bytes()
+    assert content == (folder / "site" / "package.py").read_bytes()
+    assert (tmp_path / "gpu_bundle.tar.xz").stat().st_size < len(content) / 10
+
+
 @pytest.mark.skipif(not lpips_weights.path("alex").is_file(), reason="run python -m bench.setup first")
 def test_halved_backbones_load_and_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image, other = (torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
