@@ -37,13 +37,13 @@ def shapes_only() -> bool:
 
 @contextmanager
 def memory_snapshot(path: Path) -> Iterator[None]:
-    """Record CUDA's allocations of a block, with their stacks, into a file (torch.cuda.memory, as PyTorch documents)."""
+    """Record CUDA's allocations of a block with their stacks, into a file (torch.cuda.memory)."""
     import torch
 
     torch.cuda.memory._record_memory_history()
     try:
         yield
-        torch.cuda.memory._dump_snapshot(str(path))
+        torch.cuda.memory._dump_snapshot(str(path))  # type: ignore[no-untyped-call]
     finally:
         torch.cuda.memory._record_memory_history(enabled=None)
 

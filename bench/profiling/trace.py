@@ -63,7 +63,7 @@ def trace(
     sampler, first = Sampler(source, spec.views, spec.seed, spec.model.known), geometry_steps(spec.train)
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
     name = f"{device.type}-{ranks.world_size}"
-    content = {
+    content: dict[str, Any] = {
         "parts_ms": parts,
         "step_ms": sum(parts.values()),
         "overhead": times.overhead(),
