@@ -3,7 +3,7 @@
 traces/<device>-<world>.json                   time by phase (bench/profiling/phases.py); memory by part and the longest
                                                operators of a step, from the trace: for the figures
 traces/<device>-<world>/NAME.pt.trace.json.gz  a torch.profiler trace, for TensorBoard's profiler plugin or Perfetto
-traces/<device>-<world>/memory_snapshot.pickle on CUDA: every allocation of a step with its stack, for
+traces/<device>-<world>/memory_snapshot.pickle on one GPU: every allocation of a step with its stack, for
                                                https://docs.pytorch.org/memory_viz
 
 They are recorded after the profile stage and separately: a profiler slows small steps several times.
@@ -128,7 +128,7 @@ def _operators(record: profiler, device: torch.device) -> list[dict[str, Any]]:
 def _write(exported: dict[str, Any], trainer: Trainer, batch: Batch, folder: Path, worker: str) -> None:
     folder.mkdir()
     _export(exported, folder / f"{worker}.pt.trace.json.gz")
-    if batch.targets.is_cuda:
+    if batch.targets.is_cuda and trainer.ranks.world_size == 1:  # others would wait for the exchange
         with compat.memory_snapshot(folder / "memory_snapshot.pickle"):
             trainer.step(geometry_steps(trainer.spec.train), batch)
 

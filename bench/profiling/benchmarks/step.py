@@ -59,30 +59,29 @@ def main(argv: Sequence[str]) -> int:
     print(f"\nHarness over a plain loop ({cheapest.label}, one scene per step, L_3D alone), {options.rounds} rounds")
     for neighbors in NEIGHBORS:
         with busy_neighbors(neighbors):
-            measured = overhead(cheapest.spec, source, options.rounds)
-        print(f"  {neighbors} busy neighbors: {measured}")
+            print(f"  {neighbors} busy neighbors: {overhead(cheapest.spec, source, options.rounds)}")
     return 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Overhead:
-    """Median milliseconds of a step, one value a round."""
+    """Of a step: medians of each loop, a line a round: (milliseconds by the clock, of the thread's processor time)."""
 
-    harness_ms: list[float]
-    plain_ms: list[float]
+    harness: list[tuple[float, float]]
+    plain: list[tuple[float, float]]
 
-    @property
-    def difference_ms(self) -> float:
-        """The median over rounds: both loops of a round saw the machine alike."""
-        return statistics.median(h - p for h, p in zip(self.harness_ms, self.plain_ms, strict=True))
+    def difference_ms(self, clock: int) -> float:
+        """The median over rounds, both of whose loops saw the machine alike; 0: by the clock, 1: of processor time."""
+        return statistics.median(h[clock] - p[clock] for h, p in zip(self.harness, self.plain, strict=True))
 
-    @property
     def ratio(self) -> float:
-        return statistics.median(h / p for h, p in zip(self.harness_ms, self.plain_ms, strict=True))
+        return statistics.median(h[0] / p[0] for h, p in zip(self.harness, self.plain, strict=True))
 
     def __str__(self) -> str:
-        plain = statistics.median(self.plain_ms)
-        return f"plain {plain:.2f} ms a step, harness {self.difference_ms:+.2f} ms, × {self.ratio:.3f}"
+        return (
+            f"plain {statistics.median(p[0] for p in self.plain):.2f} ms a step, harness {self.difference_ms(0):+.2f} "
+            f"ms, × {self.ratio():.3f}; processor time {self.difference_ms(1):+.2f} ms"
+        )
 
 
 def overhead(spec: RunSpec, source: DataSource, rounds: int, steps: int = 40) -> Overhead:
@@ -93,12 +92,13 @@ def overhead(spec: RunSpec, source: DataSource, rounds: int, steps: int = 40) ->
     short = replace(spec.train, steps=steps, batch=1, warmup_steps=0, geometry_first=1.0, checkpoint_every=steps)
     spec = replace(spec, train=short, losses={"points": spec.losses["points"]})
     measured = Overhead([], [])
-    loops = [(measured.harness_ms, harness_loop), (measured.plain_ms, plain_loop)]
+    loops = [(measured.harness, harness_loop), (measured.plain, plain_loop)]
     for _ in range(rounds):
         for medians, loop in loops:
-            ends: list[float] = []
-            loop(spec, source, lambda ends=ends: ends.append(time.perf_counter()))  # type: ignore[misc]
-            medians.append(statistics.median((b - a) * 1000 for a, b in pairwise(ends[3:-1])))
+            ends: list[tuple[float, float]] = []
+            loop(spec, source, lambda ends=ends: ends.append((time.perf_counter(), time.thread_time())))  # type: ignore[misc]
+            wall, cpu = ([(b - a) * 1000 for a, b in pairwise(of_clock)] for of_clock in zip(*ends[3:-1], strict=True))
+            medians.append((statistics.median(wall), statistics.median(cpu)))
         loops.reverse()
     return measured
 
