@@ -52,7 +52,7 @@ class EADSpec:
     inputs: int | None = field(default=None, metadata={"legacy": None})
 
     sizes: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "tiny": {"image_size": 32, "precision": {"aggregator": "fp32", "head": "fp32"}},
+        "tiny": {"image_size": 32, "precision": {"encoder": "fp32", "aggregator": "fp32", "head": "fp32"}},
         "small": {"image_size": 128},
     }
 

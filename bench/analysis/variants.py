@@ -71,7 +71,7 @@ def field_differences(
     fields: Settings, reference: Settings, swept: Sequence[Settings], all_swept: bool = False
 ) -> list[FieldDifference]:
     """In the reference's order of fields; `swept`: what the spec sets for the one and for the other, `all_swept`:
-    whether it names another base, which sets all.
+    whether it names another base, which sets all. A regime sets fields that it does not name.
 
     Fields that only one of them has are left out: they come with a part, whose name stands for them. Of a loss term
     that only one of them has, the weight is named.
@@ -83,7 +83,7 @@ def field_differences(
         shared = field in fields and field in reference
         alone = (field in named or _is_loss_weight(field)) and not field.startswith(tuple(removed))
         if fields.get(field) != reference.get(field) and (shared or alone):
-            by_spec = all_swept or field in named or field.startswith(tuple(removed))
+            by_spec = all_swept or "train.regime" in named or field in named or field.startswith(tuple(removed))
             value, usual = (format_value(side[field]) if field in side else "–" for side in (fields, reference))
             differences.append(FieldDifference(field, value, usual, by_spec))
     for prefix in removed:  # a loss that only one of them has

@@ -37,7 +37,7 @@ def shapes_only() -> bool:
 
 @contextmanager
 def memory_snapshot(path: Path) -> Iterator[None]:
-    """Record CUDA's allocations of a block with their stacks, into a file (torch.cuda.memory)."""
+    """Record CUDA's allocations of a block, with their stacks, into a file (as PyTorch documents it)."""
     import torch
 
     torch.cuda.memory._record_memory_history()

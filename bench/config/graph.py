@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.config.merge import State
 from bench.config.read import Problems, did_you_mean
-from bench.config.run_id import run_id
+from bench.config.run_id import costs, run_id
 from bench.config.schema import FromRun, RunSpec
 from models import transfer
 from models.ead import PACKAGES
@@ -95,6 +95,8 @@ def merge(
         if not is_overridden:
             differ = [key for key in run.settings if run.settings[key] != same.settings.get(key)]
             reason = f"{', '.join(differ)} makes no difference between them" if differ else "it is listed twice"
+            if costs(run.spec) != costs(same.spec):
+                reason += " but in cost; to compare costs, `set: {study: cost}`"
             problems.add(run.where, f"two runs are the same run ({same.label!r} and {run.label!r}): {reason}")
         merged.append((run.name or run.label, same.name or same.label))
     names = {run.name for run in runs}

@@ -1,6 +1,7 @@
 """Settings in layers, later ones winning; inside one layer names apply before fields.
 
-part defaults < base < part's sizes at the scale < base's and spec's `scales` < `set` < grid, zip, runs < command line
+part defaults < regime < base < part's sizes at the scale < base's and spec's `scales` < `set` < grid, zip, runs
+< command line
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bench.common.paths import SOURCE
 from bench.config import spec_fields
 from bench.config.convert import TypeMismatch, convert, field_types
 from bench.config.read import Node, Problems, did_you_mean, flatten, to_node
-from bench.config.schema import RunSpec, is_run_path
+from bench.config.schema import REGIMES, RunSpec, is_run_path
 from bench.config.spec_fields import UnknownField, slot_of
 from models.published import LAYOUTS
 
@@ -164,6 +165,13 @@ def apply_sizes(state: State, scale: str, problems: Problems) -> None:
             apply(state, _sizes(cls, section, scale), scale, problems)
     for choice in [key for key in state if slot_of(key) == key]:
         apply(state, _sizes(spec_fields.spec_class_of(choice, state[choice].value), choice, scale), scale, problems)
+
+
+def apply_regime(state: State) -> None:
+    """Fill in, in place, what the run's regime says of fields that nothing sets."""
+    if chosen := state.get("train.regime"):
+        for key, value in REGIMES[chosen.value].items():
+            state.setdefault(key, Setting(value, chosen.where))
 
 
 @cache

@@ -3,7 +3,8 @@
 Defaults are the paper's (PAPER.md: training, data; what the paper leaves open follows the first author's later public
 trainer and NoPoSplat). `sizes` says what the scales `tiny` and `small` change. A field whose metadata says
 `identity: False` is no part of a run's id; with `identity: given`, only whether it is set is (a path that decides a
-split); one added later carries `legacy`, the value at which it stays out of the id.
+split); one added later carries `legacy`, the value at which it stays out of the id. Fields of `COST` are part of the
+ids of runs with `study: cost` alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from models.weights import WEIGHTS_FILE
 
 Sizes = Mapping[str, Mapping[str, object]]
 NOT_IDENTITY: Mapping[str, Any] = {"identity": False}
+COST: Mapping[str, Any] = {"identity": False, "cost": True}  # decides what a step costs, not what it computes
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,16 @@ class PartsSpec:
     head: PartTraining = field(default=PartTraining(), metadata={"legacy": PartTraining()})
 
 
-Recompute = Literal["none", "block"]
+Recompute = Literal["none", "selective", "block"]
+Regime = Literal["paper", "lean"]
 
 
 @dataclass(frozen=True)
 class RecomputeSpec:
-    """Of each part: whether its blocks' activations are computed again in the backward pass instead of being kept."""
+    """Of each part: which activations of its blocks are computed again in the backward pass instead of being kept.
+
+    `block`: all but the block's input; `selective`: all but that and what attention gives.
+    """
 
     encoder: Recompute = "none"
     aggregator: Recompute = "none"
@@ -55,8 +61,12 @@ class RecomputeSpec:
 class TrainSpec:
     steps: int = 200_000  # 0: nothing is trained, what `init` gives is evaluated
     batch: int = 32  # scenes a step, over all ranks and micro-batches
-    micro_batch: int | None = field(default=None, metadata=NOT_IDENTITY)  # scenes a forward pass; None: all of a rank's
-    recompute: RecomputeSpec = field(default=RecomputeSpec(), metadata=NOT_IDENTITY)  # saves memory, not time
+    regime: Regime = field(default="paper", metadata=NOT_IDENTITY)  # what fields are where nothing sets them (REGIMES)
+    micro_batch: int | None = field(default=None, metadata=COST)  # scenes a forward pass; None: all of a rank's
+    recompute: RecomputeSpec = field(default=RecomputeSpec(), metadata=COST)  # saves memory, not time
+    views_at_once: int | None = field(default=None, metadata=COST)  # target views rendered and scored; None: all
+    head_views: int | None = field(default=None, metadata=COST)  # input views that D takes at once; None: all
+    shard: bool = field(default=False, metadata=COST)  # FSDP2: weights, gradients and moments spread over the ranks
     learning_rate: float = 5.0e-5
     final_learning_rate: float = 5.0e-6
     warmup_steps: int = 2000
@@ -82,6 +92,19 @@ class TrainSpec:
         "small": {"steps": 3000, "batch": 16, "learning_rate": 4.0e-4, "final_learning_rate": 5.0e-6,
                   "warmup_steps": 100, "checkpoint_every": 500},
     }  # fmt: skip
+
+
+REGIMES: Mapping[Regime, Mapping[str, object]] = {  # field → value, above its default and below all else
+    "paper": {},  # the defaults: every activation is kept, E in fp32
+    "lean": {
+        "model.precision.encoder": "bf16",
+        "train.recompute.encoder": "selective",
+        "train.recompute.aggregator": "selective",
+        "train.recompute.head": "block",
+        "train.head_views": 1,
+        "train.views_at_once": 1,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -158,4 +181,7 @@ class RunSpec:
     init: InitSpec = InitSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     seed: int = 0
+    study: Literal["quality", "cost"] = field(
+        default="quality", metadata={"legacy": "quality"}
+    )  # cost: COST tells apart
     profile: ProfileSpec = field(default=ProfileSpec(), metadata=NOT_IDENTITY)

@@ -13,7 +13,7 @@ from bench.config.build import MissingField, build
 from bench.config.filters import Filter, conditions
 from bench.config.graph import PendingRun, identify, merge, overlap, unique_labels
 from bench.config.grid import SweepPoint, at_scale, points
-from bench.config.merge import SCALES, Layer, State, apply, apply_where_present, layer
+from bench.config.merge import SCALES, Layer, State, apply, apply_regime, apply_where_present, layer
 from bench.config.naming import folder_name, label_settings
 from bench.config.read import Node, Problems, did_you_mean, parse_override
 from bench.config.schema import RunSpec
@@ -227,6 +227,7 @@ class _Loader:
             apply(state, point.layer, self.scale, problems)
         overridden = self.command.places()
         absent = apply_where_present(state, self.command, self.scale, problems) if overridden else {}
+        apply_regime(state)
         if keep and not keep(state):
             return None
         self.absent |= absent

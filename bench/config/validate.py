@@ -18,7 +18,7 @@ from models.published import LAYOUTS
 
 AT_LEAST = {  # whole numbers that count something
     "train.steps": 0, "train.batch": 1, "train.micro_batch": 1, "train.checkpoint_every": 1, "train.warmup_steps": 0,
-    "train.validations": 1,
+    "train.validations": 1, "train.views_at_once": 1, "train.head_views": 1,
     "views.inputs": 1, "views.targets": 1, "views.training_targets": 1,
     "views.overfit": 0, "evaluation.scenes": 1, "model.image_size": 1, "seed": 0,
 }  # fmt: skip
@@ -115,6 +115,14 @@ def _train(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("train.betas", "each lies in [0, 1)")
     if train.micro_batch and train.micro_batch > 0 and train.batch % train.micro_batch:
         yield Problem("train.micro_batch", f"{train.micro_batch} does not divide the batch of {train.batch}")
+    if train.shard and train.keep == "best":
+        yield Problem("train.shard", "keep: best validates in one process, which needs whole weights: use keep: last")
+    if train.views_at_once:
+        for name, loss in _active_losses(spec).items():
+            if "rendering" in loss.needs and not loss.over_views:
+                text = f"losses.{name} is not known to be a mean over target views, so it needs all of them at once"
+                remedy = f"set this to null, or `over_views = True` in the Spec of bench/losses/{name}.py if it is one"
+                yield Problem("train.views_at_once", f"{text}: {remedy}")
     if not 0 <= train.geometry_first < 1:
         yield Problem("train.geometry_first", "is a share of the steps, from 0 to below 1")
     elif train.geometry_first > 0 and all("rendering" in loss.needs for loss in _active_losses(spec).values()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from jaxtyping import Bool, Float, Int
@@ -33,6 +33,18 @@ class Batch(TensorDataclass):
         """A micro-batch: scenes `start` to `stop`."""
         cut: dict[str, Any] = {f.name: _cut(getattr(self, f.name), start, stop) for f in fields(self)}
         return Batch(**cut)
+
+    def targets_at(self, start: int, stop: int) -> Batch:
+        """The same scenes with their target views `start` to `stop` alone."""
+        names = ("target_views", "targets", "target_alpha", "target_depth", "background")
+        cut: dict[str, Any] = {name: getattr(self, name)[:, start:stop] for name in names}
+        whole = self.target_cameras
+        cameras = replace(
+            whole,
+            world_to_camera=whole.world_to_camera[:, start:stop],
+            intrinsics=whole.intrinsics[:, start:stop],
+        )
+        return replace(self, target_cameras=cameras, **cut)
 
 
 def _cut(value: Any, start: int, stop: int) -> Any:

@@ -145,9 +145,9 @@ def _scenes(spec: RunSpec) -> tuple[dict[str, int | None], str | None]:
 def _cost_key(spec: Mapping[str, Any]) -> str:
     """What decides the time and memory of a training step."""
     train, views = spec["train"], spec["views"]
-    recomputed = [part for part, how in train.get("recompute", {}).items() if how != "none"]
-    keys = [spec["model"], train["batch"], train.get("micro_batch"), train.get("compile"), recomputed,
-            views["inputs"],
+    recomputed = {part: how for part, how in train.get("recompute", {}).items() if how != "none"}
+    switches = [train.get(name) for name in ("micro_batch", "compile", "views_at_once", "head_views")]
+    keys = [spec["model"], train["batch"], *switches, recomputed, views["inputs"],
             views.get("training_targets") or views["targets"], sorted(spec["losses"])]  # fmt: skip
     return json.dumps(keys, sort_keys=True)
 

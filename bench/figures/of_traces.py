@@ -83,4 +83,8 @@ def _twice(name: str, draw: Callable[[], Figure]) -> Figures:
 
 def _devices(sweep: SweepResults) -> str:
     found = traces(sweep).values()
-    return "; ".join(dict.fromkeys(f"{t['device']}, {t['threads']} threads, batch {t['batch']}" for t in found))
+    words = (
+        f"{t['device']}, {t['threads']} thread{'s' * (t['threads'] > 1)}, batch {t['batch']}, weights {t['weights']}"
+        for t in found
+    )
+    return "; ".join(dict.fromkeys(words))

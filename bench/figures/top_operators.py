@@ -40,6 +40,7 @@ def draw(operators: Mapping[str, Sequence[tuple[str, float]]], caption: str) -> 
 
 
 def _short(name: str) -> str:
-    """Without namespaces; kernels of a GPU have long names."""
+    """Without namespaces, and without the middle of long names: kernels of a GPU begin alike."""
     name = name.split("::")[-1] if "<" not in name and "(" not in name else name.removeprefix("void ")
-    return style.wrap(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…")
+    half = LONGEST_NAME // 2
+    return style.wrap(name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[1 - half :]}")

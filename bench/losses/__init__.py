@@ -93,10 +93,12 @@ Term = Callable[[Prediction, Batch], Float[Tensor, " batch"]]
 class LossSpec(PartSpec, ABC):
     """A term and its weight in eq. 6. The loss is the mean over scenes of per-scene means.
 
-    `needs`: what the term reads of a prediction; a spec whose output does not have it is refused.
+    `needs`: what the term reads of a prediction; a spec whose output does not have it is refused. `over_views`: whether
+    a scene's value is the mean over its target views of what each gives alone, so that they can be rendered in turn.
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset({"rendering"})
+    over_views: ClassVar[bool] = False
 
     weight: float
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,8 @@ from models.parts import Problem
 @dataclass(frozen=True)
 class Spec(LossSpec):
     """`every`: the term is computed in every k-th step, with k times its weight; the mean over steps is the same."""
+
+    over_views: ClassVar[bool] = True
 
     weight: float = 0.05
     net: Literal["vgg", "alex"] = "vgg"

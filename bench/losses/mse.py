@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,8 @@ from bench.losses import LossSpec, Prediction, Term
 
 @dataclass(frozen=True)
 class Spec(LossSpec):
+    over_views: ClassVar[bool] = True
+
     weight: float = 1.0
 
     def build(self, device: torch.device) -> Term:

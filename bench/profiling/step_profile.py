@@ -27,8 +27,9 @@ from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bench.training.optimizer import geometry_steps
+from bench.training.sharding import load_whole
 from bench.training.trainer import Trainer
-from models.weights import WEIGHTS_FILE, load_strict
+from models.weights import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from bench.config.schema import RunSpec
@@ -162,7 +163,7 @@ def load_trained(trainer: Trainer, folder: Path | None) -> bool:
     """
     if folder is None or not (path := folder / WEIGHTS_FILE).is_file():
         return False
-    load_strict(trainer.model, load_file(path), source=str(path))
+    load_whole(trainer.model, load_file(path), source=str(path))
     return True
 
 

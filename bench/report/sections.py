@@ -44,6 +44,8 @@ CAPTIONS = {
     "memory_timeline": "What tensors hold during a training step, by the part that allocated it; the mark is the peak.",
     "top_operators": "The operators that take most of a training step's time, without those that run inside of them.",
     "number_of_views": "Quality, step time, memory and forward operations against the number of input views.",
+    "quality_over_time": "Validation PSNR against minutes of training; bands: range between seeds; dotted: final PSNR. "
+    "Before the end the learning rate is still high, which costs quality.",
 }
 EMPTY = {
     "loss_curves": "No run has recorded a training step yet.",
@@ -51,6 +53,7 @@ EMPTY = {
     "comparison": "No run has been evaluated yet.",
     **dict.fromkeys(figures.of_traces.KINDS, "No run was traced: profile.trace=true does it, for finished runs too."),
     "number_of_views": "No model was trained with several numbers of input views.",
+    "quality_over_time": "No run validated while it trained: train.keep=best does.",
 }
 HEADINGS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "lpips_vgg": "LPIPS (VGG) ↓",
             "lpips_alex": "LPIPS (Alex) ↓", "parameters_millions": "Params.", "parameters_total": "Params.",
@@ -196,7 +199,8 @@ def _costs(sweep: SweepData) -> dict[str, Any]:
     return {"costs": grid(cells, {"run"}), "definitions": notes, "estimates": estimate_ratios(sweep.records),
             "measured": group_by_value(measured, measured),
             "load": remarks.load_average(sweep.records).removeprefix("; "),
-            "traced": [drawn for kind in figures.of_traces.KINDS for drawn in _drawn(sweep, kind)]}  # fmt: skip
+            "figures": [*_drawn(sweep, "quality_over_time"),
+                        *(drawn for kind in figures.of_traces.KINDS for drawn in _drawn(sweep, kind))]}  # fmt: skip
 
 
 COSTS = ["run", "E", "A", "D", "Params.", "tokens a scene", "step [ms]", "10–90 %", "of the first", "host mem. [GiB]",

@@ -88,8 +88,12 @@ class ProcessGroupContext(DistributedContext):
 
 
 def reduce_in_buckets(model: nn.Module, reduce: Callable[[Tensor], object]) -> None:
-    """Replace a model's gradients by what `reduce` makes of them, in place, bucket by bucket."""
-    for bucket in gradient_buckets([p.grad for p in model.parameters() if p.grad is not None]):
+    """Replace a model's gradients by what `reduce` makes of them, in place, bucket by bucket.
+
+    Those of sharded parameters (bench/training/sharding.py) are sums already.
+    """
+    gradients = [p.grad for p in model.parameters() if p.grad is not None and not hasattr(p.grad, "full_tensor")]
+    for bucket in gradient_buckets(gradients):
         flat = torch.cat([gradient.flatten() for gradient in bucket])
         reduce(flat)
         parts = flat.split_with_sizes([gradient.numel() for gradient in bucket])

@@ -15,9 +15,9 @@ from bench.common.errors import UserError
 from bench.common.json_files import read_json, write_json
 from bench.runs.folder import RunFolder
 from bench.runs.writer import Writer
+from bench.training.sharding import gathered, load_whole, part_of
 from models.ead import EAD
 from models.published import WeightsError
-from models.weights import load_strict
 
 FOLDER = "checkpoints"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -25,17 +25,25 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.j
 log = logging.getLogger(__name__)
 
 
-def save(writer: Writer, step: int, model: EAD, optimizer: torch.optim.Optimizer, warnings: Mapping[str, str]) -> None:
+def save(
+    writer: Writer | None, step: int, model: EAD, optimizer: torch.optim.Optimizer, warnings: Mapping[str, str]
+) -> None:
     """Save the state after `step` steps; older checkpoints are removed once this one is complete.
+
+    Every rank calls it, since weights may be sharded; the first has the `writer`.
 
     There is no random state to save: batches depend on (seed, step, sample) alone, and nothing else is random.
     """
+    weights = gathered(model.state_dict(), keep=writer is not None)
+    moments = gathered(_optimizer_tensors(model, optimizer), keep=writer is not None)
+    if writer is None:
+        return
     state = {"step": step, "threads": torch.get_num_threads(), "warnings": dict(warnings)}
 
     def write(folder: Path) -> None:
         folder.mkdir()
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / MODEL)
-        save_file(_optimizer_tensors(model, optimizer), folder / OPTIMIZER)
+        save_file(weights, folder / MODEL)
+        save_file(moments, folder / OPTIMIZER)
         write_json(folder / STATE, state)
 
     writer.commit(f"{FOLDER}/step_{step:08d}", write)
@@ -53,7 +61,7 @@ def restore(folder: Path, model: EAD, optimizer: torch.optim.Optimizer) -> tuple
         return 0, {}
     newest = checkpoints[-1]
     try:
-        load_strict(model, load_file(newest / MODEL), source=str(newest / MODEL))
+        load_whole(model, load_file(newest / MODEL), source=str(newest / MODEL))
         former = newest / "optimiser.safetensors"  # of checkpoints before the file was renamed
         _fill_optimizer(model, optimizer, load_file(former if former.is_file() else newest / OPTIMIZER))
         state = read_json(newest / STATE)
@@ -76,7 +84,7 @@ def remove(writer: Writer) -> None:
 def _optimizer_tensors(model: EAD, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """{"<parameter>/<state>": tensor}, by the parameters' names."""
     return {
-        f"{name}/{key}": value.contiguous()
+        f"{name}/{key}": value
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
@@ -87,4 +95,5 @@ def _fill_optimizer(model: EAD, optimizer: torch.optim.Optimizer, tensors: dict[
     for key, value in tensors.items():
         name, _, state = key.rpartition("/")
         parameter = parameters[name]
-        optimizer.state[parameter][state] = value.to(parameter.device)
+        moment = value.to(parameter.device)
+        optimizer.state[parameter][state] = part_of(moment, parameter) if state != "step" else moment

@@ -12,6 +12,7 @@ from bench import outputs
 from bench.common.compat import tensor_norms
 from bench.common.errors import NonFinite as NonFinite
 from bench.data.batch import Batch
+from bench.training.sharding import whole
 from models.ead import EAD
 from models.parts import OutputSpec
 from models.tensors import tensors_of
@@ -36,7 +37,7 @@ def gradient_norms(parts: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, Ten
     for name, parameters in parts.items():
         gradients = [p.grad for p in parameters if p.grad is not None]
         if gradients:
-            norms[f"gradient_norm/{name}"] = torch.linalg.vector_norm(torch.stack(tensor_norms(gradients)))
+            norms[f"gradient_norm/{name}"] = whole(torch.linalg.vector_norm(torch.stack(tensor_norms(gradients))))
     return norms
 
 

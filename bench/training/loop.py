@@ -16,7 +16,9 @@ from bench.training import checkpoint, optimizer
 from bench.training.best_checkpoint import BestCheckpoint
 from bench.training.metrics_log import MetricsLog, StepRecord, Stopwatch
 from bench.training.preview import Preview
+from bench.training.sharding import is_model_sharded, whole_model
 from bench.training.trainer import Trainer
+from models.ead import EAD
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +41,8 @@ def run_steps(
     source: DataSource,
     ranks: DistributedContext,
     stop: Callable[[], bool],
-) -> tuple[Trainer, dict[str, Any]]:
-    """Train to the last step. Returns the trainer and the summary of this session, ready for JSON.
+) -> tuple[EAD, dict[str, Any]]:
+    """Train to the last step. Returns the model and the summary of this session, ready for JSON.
 
     Raises NonFinite (the checkpoint before that step stays), Stopped (a checkpoint is written) and UserError.
     """
@@ -81,15 +83,15 @@ def run_steps(
             metrics.flush()
             if ranks.is_first:
                 scene_record.record_broken(writer, sampler)
-                checkpoint.save(writer, step + 1, trainer.model, trainer.optimizer, warnings)
+            checkpoint.save(writer if ranks.is_first else None, step + 1, trainer.model, trainer.optimizer, warnings)
         if stopping and not last:
             raise Stopped(f"stopped after step {step + 1} of {spec.train.steps}; a checkpoint is written")
-        if ranks.is_first:
+        if ranks.is_first and not is_model_sharded(trainer.model):  # drawn by this rank alone
             preview.maybe_draw(step + 1, trainer.model)
         clock.lap_ms()
 
     summary = {"warnings": list(warnings.values()), "last_session_s": time.perf_counter() - started}
-    return trainer, summary | {"provenance": session}
+    return whole_model(trainer.model, ranks.is_first), summary | {"provenance": session}
 
 
 def _require_same_step(step: int, writer: Writer, ranks: DistributedContext) -> None:

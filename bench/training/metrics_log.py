@@ -15,6 +15,7 @@ from bench.data.batch import Batch
 from bench.runs.writer import Writer
 from bench.training import diagnostics
 from bench.training.diagnostics import NonFinite
+from bench.training.sharding import is_model_sharded
 from models.ead import EAD
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,9 @@ class MetricsLog:
         record = entry.read()
         if bad := diagnostics.first_nonfinite_value(record):
             scenes = ", ".join(entry.scenes[:4])
-            first = diagnostics.first_nonfinite_module(self.model, self.batch_of(entry.step))
+            first = "not searched for in sharded weights"
+            if not is_model_sharded(self.model):  # ranks may find different modules, and would wait for each other
+                first = diagnostics.first_nonfinite_module(self.model, self.batch_of(entry.step))
             raise NonFinite(f"step {entry.step}: {bad} is not finite; first non-finite: {first} (scenes {scenes} …)")
         for key, text in diagnostics.warnings(record, entry.step, self.limits).items():
             if key not in self.warnings:

@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from bench.config.schema import RecomputeSpec
+from bench.config.schema import Recompute, TrainSpec
 from models.ead import EAD
+from models.tensors import Dense, Tokens, Views
+from models.view_weights import HeadByView, views_of
+
+ATTENTION = [  # what `selective` keeps: little memory for the quadratic part of the arithmetic
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+]
 
 
-def recompute_blocks(model: EAD, recompute: RecomputeSpec) -> None:
-    """Each block of the parts that `recompute` names keeps its input alone; a part without blocks is one block."""
+def save_activations(model: EAD, train: TrainSpec) -> None:
+    """Change, in place, what the parts keep for the backward pass; a part without blocks is one block.
+
+    With `train.head_views` D takes its input views in groups, each of which is a block of its own.
+    """
+    heads = [model.head.reference, model.head.source] if isinstance(model.head, HeadByView) else [model.head]
     for name, part in model.parts().items():
-        if getattr(recompute, name, "none") == "block":
-            for block in model.blocks(name) or [part]:
-                _recompute(block)
+        how: Recompute = getattr(train.recompute, name, "none")
+        for block in model.blocks(name) or (heads if name == "head" else [part]):
+            if how != "none":
+                _recompute(block, how)
+    if train.head_views:
+        for head in heads:
+            head.forward = partial(_in_groups, head.forward, train.head_views)
 
 
-def _recompute(block: nn.Module) -> None:
-    """No block draws random numbers, so that no generator's state needs to be kept."""
-    forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-    block.forward = forward
+def _recompute(block: nn.Module, how: Recompute) -> None:
+    """A generator's state is kept for blocks that draw random numbers alone: reading it stalls a device."""
+    options: dict[str, Any] = {"preserve_rng_state": any(isinstance(module, nn.Dropout) for module in block.modules())}
+    if how == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, ATTENTION)
+    block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
+
+
+def _in_groups(forward: Callable[..., Dense], count: int, taps: Sequence[Tokens], views: Views) -> Dense:
+    """So many views at a time; tokens that belong to no view stay together."""
+    total = views.images.shape[1]
+    if count >= total or taps[0].layout != "views":
+        return forward(taps, views)
+    slices = [slice(start, start + count) for start in range(0, total, count)]
+    groups = [forward([views_of(tap, chosen) for tap in taps], views_of(views, chosen)).channels for chosen in slices]
+    return Dense({name: torch.cat([group[name] for group in groups], dim=1) for name in groups[0]})

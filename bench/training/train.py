@@ -43,9 +43,9 @@ def train(
         remove_training_state(writer)
     elif spec.train.steps:
         code = source_hashes(spec)
-        trainer, summary = run_steps(spec, writer, device=device, source=source, ranks=ranks, stop=stop)
+        model, summary = run_steps(spec, writer, device=device, source=source, ranks=ranks, stop=stop)
         if ranks.is_first:
-            finish(spec, writer, trainer.model, {**summary, "code": code})
+            finish(spec, writer, model, {**summary, "code": code})
     elif ranks.is_first:
         numerics.configure(device, spec.train.matmul_precision, spec.seed)
         use_given_weights(spec, writer, source, device)

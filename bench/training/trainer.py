@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,11 +14,12 @@ from bench import outputs
 from bench.common.errors import UserError
 from bench.data.batch import Batch
 from bench.losses import LossSpec, NotAvailable, Prediction, Term
+from bench.rendering import Rendering
 from bench.runtime import numerics
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bench.runtime.shapes import to_device
-from bench.training import diagnostics, initialization, optimizer
-from bench.training.recompute import recompute_blocks
+from bench.training import diagnostics, initialization, optimizer, sharding
+from bench.training.recompute import save_activations
 from models.ead import EAD
 from models.phases import mark_backward, phase
 
@@ -36,7 +38,9 @@ class Trainer:
         self.spec, self.ranks = spec, ranks
         self.model: EAD = to_device(initialization.build(spec, runs), device).train()
         optimizer.freeze(self.model, spec.train)
-        recompute_blocks(self.model, spec.train.recompute)
+        save_activations(self.model, spec.train)
+        if spec.train.shard and ranks.world_size > 1:
+            sharding.shard(self.model, device, ranks.world_size)
         if spec.train.compile:
             compile_parts(self.model)
         self.optimizer = optimizer.build(self.model, spec.train)
@@ -74,27 +78,66 @@ class Trainer:
 
     def backward(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """Eq. 6 for some of the step's scenes: the sum of their values, divided by the scenes of the whole step."""
-        scenes, patch = self.spec.train.batch, self.spec.model.encoder.tokens().patch
+        patch = self.spec.model.encoder.tokens().patch
         with phase("losses"):
             for loss in self.losses.values():
                 batch = loss.prepare(batch, patch=patch, seed=self.spec.seed, step=step)
-        prediction = self.predict(step, batch)
-        weights = {name: loss.weight_at(step) for name, loss in self.losses.items()}
-        with phase("losses"):
-            losses = {
-                name: self.term(name, prediction, batch).sum() / scenes
-                for name in self.terms
-                if weights[name] and (prediction.rendering is not None or "rendering" not in self.losses[name].needs)
-            }
-            total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-        with phase("backward"):
-            torch.autograd.backward(total)
-        values = {"loss": total.detach()} | {f"loss/{name}": value.detach() for name, value in losses.items()}
+        output = self.model(batch.inputs)
+        renders = self.renders and step >= optimizer.geometry_steps(self.spec.train)
+        weights = {
+            name: weight
+            for name, loss in self.losses.items()
+            if (weight := loss.weight_at(step)) and (renders or "rendering" not in loss.needs)
+        }
+        if renders and self.spec.train.views_at_once:
+            values = self.backward_by_views(output, batch, weights, self.spec.train.views_at_once)
+        else:
+            prediction = Prediction(output, self.render(output, batch) if renders else None)
+            total, values = self.score(prediction, batch, weights)
+            with phase("backward"):
+                torch.autograd.backward(total)
         if step % diagnostics.EVERY == 0:
             with phase("statistics"):
-                statistics = diagnostics.output_statistics(prediction.output, batch, self.spec.model.output)
-                values |= {name: value / scenes for name, value in statistics.items()}
+                statistics = diagnostics.output_statistics(output, batch, self.spec.model.output)
+            values |= {name: value / self.spec.train.batch for name, value in statistics.items()}
         return values
+
+    def backward_by_views(
+        self, output: Any, batch: Batch, weights: Mapping[str, float], at_once: int
+    ) -> dict[str, Tensor]:
+        """So many target views at a time are rendered, scored and backpropagated to the output, whose gradient then
+        goes through the model, once."""
+        tensors = {name: value for name, value in vars(output).items() if isinstance(value, Tensor)}
+        leaves = {name: value.detach().requires_grad_(value.requires_grad) for name, value in tensors.items()}
+        detached, views = replace(output, **leaves), batch.targets.shape[1]
+        groups = [batch.targets_at(start, start + at_once) for start in range(0, views, at_once)]
+        rendered = {name: weight for name, weight in weights.items() if "rendering" in self.losses[name].needs}
+        others = {name: weight for name, weight in weights.items() if name not in rendered}
+        sums: dict[str, Tensor] = {}
+        for group in groups if rendered else []:
+            share = group.targets.shape[1] / views
+            total, values = self.score(Prediction(detached, self.render(detached, group)), group, rendered)
+            with phase("backward"):
+                torch.autograd.backward(total * share)
+            sums = {name: sums.get(name, 0.0) + share * value for name, value in values.items()}
+        roots = [tensors[name] for name, leaf in leaves.items() if leaf.grad is not None]
+        gradients = [leaf.grad for leaf in leaves.values() if leaf.grad is not None]
+        if others:
+            total, values = self.score(Prediction(output), batch, others)
+            sums |= values | {"loss": sums.get("loss", 0.0) + values["loss"]}
+            roots, gradients = [*roots, total], [*gradients, torch.ones_like(total)]
+        with phase("backward"):
+            torch.autograd.backward(roots, gradients)
+        return sums
+
+    def score(
+        self, prediction: Prediction, batch: Batch, weights: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of these terms over scenes, divided by the scenes of the whole step; values to record."""
+        with phase("losses"):
+            losses = {name: self.term(name, prediction, batch).sum() / self.spec.train.batch for name in weights}
+            total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        return total, {"loss": total.detach()} | {f"loss/{name}": value.detach() for name, value in losses.items()}
 
     def term(self, name: str, prediction: Prediction, batch: Batch) -> Tensor:
         """A loss term, one value a scene. Raises UserError where it reads what it does not name in `needs`."""
@@ -105,16 +148,13 @@ class Trainer:
                 f"bench/losses/{name}.py: {error}: name {error.capability!r} in the `needs` of its Spec"
             ) from error
 
-    def predict(self, step: int, batch: Batch) -> Prediction:
-        """The model's output; rendered in the target cameras, unless no term reads it or L_3D still trains alone."""
-        output = self.model(batch.inputs)
-        if not self.renders or step < optimizer.geometry_steps(self.spec.train):
-            return Prediction(output)
+    def render(self, output: Any, batch: Batch) -> Rendering | None:
+        """The output in the target cameras."""
         with phase("rasterize"):
             rendering = outputs.of(output).render(output, batch.target_cameras, batch.background)
         if rendering is not None:
             mark_backward("rasterize", vars(rendering))
-        return Prediction(output, rendering)
+        return rendering
 
 
 def compile_parts(model: EAD) -> None:

@@ -26,8 +26,8 @@ def written(results: Path, more: dict[str, object]) -> dict[str, Path]:
 
 
 def test_costs_and_their_ratios_stand_beside_the_papers(tmp_path: Path) -> None:
-    measured = {"scenes_per_s": 80.0, "mfu": 0.25, "matmul_tflops": 0.05, "matmul_dtype": "float32", "weights": "initial",
-                "inference": {"latency_ms": 35.0, "views_per_s": 1110.0}}  # fmt: skip
+    measured = {"scenes_per_s": 80.0, "mfu": 0.25, "matmul_tflops": 0.05, "matmul_dtype": "float32",
+                "weights": "initial", "inference": {"latency_ms": 35.0, "views_per_s": 1110.0}}  # fmt: skip
     files = written(tmp_path, measured)
     table = pd.read_csv(files["cost.csv"], index_col=0)
     assert list(table["Time ÷ reference"]) == [1.0, 0.75, 0.8]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from support.base_models import BASES
 from support.paths import ROOT
 
 from bench.common.errors import ConfigError, UserError
@@ -378,3 +379,25 @@ def test_problems_are_raised_together(specs: Specs) -> None:
     with pytest.raises(ConfigError) as raised:
         specs.load("base: mine\nset: {train.steps: x, train.batch: y}\n", "seed=z")
     assert len(raised.value.problems) == 3
+
+
+def test_a_regime_fills_in_what_nothing_sets(tmp_path: Path) -> None:
+    (run,) = load(
+        BASES / "ours2.yaml", ["train.regime=lean", "train.head_views=2", "init.encoder=scratch"], "paper"
+    ).runs
+    train = run.spec.train
+    assert train.views_at_once == 1 and train.recompute.aggregator == "selective" and train.head_views == 2
+    assert run.spec.model.precision.encoder == "bf16"
+    (tiny,) = load(BASES / "ours2.yaml", ["train.regime=lean"], "tiny").runs
+    assert tiny.spec.model.precision.encoder == "fp32", "a scale's sizes win"
+    (plain,) = load(BASES / "ours2.yaml", (), "tiny").runs
+    assert tiny.id == plain.id and plain.spec.train.regime == "paper"
+
+
+def test_costs_are_told_apart_where_they_are_studied() -> None:
+    def ids(*words: str) -> set[str]:
+        switches = ("train.micro_batch=4", "train.views_at_once=1", "train.recompute.head=block")
+        return {load(BASES / "ours2.yaml", [*words, switch], "tiny").runs[0].id for switch in switches}
+
+    assert len(ids()) == 1 and len(ids("study=cost")) == 3 and not ids() & ids("study=cost")
+    assert ids("study=cost", "train.head_views=2") != ids("study=cost")

@@ -23,6 +23,7 @@ from models.tensors import Gaussians, Pixels, PointMap
 CPU = torch.device("cpu")
 SCENES, SIZE, PATCH = 3, 32, 8
 NAMES = available("bench.losses")
+OVER_VIEWS = [name for name in NAMES if vars(spec_class("bench.losses", name)).get("over_views")]
 
 
 def loss_of(name: str) -> LossSpec:
@@ -125,6 +126,29 @@ def test_a_scene_alone_has_the_value_it_has_in_a_batch(name: str, batch: Batch) 
             rendering = Rendering(**{k: v[1:2] for k, v in vars(rendering).items()})
         alone = term(Prediction(output, rendering), batch.scenes_at(1, 2))
         torch.testing.assert_close(alone[0], term(prediction, batch)[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OVER_VIEWS)
+def test_a_term_over_views_is_the_mean_of_its_views(name: str, batch: Batch) -> None:
+    loss = loss_of(name)
+    (prediction,) = usable(loss, batch)
+    term, views = loss.build(CPU), batch.targets.shape[1]
+
+    def of(start: int, stop: int) -> torch.Tensor:
+        layers = {k: v[:, start:stop] for k, v in vars(prediction.rendering).items()}
+        return term(Prediction(prediction.output, Rendering(**layers)), batch.targets_at(start, stop))
+
+    mean = torch.stack([of(i, i + 1) for i in range(views)]).mean(0)
+    torch.testing.assert_close(mean, of(0, views), rtol=1e-5, atol=1e-7)
+
+
+def test_a_term_that_is_no_mean_over_views_gets_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = spec()
+    run = replace(run, losses={**run.losses, "mse": loss_of("mse")}, train=replace(run.train, views_at_once=1))
+    assert "train.views_at_once" not in [problem.field for problem in problems(run)]
+    monkeypatch.setattr(spec_class("bench.losses", "mse"), "over_views", False)
+    (problem,) = (problem for problem in problems(run) if problem.field == "train.views_at_once")
+    assert "losses.mse" in problem.message and "over_views = True" in problem.message
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""Switches that save memory give the same gradients: micro-batches, and blocks that are computed again."""
+"""Switches that save memory give the same gradients: micro-batches, recomputation, targets and input views in turn."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import pytest
 import torch
 from support.balls import Balls
 from support.base_models import BASES
+from support.ranks import gradients
 from support.training import CPU
 from torch import Tensor
 
 from bench import config
 from bench.common.errors import ConfigError
 from bench.data.sampler import Sampler
+from bench.runtime.distributed import SINGLE_PROCESS
 from bench.training.trainer import Trainer
 
 TOLERANCE = 1e-5  # ‖g − g′‖ / ‖g‖ of each parameter, in float32
-MODELS = {
+MODELS: dict[str, list[str]] = {
     "ours2": [],
     "dust3r": [],  # cross-attention, heads of their own for the first view
     "vggt": [],
@@ -26,35 +28,41 @@ PARTS = ("encoder", "aggregator", "head")
 SWITCHES = {
     "micro-batches": ["train.micro_batch=1"],
     "recomputed": [f"train.recompute.{part}=block" for part in PARTS],
-    "both": ["train.micro_batch=2", *(f"train.recompute.{part}=block" for part in PARTS)],
+    "but attention": [f"train.recompute.{part}=selective" for part in PARTS],
+    "targets in turn": ["train.views_at_once=1"],
+    "uneven groups": ["train.views_at_once=3", "train.head_views=3"],
+    "input views in turn": ["train.head_views=1", "train.recompute.head=block"],
+    "micro-batches, recomputed": ["train.micro_batch=2", *(f"train.recompute.{part}=block" for part in PARTS)],
+    "lean": ["train.regime=lean"],
 }
 
 
-def gradients(base: str, changes: list[str]) -> dict[str, Tensor]:
-    """Of one step with all losses but LPIPS, by parameter."""
-    settings = ["train.batch=2", "losses.lpips=null", "init.encoder=scratch", *MODELS[base], *changes]
-    (run,) = config.load(BASES / f"{base}.yaml", settings, "tiny").runs
-    trainer = Trainer(run.spec, CPU)
-    batch = Sampler(Balls(32), run.spec.views, 0, run.spec.model.known).training(1, range(run.spec.train.batch))
-    trainer.accumulate(run.spec.train.steps - 1, batch)
-    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor], name: str) -> None:
+    assert actual.keys() == expected.keys(), name
+    for parameter, gradient in expected.items():
+        if norm := float(gradient.norm()):
+            difference = float((actual[parameter] - gradient).norm()) / norm
+            assert difference <= TOLERANCE, f"{name}: {parameter} differs by {difference:.1e}"
 
 
 @pytest.mark.parametrize("base", MODELS)
 def test_gradients_are_the_same(base: str) -> None:
-    expected = gradients(base, [])
+    expected = gradients(base, MODELS[base], SINGLE_PROCESS)
     assert expected
     for name, changes in SWITCHES.items():
-        actual = gradients(base, changes)
-        assert actual.keys() == expected.keys(), name
-        for parameter, gradient in expected.items():
-            if norm := float(gradient.norm()):
-                difference = float((actual[parameter] - gradient).norm()) / norm
-                assert difference <= TOLERANCE, f"{name}: {parameter} differs by {difference:.1e}"
+        assert_equal(gradients(base, [*MODELS[base], *changes], SINGLE_PROCESS), expected, name)
+
+
+def test_dropout_is_drawn_again_as_it_was() -> None:
+    """Of NoPoSplat's head."""
+    plain, recomputed = (
+        gradients("noposplat", words, SINGLE_PROCESS) for words in ([], ["train.recompute.head=block"])
+    )
+    assert_equal(recomputed, plain, "recomputed")
 
 
 def test_recomputing_is_no_part_of_what_a_run_is() -> None:
-    plain, changed = (config.load(BASES / "ours2.yaml", words, "tiny").runs[0] for words in ([], SWITCHES["both"]))
+    plain, changed = (config.load(BASES / "ours2.yaml", words, "tiny").runs[0] for words in ([], SWITCHES["lean"]))
     assert plain.id == changed.id and changed.spec.train.recompute.head == "block"
 
 

@@ -24,7 +24,7 @@ from bench.training.trainer import Trainer
 
 GOAL = 0.1  # relative difference
 SCENES = tuple(f"data.{split}_scenes=8" for split in ("training", "validation", "evaluation"))
-LEAN = ("model.precision.aggregator=bf16", "model.precision.head=bf16", "train.micro_batch=2")
+MIXED = ("model.precision.aggregator=bf16", "model.precision.head=bf16", "train.micro_batch=2")
 
 RECOMPUTED = tuple(f"train.recompute.{part}=block" for part in ("encoder", "aggregator", "head"))
 
@@ -44,8 +44,9 @@ class Case:
 
 CASES = (
     *(Case(base) for base in ("freesplatter", "ours1", "ours2")),
-    *(Case(base, "A and D in bf16, micro-batches", LEAN) for base in ("freesplatter", "ours1", "ours2")),
+    *(Case(base, "A and D in bf16, micro-batches", MIXED) for base in ("freesplatter", "ours1", "ours2")),
     *(Case(base, "blocks recomputed", RECOMPUTED) for base in ("ours1", "ours2", "vggt")),
+    *(Case(base, "lean regime", ("train.regime=lean",)) for base in ("freesplatter", "ours2", "lrm")),
     *(Case(base) for base in ("gs_lrm", "lrm", "pf_lrm", "splatt3r", "dust3r", "croco", "vggt")),
 )
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from bench.profiling.estimate.torch_internals import ATTENTION_BACKWARD, tree_map
@@ -35,11 +36,19 @@ class Autocast(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if function is torch.autograd.backward:
+            return self._backward(*args, **(kwargs or {}))
         if function not in IN_FLOAT32 or not torch.is_autocast_enabled("cpu"):
             return function(*args, **(kwargs or {}))
         args, kwargs = tree_map(_in_float32, (tuple(args), dict(kwargs or {})))
         with torch.autocast("cpu", enabled=False):
             return function(*args, **kwargs)
+
+    def _backward(self, tensors: Sequence[Tensor], grad_tensors: Any = None, **options: Any) -> None:
+        """With this mode on, for what is computed again: torch turns it off where a function's arguments are tensors,
+        so that the pass starts from the tensors' places in the graph."""
+        with self:
+            torch.autograd.backward([get_gradient_edge(tensor) for tensor in tensors], grad_tensors, **options)
 
 
 def _in_float32(value: Any) -> Any:

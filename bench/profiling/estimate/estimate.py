@@ -87,7 +87,9 @@ def estimate(spec: RunSpec, hardware: Hardware) -> dict[str, Any]:
     cost = cached_step_cost(spec, ranks, target)
     parts = seconds_by_part(cost.operations, card.rates, spec.train.matmul_precision)
     if ranks > 1:
-        parts["update exchange"] += exchange_seconds(cost.memory.static_gib["gradients"] * GIB, ranks, card.rates)
+        held = cost.memory.static_gib["gradients"] * GIB
+        moved = 1.5 * ranks * held if spec.train.shard else held  # weights gathered twice, gradients scattered
+        parts["update exchange"] += exchange_seconds(moved, ranks, card.rates)
     step_s = sum(parts.values())
     hours = step_s * spec.train.steps / 3600
     slower = UNCALIBRATED_FACTOR if card.source == UNCALIBRATED else 1.0

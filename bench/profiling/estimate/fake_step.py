@@ -20,6 +20,7 @@ from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext, reduce
 from bench.runtime.lpips_weights import import_lpips
 from bench.training.diagnostics import EVERY
 from bench.training.optimizer import geometry_steps
+from bench.training.sharding import sharded_blocks
 from bench.training.trainer import Trainer
 from models.tensors import Cameras, Views
 
@@ -43,7 +44,8 @@ def trace_step(spec: RunSpec, scenes: int, ranks: int, target: Target) -> Trace:
 
     Weights are taken as they are at the end of `Trainer.__init__`; nothing of `spec.init` is read.
     """
-    spec = replace(spec, init=InitSpec(), train=replace(spec.train, compile=False))
+    shards = ranks if spec.train.shard else 1
+    spec = replace(spec, init=InitSpec(), train=replace(spec.train, compile=False, shard=False))
     if "lpips" in spec.losses:
         import_lpips()
     tracer = Tracer(cuda.workspace if target == "cuda" else lambda function, args: 0)
@@ -53,16 +55,36 @@ def trace_step(spec: RunSpec, scenes: int, ranks: int, target: Target) -> Trace:
         if target == "cuda":
             modes.enter_context(automatic_backend("gsplat_shapes"))
             modes.enter_context(cuda.Autocast())
-        trainer = Trainer(spec, CPU, SINGLE_PROCESS if ranks == 1 else OneOfMany(0, ranks))
+        trainer = Trainer(spec, CPU, SINGLE_PROCESS if ranks == shards else OneOfMany(0, ranks))
         tracer.relabel(trainer.model.state_dict().values(), "weights")
         tracer.setup = "batch"
         batch = batch_of_shapes(spec, scenes)
         tracer.setup = "optimizer"
         _make_optimizer_state(trainer, tracer)
         tracer.begin_step()
+        if shards > 1:
+            tracer.hold(_gathered_bytes(trainer), "exchange")
         trainer.step(dearest_step(spec), batch)
         tracer.relabel(_gradients(trainer), "gradients")
-        return tracer.finish()
+        return shard(tracer.finish(), shards)
+
+
+def shard(trace: Trace, ranks: int) -> Trace:
+    """With the weights, gradients and moments of one of so many ranks; what an output has of its own is small."""
+    for i, label in enumerate(trace.labels):
+        if label in ("weights", "gradients", "optimizer"):
+            trace.sizes[i] = -(-trace.sizes[i] // ranks)
+    return trace
+
+
+def _gathered_bytes(trainer: Trainer) -> int:
+    """Most that is whole at once: two blocks, one of them ahead of its turn, and what is in no block; and gradients."""
+    sizes = [_bytes(block) for block in sharded_blocks(trainer.model)]
+    return 2 * (_bytes(trainer.model) - sum(sizes) + sum(sorted(sizes)[-2:]))
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
 def dearest_step(spec: RunSpec) -> int:

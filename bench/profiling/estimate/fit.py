@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.config.schema import RecomputeSpec
+from bench.config.validate import problems
 from bench.profiling.estimate.estimate import Hardware, estimate
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ class Switch:
     consequence: str
 
 
-def _recompute_all(spec: RunSpec) -> RunSpec:
-    recompute = RecomputeSpec(encoder="block", aggregator="block", head="block")
-    return replace(spec, train=replace(spec.train, recompute=recompute))
+def _train(**changes: Any) -> Callable[[RunSpec], RunSpec]:
+    return lambda spec: replace(spec, train=replace(spec.train, **changes))
 
 
 def _encoder_in_bf16(spec: RunSpec) -> RunSpec:
@@ -37,11 +37,18 @@ def _encoder_in_bf16(spec: RunSpec) -> RunSpec:
 
 SWITCHES = (
     Switch((), lambda spec: spec, "the same gradients, summed over micro-batches"),
+    Switch(("train.views_at_once=1",), _train(views_at_once=1), "the same gradients, target views rendered in turn"),
     Switch(
-        tuple(f"train.recompute.{part}=block" for part in ("encoder", "aggregator", "head")),
-        _recompute_all,
-        "the same gradients, a third more time",
+        (*(f"train.recompute.{part}=selective" for part in ("encoder", "aggregator", "head")), "train.head_views=1"),
+        _train(recompute=RecomputeSpec("selective", "selective", "selective"), head_views=1),
+        "the same gradients, an eighth more arithmetic",
     ),
+    Switch(
+        ("train.recompute.encoder=block", "train.recompute.aggregator=block"),
+        _train(recompute=RecomputeSpec("block", "block", "selective")),
+        "the same gradients, a quarter more arithmetic",
+    ),
+    Switch(("train.shard=true",), _train(shard=True), "the same gradients, more exchange between GPUs"),
     Switch(("model.precision.encoder=bf16",), _encoder_in_bf16, "another run: E in bf16"),
 )
 
@@ -68,7 +75,11 @@ def fit(spec: RunSpec, hardware: Hardware, gb: float) -> Fit:
 
     changed, overrides = spec, tuple[str, ...]()
     for switch in SWITCHES:
-        changed = switch.apply(changed)
+        candidate = switch.apply(changed)
+        useless = candidate.train.shard and not changed.train.shard and hardware.ranks == 1
+        if useless or any(problems(candidate)):  # say, a term that needs all target views at once
+            continue
+        changed = candidate
         overrides += switch.overrides
         sizes = micro_batches(spec, hardware.ranks)
         specs = [changed, *(replace(changed, train=replace(changed.train, micro_batch=size)) for size in sizes)]

@@ -67,6 +67,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def begin_step(self) -> None:
         self.trace.step, self.counting = len(self.trace.events), True
 
+    def hold(self, size: int, label: str) -> None:
+        """Bytes that are taken from here to the end, beside what is traced."""
+        self._allocate(size, label)
+
     def finish(self) -> Trace:
         """The trace of all until here; what is freed later belongs to no step."""
         self._live.clear()

@@ -1,0 +1,77 @@
+"""One of two processes of a run on this machine: `run_on_two(...)` starts both, this module's `main` is what they do.
+
+gradients BASE FILE OVERRIDES…   of one step of a base at scale tiny, whole, by parameter
+train FOLDER STEPS OVERRIDES…    the run of support.training, from its newest checkpoint until a step
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bench import config
+from bench.data.sampler import Sampler
+from bench.runs.writer import NullWriter, PlainWriter
+from bench.runtime import rendezvous
+from bench.runtime.distributed import DistributedContext
+from bench.training.sharding import whole
+from bench.training.train import Stopped, train
+from bench.training.trainer import Trainer
+from support.balls import Balls
+from support.base_models import BASES
+from support.training import CPU, SIZE, spec, stop_after
+
+
+def run_on_two(*arguments: object) -> None:
+    """Raises AssertionError with the output of a process that fails."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes = []
+    for rank in range(2):
+        variables = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+                     "MASTER_PORT": port}  # fmt: skip
+        command = [sys.executable, "-m", "support.ranks", *map(str, arguments)]
+        processes.append(subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.PIPE,
+                                          stderr=subprocess.STDOUT, text=True))  # fmt: skip
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+
+
+def gradients(base: str, overrides: list[str], ranks: DistributedContext) -> dict[str, Tensor]:
+    """Of one step with all losses but LPIPS, summed over ranks, whole, by parameter."""
+    settings = ["train.batch=2", "losses.lpips=null", "init.encoder=scratch", *overrides]
+    (run,) = config.load(BASES / f"{base}.yaml", settings, "tiny").runs
+    trainer = Trainer(run.spec, CPU, ranks)
+    sampler = Sampler(Balls(32), run.spec.views, 0, run.spec.model.known)
+    torch.manual_seed(0)  # of dropout
+    trainer.accumulate(run.spec.train.steps - 1, sampler.training(1, ranks.samples(run.spec.train.batch)))
+    ranks.reduce_gradients(trainer.model)
+    return {name: whole(p.grad).clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def main(what: str, first: str, second: str, *overrides: str) -> None:
+    torch.set_num_threads(1)
+    ranks = rendezvous.join(Path(), CPU)
+    if what == "gradients":
+        values = gradients(first, list(overrides), ranks)
+        if ranks.is_first:
+            save_file(values, second)
+    else:
+        writer = PlainWriter(Path(first)) if ranks.is_first else NullWriter(Path(first))
+        with contextlib.suppress(Stopped):
+            train(spec(shard=True), writer, device=CPU, source=Balls(SIZE), ranks=ranks, stop=stop_after(int(second)))
+    ranks.gather({})
+    rendezvous.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

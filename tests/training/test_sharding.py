@@ -1,0 +1,52 @@
+"""FSDP2 in two gloo processes: the gradients and the run of one process, whose checkpoints fit either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.ranks import gradients, run_on_two
+from support.training import run, spec, stop_after
+
+from bench.config.validate import problems
+from bench.runtime.distributed import SINGLE_PROCESS
+from bench.training.train import Stopped
+
+TOLERANCE = 1e-5  # ‖g − g′‖ / ‖g‖ of each parameter, in float32
+LEAN = ("train.shard=true", "train.regime=lean")
+MODELS = {
+    "ours2": LEAN,
+    "dust3r": ("train.shard=true",),  # blocks that run once for every view
+    "lrm": LEAN,  # an output with weights of its own, read while rendering
+}
+
+
+@pytest.mark.parametrize("base", MODELS)
+def test_gradients_are_those_of_one_process(base: str, tmp_path: Path) -> None:
+    run_on_two("gradients", base, tmp_path / "gradients.safetensors", *MODELS[base])
+    actual, expected = load_file(tmp_path / "gradients.safetensors"), gradients(base, [], SINGLE_PROCESS)
+    assert actual.keys() == expected.keys()
+    for name, gradient in expected.items():
+        if norm := float(gradient.norm()):
+            assert float((actual[name] - gradient).norm()) / norm <= TOLERANCE, name
+
+
+def test_checkpoints_know_nothing_of_shards(tmp_path: Path) -> None:
+    """Steps in two processes, in one, and in two again are the steps of one: losses, clipping, weights, moments."""
+    alone = run(tmp_path / "alone", spec())
+    run_on_two("train", tmp_path / "mixed", 6)
+    with pytest.raises(Stopped):
+        run(tmp_path / "mixed", spec(), stop=stop_after(6))
+    run_on_two("train", tmp_path / "mixed", 100)
+    lines = [[record["loss"], record["gradient_norm/aggregator"]] for record in alone.metrics()]
+    mixed = [[r["loss"], r["gradient_norm/aggregator"]] for r in type(alone)(tmp_path / "mixed").metrics()]
+    torch.testing.assert_close(torch.tensor(mixed), torch.tensor(lines), rtol=1e-3, atol=1e-6)
+    ours, theirs = (load_file(tmp_path / name / "weights.safetensors") for name in ("mixed", "alone"))
+    assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 1e-4
+
+
+def test_the_best_weights_are_validated_whole() -> None:
+    (problem,) = problems(spec(shard=True, keep="best"))
+    assert problem.field == "train.shard" and "keep: last" in problem.message
