@@ -43,7 +43,8 @@ CAPTIONS = {
     "what the backward pass needs: backward).",
     "memory_timeline": "What tensors hold during a training step, by the part that allocated it; the mark is the peak.",
     "top_operators": "The operators that take most of a training step's time, without those that run inside of them.",
-    "number_of_views": "Quality, step time, memory and forward operations against the number of input views.",
+    "number_of_views": "Against the number of input views: quality, and where models were trained with several numbers "
+    "step time, memory and forward operations. Rings: the number that a model was trained with; dotted: the baseline.",
     "quality_over_time": "Validation PSNR against minutes of training; bands: range between seeds; dotted: final PSNR. "
     "Before the end the learning rate is still high, which costs quality.",
 }
@@ -52,7 +53,7 @@ EMPTY = {
     "qualitative": "No run has been evaluated yet, so there are no pictures.",
     "comparison": "No run has been evaluated yet.",
     **dict.fromkeys(figures.of_traces.KINDS, "No run was traced: profile.trace=true does it, for finished runs too."),
-    "number_of_views": "No model was trained with several numbers of input views.",
+    "number_of_views": "No model was trained or evaluated with several numbers of input views.",
     "quality_over_time": "No run validated while it trained: train.keep=best does.",
 }
 HEADINGS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "lpips_vgg": "LPIPS (VGG) ↓",
@@ -147,11 +148,9 @@ def _results(sweep: SweepData) -> dict[str, Any]:
 
 
 def _systematization(sweep: SweepData) -> dict[str, Any]:
-    values: dict[str, Any] = {"rows": None, "figures": _drawn(sweep, "number_of_views")}
-    if (table := sweep.table_1()) is not None:
-        values |= {"rows": grid(table.cells, table.text_columns), "title": table.title}
-        values |= {"remarks": table.remarks, "definitions": table.definitions}
-    return values
+    tables = [table for table in (sweep.table_1(), sweep.number_of_views()) if table is not None]
+    entries = [(table, grid(table.cells, table.text_columns)) for table in tables]
+    return {"tables": entries, "figures": _drawn(sweep, "number_of_views")}
 
 
 def _paper(sweep: SweepData) -> dict[str, Any]:
