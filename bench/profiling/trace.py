@@ -103,7 +103,7 @@ def _record(trainer: Trainer, batch: Batch, first: int, device: torch.device) ->
 def _memory(trainer: Trainer, events: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:
     """Of the last traced step, by the part whose forward pass, or whose range, allocated it."""
     changes = allocator_events.changes(events, RANGES, device)
-    start = max(event["ts"] for event in events if event["name"] == STEP and event.get("ph") == "X")
+    start = max(event["ts"] for event in events if event["name"] == STEP and event.get("cat") == "user_annotation")
     static = allocator_events.nbytes(allocator_events.static_tensors(trainer))
     return {
         **allocator_events.by_part(changes, static, start),
@@ -114,7 +114,7 @@ def _memory(trainer: Trainer, events: list[dict[str, Any]], device: torch.device
 
 def _operators(record: profiler, device: torch.device) -> list[dict[str, Any]]:
     """The longest ones of a traced step: on a GPU its kernels' time, on a CPU without that of operators inside."""
-    averages = [entry for entry in record.key_averages() if entry.key not in (*RANGES, STEP)]
+    averages = [entry for entry in record.key_averages() if not entry.is_user_annotation]
     field = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     longest = sorted(averages, key=lambda entry: -getattr(entry, field))[:OPERATORS]
     total = sum(getattr(entry, field) for entry in averages)

@@ -107,6 +107,8 @@ def test_memory_by_part(results: Path) -> None:
     assert profile["allocated_peak_memory_gib"] is None  # it was measured before the trace was asked for
     shares = [operator["share"] for operator in trace["operators"]]
     assert shares == sorted(shares, reverse=True) and 0.3 < sum(shares) <= 1
+    names = {operator["name"] for operator in trace["operators"]}
+    assert "aten::mm" in names and not names & {*RANGES, "step"} and not any("#" in name for name in names)
     (sweep,) = results.glob("sweep_tiny*profile.trace=true*")
     drawn = {path.stem for path in (sweep / "figures").glob("*.png")}
     assert {"time_by_part", "memory_by_part", "memory_timeline", "top_operators"} <= drawn
