@@ -29,7 +29,8 @@ DRY_RUNS = {  # commands that need a cluster, a GPU, root, a network or an hour,
     "make campaign": "make -n campaign",
     "git switch my-change": "true",
     **{command: f"{command} --dry-run" for command in (
-        "python -m bench.run ablations/pretrain_encoder.yaml", "python -m bench.run ablations/pretraining.yaml")},
+        "python -m bench.run ablations/pretrain_encoder.yaml", "python -m bench.run ablations/pretraining.yaml",
+        "python -m bench.run ablations/cost.yaml", "python -m bench.run ablations/cost.yaml --scale paper")},
     "python -m bench.run ablations/patch_size.yaml --force":
         "python -m bench.run ablations/patch_size.yaml --force --only '*8, 2*'",
     "python -m bench.setup": "python -m bench.setup --help",

@@ -85,9 +85,9 @@ def _ratios(
     for title, name in (("Time", "step_time_ms"), ("Memory", memory)):
         pair = (costs[label].get(name), costs[reference].get(name))
         yield f"{title} ÷ reference", _ratio(*pair)
-    ours, theirs = printed[label], printed[reference]
-    yield "Paper: time", _ratio(ours and ours.days, theirs and theirs.days)
-    yield "Paper: memory", _ratio(ours and ours.gpu_gb, theirs and theirs.gpu_gb)
+    if (ours := printed[label]) and (theirs := printed[reference]):
+        yield "Paper: time", _ratio(ours.days, theirs.days)
+        yield "Paper: memory", _ratio(ours.gpu_gb, theirs.gpu_gb)
 
 
 def _ratio(value: float | None, reference: float | None) -> str:

@@ -43,7 +43,7 @@ def memory_snapshot(path: Path) -> Iterator[None]:
     torch.cuda.memory._record_memory_history()
     try:
         yield
-        torch.cuda.memory._dump_snapshot(str(path))
+        torch.cuda.memory._dump_snapshot(str(path))  # type: ignore[no-untyped-call]
     finally:
         torch.cuda.memory._record_memory_history(enabled=None)
 

@@ -232,6 +232,7 @@ def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
     from bench.data.sampler import open_source
     from bench.evaluation.evaluate import evaluate_missing
     from bench.profiling.step_profile import profile
+    from bench.profiling.trace import trace
     from bench.runtime import rendezvous
     from bench.training.train import Stopped, train
 
@@ -253,6 +254,8 @@ def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
                 evaluate_missing(spec, writer, device=device, source=source, ranks=ranks)
             elif stage == "profile":
                 profile(spec, writer, device=device, source=source, ranks=ranks)
+            elif stage == "trace":
+                trace(spec, writer, device=device, source=source, ranks=ranks)
             ranks.gather({})
     rendezvous.shutdown()
     return 0

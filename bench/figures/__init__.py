@@ -1,5 +1,5 @@
-"""Figures of a sweep: Fig. 1 (the model), Fig. 2 (pictures and depth), Fig. 3 (loss terms), a comparison, step time,
-against the number of views, and quality against minutes of training.
+"""Figures of a sweep: Fig. 1 (the model), Fig. 2 (pictures and depth), Fig. 3 (loss terms), a comparison, time and
+memory of a step, against the number of views, and quality against minutes of training.
 
 `style` is their common style; each other file is one figure, drawn from plain numbers by `draw`. `write` reads a sweep
 and draws what its runs hold: a run that lacks a stage is missing in the figure that needs it.
@@ -21,13 +21,14 @@ from bench.analysis.sweep_results import SweepResults, SweepRun, read_sweep
 from bench.common import labels
 from bench.common.files import atomic_write
 from bench.common.json_files import write_json
+from bench.figures import of_traces
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bench.figures.number_of_views import Panel
 
-KINDS = ("loss_curves", "qualitative", "comparison", "model", "time_by_part", "number_of_views", "quality_over_time")
+KINDS = ("loss_curves", "qualitative", "comparison", "model", *of_traces.KINDS, "number_of_views", "quality_over_time")
 MODELS = 6  # columns of the qualitative sheet, and diagrams: the first ones of a large sweep
 AGAINST_VIEWS = ("psnr", "lpips_vgg", "depth_error", "point_error", "completion_error")
 COMPARED = (("psnr", "PSNR [dB]"), ("psnr_foreground", "FG PSNR [dB]"), ("grid_ratio", "Grid ratio"))
@@ -36,9 +37,9 @@ Figures = Iterator[tuple[str, "Callable[[], Figure]"]]  # file name, function th
 
 
 def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> list[Path]:
-    """figures/: loss_curves, qualitative, comparison, model_<label>, of traced runs time_by_part with its JSON, and
-    number_of_views of sweeps over it, in training or evaluation, quality_over_time where training validated; returns
-    what was written.
+    """figures/: loss_curves, qualitative, comparison, model_<label>, of traced runs those of `of_traces` and a JSON of
+    time_by_part, number_of_views of sweeps over it, in training or evaluation, quality_over_time where training
+    validated; returns what was written.
 
     Of all `kinds`, only `model` imports torch.
     """
@@ -46,14 +47,14 @@ def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> 
 
     sweep = read_sweep(sweep_folder, results)
     functions = {"loss_curves": _loss_curves, "qualitative": _qualitative, "comparison": _comparison,
-                 "model": _diagrams, "time_by_part": _time_by_part, "number_of_views": _number_of_views,
-                 "quality_over_time": _quality_over_time}  # fmt: skip
+                 "model": _diagrams, "number_of_views": _number_of_views, "quality_over_time": _quality_over_time,
+                 **{kind: getattr(of_traces, kind) for kind in of_traces.KINDS}}  # fmt: skip
     written = []
     with style.style():
         for name, draw in [figure for kind in kinds for figure in functions[kind](sweep)]:
             written.append(sweep_folder / "figures" / name)
             atomic_write(written[-1], partial(style.save, draw()))
-    if "time_by_part" in kinds and (parts := _parts(sweep)):
+    if "time_by_part" in kinds and (parts := of_traces.traces(sweep)):
         written.append(sweep_folder / "figures" / "time_by_part.json")
         write_json(written[-1], {"runs": parts})
     return written
@@ -104,27 +105,6 @@ def _comparison(sweep: SweepResults) -> Figures:
     if any(times.values()):  # not where nothing was trained
         panels.append(comparison.Panel("Step time [ms]", "lower", times, decimals=0))
     yield "comparison.png", partial(comparison.draw, panels, [row.label for row in runs])
-
-
-def _parts(sweep: SweepResults) -> dict[str, Any]:
-    """label → the time by part of a setting's first traced seed."""
-    parts: dict[str, Any] = {}
-    for label, runs in sweep.groups().items():
-        traces = [trace for run in runs for trace in run.folder.traces().values()]
-        parts |= {label: traces[0]} if traces else {}
-    return parts
-
-
-def _time_by_part(sweep: SweepResults) -> Figures:
-    from bench.figures import time_by_part
-
-    if not (parts := _parts(sweep)):
-        return
-    devices = dict.fromkeys(f"{p['device']}, {p['threads']} threads, batch {p['batch']}" for p in parts.values())
-    caption = f"ms of a training step ({'; '.join(devices)})"
-    times = {label: part["parts_ms"] for label, part in parts.items()}
-    for suffix in ("png", "svg"):
-        yield f"time_by_part.{suffix}", partial(time_by_part.draw, times, caption)
 
 
 def _number_of_views(sweep: SweepResults) -> Figures:

@@ -45,11 +45,12 @@ def peak_allocated_bytes(trainer: Trainer, step: int, batch: Batch) -> int:
 
 
 def peak_allocated(compute: Callable[[], object], static: Iterable[Tensor], device: torch.device) -> int:
-    """The most bytes that tensors hold during `compute`, which is repeated on a CPU; `static` was there before."""
+    """The most bytes that `compute` allocates, and `static`, which was there before; nothing else counts."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         compute()
-        return torch.cuda.max_memory_allocated(device)
+        return nbytes(static) + torch.cuda.max_memory_allocated(device) - before
     with profiler(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         compute()
     sizes = [change.size for change in changes(chrome_trace(record)["traceEvents"], (), device)]

@@ -20,8 +20,8 @@ WARM_UP, REPEATS = 2, 10
 GIB = 2**30
 DEFINITIONS = {
     "inference": f"one scene, without gradients, medians of {REPEATS} after {WARM_UP}: `latency_ms` of E, A and D; "
-    "`peak_memory_gib` that tensors hold in it, weights included (torch.cuda.max_memory_allocated; on a CPU by a "
-    "profiler's allocator events); `gaussians` of the scene, and `kept_gaussians`, those of an opacity above "
+    "`peak_memory_gib` of weights and what it allocates (torch.cuda.max_memory_allocated; on a CPU by a profiler's "
+    "allocator events); `gaussians` of the scene, and `kept_gaussians`, those of an opacity above "
     f"{TRANSPARENT}; `views_per_s`: target views that are rendered, of the training's size",
 }
 

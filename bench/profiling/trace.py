@@ -3,7 +3,7 @@
 traces/<device>-<world>.json                   time by phase (bench/profiling/phases.py); memory by part and the longest
                                                operators of a step, from the trace: for the figures
 traces/<device>-<world>/NAME.pt.trace.json.gz  a torch.profiler trace, for TensorBoard's profiler plugin or Perfetto
-traces/<device>-<world>/memory_snapshot.pickle on CUDA: every allocation of a step with its stack, for
+traces/<device>-<world>/memory_snapshot.pickle on one GPU: every allocation of a step with its stack, for
                                                https://docs.pytorch.org/memory_viz
 
 They are recorded after the profile stage and separately: a profiler slows small steps several times.
@@ -63,7 +63,7 @@ def trace(
     sampler, first = Sampler(source, spec.views, spec.seed, spec.model.known), geometry_steps(spec.train)
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
     name = f"{device.type}-{ranks.world_size}"
-    content = {
+    content: dict[str, Any] = {
         "parts_ms": parts,
         "step_ms": sum(parts.values()),
         "overhead": times.overhead(),
@@ -103,7 +103,7 @@ def _record(trainer: Trainer, batch: Batch, first: int, device: torch.device) ->
 def _memory(trainer: Trainer, events: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:
     """Of the last traced step, by the part whose forward pass, or whose range, allocated it."""
     changes = allocator_events.changes(events, RANGES, device)
-    start = max(event["ts"] for event in events if event["name"] == STEP and event.get("ph") == "X")
+    start = max(event["ts"] for event in events if event["name"] == STEP and event.get("cat") == "user_annotation")
     static = allocator_events.nbytes(allocator_events.static_tensors(trainer))
     return {
         **allocator_events.by_part(changes, static, start),
@@ -114,7 +114,7 @@ def _memory(trainer: Trainer, events: list[dict[str, Any]], device: torch.device
 
 def _operators(record: profiler, device: torch.device) -> list[dict[str, Any]]:
     """The longest ones of a traced step: on a GPU its kernels' time, on a CPU without that of operators inside."""
-    averages = [entry for entry in record.key_averages() if entry.key not in (*RANGES, STEP)]
+    averages = [entry for entry in record.key_averages() if not entry.is_user_annotation]
     field = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     longest = sorted(averages, key=lambda entry: -getattr(entry, field))[:OPERATORS]
     total = sum(getattr(entry, field) for entry in averages)
@@ -128,7 +128,7 @@ def _operators(record: profiler, device: torch.device) -> list[dict[str, Any]]:
 def _write(exported: dict[str, Any], trainer: Trainer, batch: Batch, folder: Path, worker: str) -> None:
     folder.mkdir()
     _export(exported, folder / f"{worker}.pt.trace.json.gz")
-    if batch.targets.is_cuda:
+    if batch.targets.is_cuda and trainer.ranks.world_size == 1:  # others would wait for the exchange
         with compat.memory_snapshot(folder / "memory_snapshot.pickle"):
             trainer.step(geometry_steps(trainer.spec.train), batch)
 

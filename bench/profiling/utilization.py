@@ -21,7 +21,7 @@ DEFINITIONS = {
     "tflops": "10¹² operations a second of a rank: three times those of E, A, D and the output's forward pass "
     "(forward_gflop), for forward and backward passes, over step_time_ms; neither recomputation nor LPIPS is counted",
     "matmul_tflops": f"of products of square matrices ({SIZE['cuda']} rows on a GPU, {SIZE['cpu']} on a CPU) in "
-    f"`matmul_dtype`, A's, the best of {REPEATS}, measured after the window by one rank",
+    f"`matmul_dtype`, A's, the best of {REPEATS}, measured after the window by the first rank",
     "mfu": "tflops ÷ matmul_tflops, of the whole step",
     "mfu_model": "the same over the phases of E, A and D and their backward passes alone",
 }

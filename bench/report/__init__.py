@@ -68,7 +68,7 @@ def refresh(sweep: SweepReport) -> None:
     tables.write(sweep.folder, sweep.results)
     drawn = sweep.folder / "figures"
     traced = any(run.folder.traces() for run in sweep.records.runs)
-    kinds = [kind for kind in figures.KINDS if kind != "model" and (kind != "time_by_part" or traced)]
+    kinds = [kind for kind in figures.KINDS if kind != "model" and (kind not in figures.of_traces.KINDS or traced)]
     if kinds := [kind for kind in kinds if _older(drawn / f"{kind}.png", newest)]:
         figures.write(sweep.folder, sweep.results, kinds)
     if not list(drawn.glob("model_*.svg")):

@@ -38,7 +38,11 @@ CAPTIONS = {
     "qualitative": "Inputs, true and rendered target views; right, the depth of the first input view's Gaussians "
     "inside the true mask, as the paper's Fig. 2, beside the true depth. One depth scale a scene.",
     "comparison": "Quality and step time; lines are the baselines of the same scenes and views.",
-    "time_by_part": "Where a training step's time goes, part by part, by the clock and apart from the step time above.",
+    "time_by_part": "Where a training step's time goes, phase by phase, without a profiler; hatched: backward passes.",
+    "memory_by_part": "What tensors hold at the peak of a training step, by the part that allocated it (gradients and "
+    "what the backward pass needs: backward).",
+    "memory_timeline": "What tensors hold during a training step, by the part that allocated it; the mark is the peak.",
+    "top_operators": "The operators that take most of a training step's time, without those that run inside of them.",
     "number_of_views": "Against the number of input views: quality, and where models were trained with several numbers "
     "step time, memory and forward operations. Rings: the number that a model was trained with; dotted: the baseline.",
     "quality_over_time": "Validation PSNR against minutes of training; bands: range between seeds; dotted: final PSNR. "
@@ -48,7 +52,7 @@ EMPTY = {
     "loss_curves": "No run has recorded a training step yet.",
     "qualitative": "No run has been evaluated yet, so there are no pictures.",
     "comparison": "No run has been evaluated yet.",
-    "time_by_part": "No run was traced: profile.trace=true does it, for finished runs too.",
+    **dict.fromkeys(figures.of_traces.KINDS, "No run was traced: profile.trace=true does it, for finished runs too."),
     "number_of_views": "No model was trained or evaluated with several numbers of input views.",
     "quality_over_time": "No run validated while it trained: train.keep=best does.",
 }
@@ -194,7 +198,8 @@ def _costs(sweep: SweepData) -> dict[str, Any]:
     return {"costs": grid(cells, {"run"}), "definitions": notes, "estimates": estimate_ratios(sweep.records),
             "measured": group_by_value(measured, measured),
             "load": remarks.load_average(sweep.records).removeprefix("; "),
-            "figures": [*_drawn(sweep, "quality_over_time"), *_drawn(sweep, "time_by_part")]}  # fmt: skip
+            "figures": [*_drawn(sweep, "quality_over_time"),
+                        *(drawn for kind in figures.of_traces.KINDS for drawn in _drawn(sweep, kind))]}  # fmt: skip
 
 
 COSTS = ["run", "E", "A", "D", "Params.", "tokens a scene", "step [ms]", "10–90 %", "of the first", "host mem. [GiB]",

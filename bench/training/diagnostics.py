@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,11 @@ def output_statistics(output: object, batch: Batch, spec: OutputSpec) -> dict[st
     }
 
 
-def gradient_norms(model: EAD) -> dict[str, Tensor]:
+def gradient_norms(parts: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, Tensor]:
     """Norm of each part's gradient, before clipping."""
     norms = {}
-    for name, part in model.parts().items():
-        gradients = [p.grad for p in part.parameters() if p.grad is not None]
+    for name, parameters in parts.items():
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if gradients:
             norms[f"gradient_norm/{name}"] = whole(torch.linalg.vector_norm(torch.stack(tensor_norms(gradients))))
     return norms

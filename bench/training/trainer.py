@@ -44,6 +44,7 @@ class Trainer:
         if spec.train.compile:
             compile_parts(self.model)
         self.optimizer = optimizer.build(self.model, spec.train)
+        self.parameters = {name: list(part.parameters()) for name, part in self.model.parts().items()}  # walks are slow
         self.losses = {name: loss for name, loss in spec.losses.items() if isinstance(loss, LossSpec) and loss.weight}
         self.terms: Mapping[str, Term] = {name: loss.build(device) for name, loss in self.losses.items()}
         self.renders = any("rendering" in loss.needs for loss in self.losses.values())
@@ -58,9 +59,10 @@ class Trainer:
             values = self.ranks.reduce(values)
             self.ranks.reduce_gradients(self.model)
         with phase("optimizer"):
-            norms = diagnostics.gradient_norms(self.model)
+            norms = diagnostics.gradient_norms(self.parameters)
             norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.spec.train.gradient_clip, norm)
+            every = [parameter for parameters in self.parameters.values() for parameter in parameters]
+            torch.nn.utils.clip_grads_with_norm_(every, self.spec.train.gradient_clip, norm)
             self.optimizer.update(norm)
         return values | norms
 

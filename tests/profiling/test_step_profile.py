@@ -16,7 +16,7 @@ from bench.common.errors import UserError
 from bench.config.schema import ProfileSpec
 from bench.data.batch import Batch
 from bench.losses import Prediction, Term, mse
-from bench.profiling import step_profile
+from bench.profiling import phases, step_profile
 from bench.runs.folder import RunFolder
 from bench.runs.writer import PlainWriter
 
@@ -40,11 +40,32 @@ def test_profile(tmp_path: Path) -> None:
     gpu = ("allocated_peak_memory_gib", "reserved_peak_memory_gib", "device_memory_gib")
     assert [profile[name] for name in gpu] == [None] * 3
     numbers = {name for name in profile if name.endswith(("_ms", "_gib"))}
-    assert numbers | {"ranks", "load_average", "estimate", "forward_gflop"} == set(profile["definitions"])
+    others = {"ranks", "load_average", "estimate", "forward_gflop", "other_share", "phases_overhead", "data_wait_share",
+              "scenes_per_s", "tflops", "matmul_tflops", "mfu", "mfu_model", "inference"}  # fmt: skip
+    assert numbers | others == set(profile["definitions"])
+    assert profile["step_time_ms_p90"] <= profile["step_time_ms_p99"]
     assert profile["ranks"] == [{name: profile[name] for name in profile["ranks"][0]}]
     assert profile["weights"] == "trained" and profile["threads"] == torch.get_num_threads()
-    assert profile["device"] and profile["batch"] == 4 and profile["window_steps"] == 10
+    assert profile["device"] and profile["batch"] == 4 and profile["window_steps"] == 20
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+
+@pytest.mark.usefixtures("unhooked")
+def test_a_profile_says_what_a_step_does_and_what_the_model_costs_to_use(tmp_path: Path) -> None:
+    trained = run(tmp_path, spec(steps=4))
+    profile = step_profile.measure(spec(), device=CPU, source=Balls(SIZE), folder=tmp_path)
+    assert set(profile["phases_ms"]) == set(phases.PHASES)
+    share = profile["phases_ms"]["other"] / sum(profile["phases_ms"].values())
+    assert profile["other_share"] == pytest.approx(share) and 0 < share < 1
+    assert profile["scenes_per_s"] == pytest.approx(4000 / profile["step_time_ms"])
+    tflops = 3 * profile["forward_gflop"] * profile["scenes_per_s"] / 1000
+    assert profile["tflops"] == pytest.approx(tflops) and profile["matmul_dtype"] == "float32"
+    assert profile["mfu"] == pytest.approx(tflops / profile["matmul_tflops"])
+    assert profile["mfu_model"] > profile["mfu"] > 0
+    assert profile["data_wait_share"] == (trained.training() or {})["data_wait_share"]
+    use = profile["inference"]
+    assert use["gaussians"] == 4 * SIZE**2 >= use["kept_gaussians"] >= 0
+    assert use["latency_ms"] > 0 and use["views_per_s"] > 0 and 0 < use["peak_memory_gib"] < 0.1
 
 
 @pytest.mark.usefixtures("unhooked")
@@ -85,7 +106,7 @@ def test_steps_of_the_window_have_all_losses() -> None:
     """geometry_first covers the first steps of a training: those of the window come after it, and render."""
     of = replace(spec(), losses={**spec().losses, "mse": Counted()})
     step_profile.measure(of, device=CPU, source=Balls(SIZE))
-    assert len(Counted.evaluations) == step_profile.WARM_UP + step_profile.WINDOW
+    assert len(Counted.evaluations) == step_profile.WARM_UP + 2 * step_profile.WINDOW
 
 
 def test_refused_while_shapes_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

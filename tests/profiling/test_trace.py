@@ -34,6 +34,7 @@ from bench.profiling import step_profile
 from bench.profiling.phases import PHASES
 from bench.profiling.trace import RANGES
 from bench.runs.folder import RunFolder
+from models.weights import load as load_model
 
 PATIENCE_S = 60
 
@@ -90,6 +91,27 @@ def test_time_by_part(results: Path) -> None:
     assert summary["step_ms"] == pytest.approx(sum(summary["parts_ms"].values()))
     assert runs["patch 8"] == summary and summary["weights"] == "trained"
     assert not list(folder.path.rglob(".tmp-*"))
+
+
+def test_memory_by_part(results: Path) -> None:
+    """Of the traced step, by the part that allocated it: what the profile measured in another way."""
+    (folder,) = (RunFolder(path) for path in results.glob("runs/*"))
+    ((trace,), (profile,)) = folder.traces().values(), folder.profiles().values()
+    memory = trace["memory"]
+    at_peak = memory["at_peak_bytes"]
+    assert {"weights and optimizer", "aggregator", "backward"} <= set(at_peak) and min(at_peak.values()) > 0
+    held = [sum(values) for values in zip(*memory["held_bytes"].values(), strict=True)]
+    assert max(held) == sum(at_peak.values()) and memory["time_ms"] == sorted(memory["time_ms"])
+    weights = sum(parameter.numel() for parameter in load_model(folder.path).parameters())
+    assert at_peak["weights and optimizer"] >= 12 * weights  # and Adam's two moments, in fp32
+    assert profile["allocated_peak_memory_gib"] is None  # it was measured before the trace was asked for
+    shares = [operator["share"] for operator in trace["operators"]]
+    assert shares == sorted(shares, reverse=True) and 0.3 < sum(shares) <= 1
+    names = {operator["name"] for operator in trace["operators"]}
+    assert "aten::mm" in names and not names & {*RANGES, "step"} and not any("#" in name for name in names)
+    (sweep,) = results.glob("sweep_tiny*profile.trace=true*")
+    drawn = {path.stem for path in (sweep / "figures").glob("*.png")}
+    assert {"time_by_part", "memory_by_part", "memory_timeline", "top_operators"} <= drawn
 
 
 def get_json(address: str, route: str, **query: object) -> Any:

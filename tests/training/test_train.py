@@ -412,8 +412,10 @@ def test_checkpoints_hold_no_pickle(tmp_path: Path) -> None:
 
 
 def test_step_benchmark_measures() -> None:
-    harness, plain = step_benchmark.overhead(spec(), Balls(SIZE), rounds=1, steps=8)
-    assert plain > 0 and harness > 0
+    with step_benchmark.busy_neighbors(1):
+        measured = step_benchmark.overhead(spec(), Balls(SIZE), rounds=2, steps=8)
+    assert len(measured.harness) == len(measured.plain) == 2 and min(map(min, measured.plain)) > 0
+    assert f"harness {measured.difference_ms(0):+.2f} ms, × {measured.ratio():.3f}" in str(measured)
 
 
 @dataclass(frozen=True)

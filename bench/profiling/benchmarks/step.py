@@ -1,11 +1,15 @@
-"""Time of a training step: the harness against a plain loop, and the breakdown by part."""
+"""Time of a training step: by phase, and the harness against a plain loop, also with busy neighbors."""
 
 from __future__ import annotations
 
 import argparse
+import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,13 +31,14 @@ if TYPE_CHECKING:
     from bench.data.scene import DataSource
 
 CPU = torch.device("cpu")
+NEIGHBORS = (0, 1, 2)  # busy processes beside the measured one
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.benchmark step", description=__doc__)
     parser.add_argument("spec", nargs="?", type=Path, default=Path("ablations/table3.yaml"))
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--steps", type=int, default=10, help="timed steps by part (default 10)")
+    parser.add_argument("--steps", type=int, default=10, help="steps timed by phase (default 10)")
     parser.add_argument("--rounds", type=int, default=8, help="rounds of harness against plain loop (default 8)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(argv)
@@ -51,29 +56,63 @@ def main(argv: Sequence[str]) -> int:
         for name in PHASES:
             print(f"  {name:<20}{times[name]:9.2f} ms  {times[name] / total:6.1%}")
     cheapest = min(runs, key=lambda run: totals[run.label])
-    harness, plain = overhead(cheapest.spec, source, options.rounds)
-    print(f"\nHarness over a plain loop ({cheapest.label}, one scene per step, L_3D alone; tenth percentiles)")
-    print(
-        f"  plain {plain:.2f} ms, harness {harness:.2f} ms per step: {harness - plain:+.2f} ms, × {harness / plain:.3f}"
-    )
+    print(f"\nHarness over a plain loop ({cheapest.label}, one scene per step, L_3D alone), {options.rounds} rounds")
+    for neighbors in NEIGHBORS:
+        with busy_neighbors(neighbors):
+            print(f"  {neighbors} busy neighbors: {overhead(cheapest.spec, source, options.rounds)}")
     return 0
 
 
-def overhead(spec: RunSpec, source: DataSource, rounds: int, steps: int = 30) -> tuple[float, float]:
-    """Milliseconds per step of (`bench.training.train`, a plain loop), measured alternately.
+@dataclass
+class Overhead:
+    """Of a step: medians of each loop, a line a round: (milliseconds by the clock, of the thread's processor time)."""
 
-    Tenth percentiles, which other processes disturb least, of the cheapest step, which shows a difference best.
+    harness: list[tuple[float, float]]
+    plain: list[tuple[float, float]]
+
+    def difference_ms(self, clock: int) -> float:
+        """The median over rounds, both of whose loops saw the machine alike; 0: by the clock, 1: of processor time."""
+        return statistics.median(h[clock] - p[clock] for h, p in zip(self.harness, self.plain, strict=True))
+
+    def ratio(self) -> float:
+        return statistics.median(h[0] / p[0] for h, p in zip(self.harness, self.plain, strict=True))
+
+    def __str__(self) -> str:
+        return (
+            f"plain {statistics.median(p[0] for p in self.plain):.2f} ms a step, harness {self.difference_ms(0):+.2f} "
+            f"ms, × {self.ratio():.3f}; processor time {self.difference_ms(1):+.2f} ms"
+        )
+
+
+def overhead(spec: RunSpec, source: DataSource, rounds: int, steps: int = 40) -> Overhead:
+    """`bench.training.train` and a plain loop in turn, the order reversed in every other round.
+
+    Of the cheapest step, which shows a difference best.
     """
     short = replace(spec.train, steps=steps, batch=1, warmup_steps=0, geometry_first=1.0, checkpoint_every=steps)
     spec = replace(spec, train=short, losses={"points": spec.losses["points"]})
-    times: dict[str, list[float]] = {"harness": [], "plain": []}
+    measured = Overhead([], [])
+    loops = [(measured.harness, harness_loop), (measured.plain, plain_loop)]
     for _ in range(rounds):
-        for name, loop in (("harness", harness_loop), ("plain", plain_loop)):
-            ends: list[float] = []
-            loop(spec, source, lambda ends=ends: ends.append(time.perf_counter()))  # type: ignore[misc]
-            times[name] += [(b - a) * 1000 for a, b in pairwise(ends[3:-1])]
-    harness, plain = (sorted(values)[len(values) // 10] for values in times.values())
-    return harness, plain
+        for medians, loop in loops:
+            ends: list[tuple[float, float]] = []
+            loop(spec, source, lambda ends=ends: ends.append((time.perf_counter(), time.thread_time())))  # type: ignore[misc]
+            wall, cpu = ([(b - a) * 1000 for a, b in pairwise(of_clock)] for of_clock in zip(*ends[3:-1], strict=True))
+            medians.append((statistics.median(wall), statistics.median(cpu)))
+        loops.reverse()
+    return measured
+
+
+@contextmanager
+def busy_neighbors(count: int) -> Iterator[None]:
+    """Processes that each keep a core busy, for a block."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def harness_loop(spec: RunSpec, source: DataSource, tick: Callable[[], None]) -> None:

@@ -1,0 +1,48 @@
+"""The table of costs: from profiles, with ratios to the reference beside the paper's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from support.paths import ROOT
+from support.sweeps import profile, record_sweep
+
+from bench.analysis import tables
+from bench.common.json_files import write_json
+from bench.runs.folder import RunFolder, State, Status
+
+STEPS = {"FreeSplatter": 200.0, "Ours1": 150.0, "Ours2": 160.0}
+
+
+def written(results: Path, more: dict[str, object]) -> dict[str, Path]:
+    """The tables of ablations/cost.yaml, of whose runs each has a profile."""
+    folder, runs = record_sweep(results, ROOT / "ablations" / "cost.yaml")
+    for run in runs:
+        of_run = RunFolder(results / "runs" / run.id)
+        write_json(of_run.path / "profiles" / "cpu-1.json", profile(STEPS[run.label]) | more)
+        of_run.set_status(Status(State.DONE))
+    return {path.name: path for path in tables.write(folder, results)}
+
+
+def test_costs_and_their_ratios_stand_beside_the_papers(tmp_path: Path) -> None:
+    measured = {"scenes_per_s": 80.0, "mfu": 0.25, "matmul_tflops": 0.05, "matmul_dtype": "float32",
+                "weights": "initial", "inference": {"latency_ms": 35.0, "views_per_s": 1110.0}}  # fmt: skip
+    files = written(tmp_path, measured)
+    table = pd.read_csv(files["cost.csv"], index_col=0)
+    assert list(table["Time ÷ reference"]) == [1.0, 0.75, 0.8]
+    assert list(table["Paper: memory"]) == [1.0, 0.76, 0.77]
+    assert table["Paper: time"].isna().tolist() == [False, True, False] and table["Paper: time"].iloc[2] == 0.75
+    assert list(table["MFU"]) == ["25%"] * 3 and list(table["Latency [ms]"]) == [35] * 3
+    text = files["cost.md"].read_text()
+    for part in (
+        "Reference: FreeSplatter",
+        "Weights are not trained",
+        "0.05 TFLOP/s of float32",
+        "which memory is not",
+    ):
+        assert part in text
+
+
+def test_profiles_from_before_such_measurements_make_no_table(tmp_path: Path) -> None:
+    assert "cost.md" not in written(tmp_path, {})
