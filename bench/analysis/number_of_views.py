@@ -39,11 +39,12 @@ def results(sweep: SweepResults, protocol: str) -> list[Result]:
     for key in sweep.protocols():
         rows = {row.label: row for row in table_rows(sweep, key) if row.kind == "run"}
         for setting, runs in sweep.groups().items():
+            trained = sweep.fields[setting].get("views.inputs")  # of a run that is recorded whole
             evaluation = next((e for run in runs if (e := run.folder.evaluations().get(key))), None)
-            if evaluation is None or "{name}@{version}".format(**evaluation["protocol"]) != protocol:
+            if trained is None or evaluation is None or "{name}@{version}".format(**evaluation["protocol"]) != protocol:
                 continue
             number = len(next(iter(evaluation["views"].values()))["inputs"])
-            trained, row = sweep.fields[setting]["views.inputs"], rows[setting]
+            row = rows[setting]
             verdict = against_baseline(row, runs, key)
             result = Result(setting, trained, number, row, evaluation["baselines"], verdict)
             found.setdefault(setting, {})[number] = result

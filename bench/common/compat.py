@@ -35,6 +35,19 @@ def shapes_only() -> bool:
     return detect_fake_mode() is not None
 
 
+def attention_operators() -> list[Any]:
+    """What scaled_dot_product_attention runs, where a device has an operator of its own for it (torch.ops.aten)."""
+    import torch
+
+    aten = torch.ops.aten
+    return [
+        aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_efficient_attention.default,
+        aten._scaled_dot_product_cudnn_attention.default,
+        aten._scaled_dot_product_flash_attention_for_cpu.default,
+    ]
+
+
 @contextmanager
 def memory_snapshot(path: Path) -> Iterator[None]:
     """Record CUDA's allocations of a block, with their stacks, into a file (as PyTorch documents it)."""

@@ -10,17 +10,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from bench.common.compat import attention_operators
 from bench.config.schema import Recompute, TrainSpec
 from models.ead import EAD
 from models.tensors import Dense, Tokens, Views
 from models.view_weights import HeadByView, views_of
-
-ATTENTION = [  # what `selective` keeps: little memory for the quadratic part of the arithmetic
-    torch.ops.aten._scaled_dot_product_flash_attention.default,
-    torch.ops.aten._scaled_dot_product_efficient_attention.default,
-    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-]
 
 
 def save_activations(model: EAD, train: TrainSpec) -> None:
@@ -43,7 +37,8 @@ def _recompute(block: nn.Module, how: Recompute) -> None:
     """A generator's state is kept for blocks that draw random numbers alone: reading it stalls a device."""
     options: dict[str, Any] = {"preserve_rng_state": any(isinstance(module, nn.Dropout) for module in block.modules())}
     if how == "selective":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, ATTENTION)
+        kept = attention_operators()  # little memory for the quadratic part of the arithmetic
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, kept)
     block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
 
 
