@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from models.tensors import Tokens
+from models.tensors import Tokens, constant
 
 SH_C0 = 0.28209479177387814  # the constant harmonic: color = 0.5 + SH_C0 · c_0
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -270,7 +270,7 @@ def initialize(module: nn.Module) -> None:
 
 def normalize_imagenet(images: Float[Tensor, "*shape 3 height width"]) -> Float[Tensor, "*shape 3 height width"]:
     """[0, 1] → zero mean and unit deviation over ImageNet."""
-    mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (constant(images, *values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / std
 
 
