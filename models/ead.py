@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from models import parts
 from models.parts import AggregatorSpec, EncoderSpec, HeadSpec, OutputSpec, Problem
+from models.phases import mark_backward, phase
 from models.tensors import Cameras, Dense, Layout, Output, Tokens, TokenSpec, Views
 from models.view_weights import HeadByView
 
@@ -194,25 +194,28 @@ class EAD(nn.Module):
 
     def encode(self, views: Views) -> Tokens:
         """T = E(I), in E's precision."""
-        with record_function("encoder"), _cast(views.images.device.type, self.spec.precision.encoder):
+        with phase("encoder"), _cast(views.images.device.type, self.spec.precision.encoder):
             tokens: Tokens = self.encoder(self._readable(views))
         self._check_tokens(views, tokens)
+        mark_backward("encoder", tokens)
         return tokens
 
     def aggregate(self, tokens: Tokens, views: Views) -> list[Tokens]:
         """T' = A(T) at the levels that D reads, in A's precision."""
         cameras: Cameras | None = self._readable(views).cameras
-        with record_function("aggregator"), _cast(tokens.grid.device.type, self.spec.precision.aggregator):
+        with phase("aggregator"), _cast(tokens.grid.device.type, self.spec.precision.aggregator):
             taps: list[Tokens] = self.aggregator(tokens, cameras, self.levels)
+        mark_backward("aggregator", taps)
         return taps
 
     def decode(self, taps: list[Tokens], views: Views) -> Output:
         """O(D(T')): D in its precision, the meaning of its channels in fp32."""
         views, device = self._readable(views), views.images.device.type
-        with record_function("head"), _cast(device, self.spec.precision.head):
+        with phase("head"), _cast(device, self.spec.precision.head):
             dense: Dense = self.head(taps, views)
-        with record_function("head"), _cast(device, "fp32"):
+        with phase("head"), _cast(device, "fp32"):
             output: Output = self.output(dense, views)
+        mark_backward("head", output)
         return output
 
     def _readable(self, views: Views) -> Views:

@@ -13,7 +13,7 @@ Conventions
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
@@ -191,3 +191,16 @@ class Triplane(TensorDataclass):
 
 
 Output = TensorDataclass  # Gaussians, PointMap, Pixels, Triplane, or a type of a file of one's own
+
+
+def tensors_of(value: object) -> Iterator[Tensor]:
+    """Every tensor in what flows between the parts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, TensorDataclass | Dense):
+        yield from tensors_of(vars(value))
+    elif isinstance(value, Mapping):
+        yield from tensors_of(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_of(item)

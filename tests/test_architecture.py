@@ -18,7 +18,7 @@ BENCH = (  # a package may import those before it
     "training", "profiling", "analysis", "figures", "report", "execution", "slurm", "search",
 )  # fmt: skip
 MODELS = (
-    "tensors", "layers", "parts", "dpt", "view_weights", "encoders", "aggregators", "heads", "outputs", "ead",
+    "tensors", "phases", "layers", "parts", "dpt", "view_weights", "encoders", "aggregators", "heads", "outputs", "ead",
     "published", "weights",
 )  # fmt: skip
 WITHOUT_TORCH = (  # packages whose import leaves torch alone, so that tables and --help are there at once

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis import answers, remarks, systematization
+from bench.analysis import answers, cost, remarks, systematization
 from bench.analysis.formatting import (
     ARROWS,
     DAGGER,
@@ -33,19 +33,20 @@ from bench.common.files import atomic_write_text
 def write(sweep_folder: Path, results: Path) -> list[Path]:
     """tables/answers.{csv,md,tex}, where there is something to compare, tables/table.{csv,md,tex} and, where models
     differ as the paper's Table 1 does, tables/table1.{csv,md} for the first protocol; answers_<protocol>@<version>.*
-    and so on for others. Files that hold the same already are not touched. Returns all of them."""
+    and so on for others; where steps were profiled, tables/cost.{csv,md}. Files that hold the same already are not
+    touched. Returns all of them."""
     sweep = read_sweep(sweep_folder, results)
-    written = []
+    by_name = {f"cost.{suffix}": text for suffix, text in cost.render(sweep).items()}
     for i, protocol in enumerate(sweep.protocols() or [""]):
         by_stem = {"answers": answers.render(sweep, protocol), "table": render(sweep, protocol),
                    "table1": systematization.render(sweep, protocol)}  # fmt: skip
         for stem, texts in by_stem.items():
-            for suffix, text in texts.items():
-                path = sweep_folder / "tables" / f"{stem}{f'_{protocol}' if i else ''}.{suffix}"
-                if not path.is_file() or path.read_bytes() != text.encode():
-                    atomic_write_text(path, text)
-                written.append(path)
-    return written
+            by_name |= {f"{stem}{f'_{protocol}' if i else ''}.{suffix}": text for suffix, text in texts.items()}
+    written = {sweep_folder / "tables" / name: text for name, text in by_name.items()}
+    for path, text in written.items():
+        if not path.is_file() or path.read_bytes() != text.encode():
+            atomic_write_text(path, text)
+    return list(written)
 
 
 def terminal_summary(sweep_folder: Path, results: Path) -> str:

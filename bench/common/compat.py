@@ -7,7 +7,8 @@ breaks one fails there. torch, submitit and trimesh are imported on first use.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,19 @@ def shapes_only() -> bool:
     from torch._guards import detect_fake_mode
 
     return detect_fake_mode() is not None
+
+
+@contextmanager
+def memory_snapshot(path: Path) -> Iterator[None]:
+    """Record CUDA's allocations of a block, with their stacks, into a file (as PyTorch documents it)."""
+    import torch
+
+    torch.cuda.memory._record_memory_history()
+    try:
+        yield
+        torch.cuda.memory._dump_snapshot(str(path))
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)
 
 
 def tensor_norms(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -1,5 +1,5 @@
 """Figures of a sweep: Fig. 1 (the model), Fig. 2 (pictures and depth), Fig. 3 (loss terms), a comparison, step time,
-and against the number of views.
+against the number of views, and quality against minutes of training.
 
 `style` is their common style; each other file is one figure, drawn from plain numbers by `draw`. `write` reads a sweep
 and draws what its runs hold: a run that lacks a stage is missing in the figure that needs it.
@@ -24,7 +24,7 @@ from bench.common.json_files import write_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = ("loss_curves", "qualitative", "comparison", "model", "time_by_part", "number_of_views")
+KINDS = ("loss_curves", "qualitative", "comparison", "model", "time_by_part", "number_of_views", "quality_over_time")
 MODELS = 6  # columns of the qualitative sheet, and diagrams: the first ones of a large sweep
 COMPARED = (("psnr", "PSNR [dB]"), ("psnr_foreground", "FG PSNR [dB]"), ("grid_ratio", "Grid ratio"))
 
@@ -33,7 +33,7 @@ Figures = Iterator[tuple[str, "Callable[[], Figure]"]]  # file name, function th
 
 def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> list[Path]:
     """figures/: loss_curves, qualitative, comparison, model_<label>, of traced runs time_by_part with its JSON, and
-    number_of_views of sweeps over it; returns what was written.
+    number_of_views of sweeps over it, quality_over_time where training validated; returns what was written.
 
     Of all `kinds`, only `model` imports torch.
     """
@@ -41,7 +41,8 @@ def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> 
 
     sweep = read_sweep(sweep_folder, results)
     functions = {"loss_curves": _loss_curves, "qualitative": _qualitative, "comparison": _comparison,
-                 "model": _diagrams, "time_by_part": _time_by_part, "number_of_views": _number_of_views}  # fmt: skip
+                 "model": _diagrams, "time_by_part": _time_by_part, "number_of_views": _number_of_views,
+                 "quality_over_time": _quality_over_time}  # fmt: skip
     written = []
     with style.style():
         for name, draw in [figure for kind in kinds for figure in functions[kind](sweep)]:
@@ -144,6 +145,21 @@ def _number_of_views(sweep: SweepResults) -> Figures:
     if series and panels:
         for suffix in ("png", "svg"):
             yield f"number_of_views.{suffix}", partial(number_of_views.draw, panels)
+
+
+def _quality_over_time(sweep: SweepResults) -> Figures:
+    """Of settings that validated during training (`train.keep: best`)."""
+    from bench.figures import quality_over_time
+
+    metrics = {label: [run.folder.metrics() for run in runs] for label, runs in sweep.groups().items()}
+    curves = {
+        label: validated
+        for label, runs in metrics.items()
+        if (validated := [records for records in runs if len(quality_over_time.validations(records))])
+    }
+    if curves:
+        for suffix in ("png", "svg"):
+            yield f"quality_over_time.{suffix}", partial(quality_over_time.draw, curves)
 
 
 def _diagrams(sweep: SweepResults) -> Figures:

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 COLORS = {
     "encoder": style.PALETTE[0], "aggregator": style.PALETTE[5], "head": style.PALETTE[2],
-    "rasterize": style.PALETTE[1], "rasterize backward": style.PALETTE[1],
-    "losses": style.PALETTE[4], "losses backward": style.PALETTE[4],
-    "model backward": style.PALETTE[6], "exchange": style.PALETTE[3], "optimizer": style.PALETTE[7],
+    "rasterize": style.PALETTE[1], "losses": style.PALETTE[4], "exchange": style.PALETTE[3],
+    "optimizer": style.PALETTE[7], "statistics": style.PALETTE[6], "other": style.FAINT,
 }  # fmt: skip
 ORDER = ("encoder", "aggregator", "head", "rasterize", "losses", "losses backward", "rasterize backward",
-         "model backward", "exchange", "optimizer")  # fmt: skip
+         "head backward", "aggregator backward", "encoder backward", "exchange", "optimizer", "statistics",
+         "other")  # fmt: skip
 LEAST = 1e-3  # of the longest step; parts that are smaller everywhere (exchange, with one rank) are left out
 LABELLED_SHARE = 0.07  # a part of at least this share of the longest step says its share
 
@@ -46,11 +46,12 @@ def draw(parts_ms: Mapping[str, Mapping[str, float]], caption: str) -> Figure:
 def _bar(axes: Axes, row: int, parts: Mapping[str, float], longest: float) -> None:
     total, left = sum(parts.values()), 0.0
     for name, width in parts.items():
+        color = COLORS[name.removesuffix(" backward")]
         hatch = "////" if name.endswith("backward") else None
-        axes.barh(row, width, left=left, height=0.62, color=COLORS[name], hatch=hatch, edgecolor="white",
+        axes.barh(row, width, left=left, height=0.62, color=color, hatch=hatch, edgecolor="white",
                   linewidth=0.4, label=name)  # fmt: skip
         if width > LABELLED_SHARE * longest:
             axes.text(left + width / 2, row, f"{width / total:.0%}", ha="center", va="center", fontsize=6,
-                      color="white", bbox={"facecolor": COLORS[name], "edgecolor": "none", "pad": 0.8})  # fmt: skip
+                      color="white", bbox={"facecolor": color, "edgecolor": "none", "pad": 0.8})  # fmt: skip
         left += width
     axes.text(left + longest * 0.01, row, f"{total:.0f} ms", va="center", fontsize=7)

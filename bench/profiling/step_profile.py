@@ -6,7 +6,6 @@ import contextlib
 import os
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,11 @@ from bench.common.errors import UserError
 from bench.common.json_files import write_json
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
-from bench.profiling import flops
+from bench.profiling import flops, inference, phases, utilization
 from bench.profiling.allocator_events import peak_allocated_bytes
 from bench.profiling.estimate.fake_step import dearest_step
 from bench.profiling.estimate.of_profile import estimate_of_profile
+from bench.runs.folder import RunFolder
 from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
@@ -35,11 +35,18 @@ if TYPE_CHECKING:
     from bench.config.schema import RunSpec
     from bench.data.scene import DataSource
 
-WARM_UP, WINDOW = 3, 10  # steps
+WARM_UP, WINDOW = 3, 20  # steps
 GIB = 2**30
 DEFINITIONS = {
     "step_time_ms": f"median wall time of {WINDOW} whole training steps with all losses after {WARM_UP} warm-up steps, "
-    "on one batch that is already on the device; the device is synchronized around each",
+    "on one batch that is already on the device; the device is synchronized around each; also their percentiles 10, "
+    "90 and 99, the last of them the longest step",
+    "phases_ms": f"{phases.DEFINITION}; of {WINDOW} steps more, between those of the window",
+    "other_share": "of phases_ms, of all",
+    "phases_overhead": "by how much steps whose phases were measured took longer, of neighbors in the window; median",
+    "data_wait_share": "of the training's time, waiting for data; nothing without a finished training",
+    **utilization.DEFINITIONS,
+    **inference.DEFINITIONS,
     "host_peak_memory_gib": "peak resident memory of the process during the window (VmHWM, reset before it)",
     "allocated_peak_memory_gib": "torch.cuda.max_memory_allocated during the window; on a CPU, for runs with "
     "profile.trace, the most that tensors hold in a step after it, by a profiler's allocator events",
@@ -86,11 +93,17 @@ def measure(
     first = geometry_steps(spec.train)  # the first step with all losses
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
     load_average = os.getloadavg()[0]
-    times = sorted(_window(trainer, first, batch, device))
+    for step in range(first, first + WARM_UP):
+        trainer.step(step, batch)
+    phases.synchronize(device)
+    _reset_peaks(device)
+    times = phases.step_times(trainer, batch, first + WARM_UP, WINDOW)
+    ordered = sorted(times.plain_ms)
     own = {
-        "step_time_ms": statistics.median(times),
-        "step_time_ms_p10": times[len(times) // 10],
-        "step_time_ms_p90": times[-1 - len(times) // 10],
+        "step_time_ms": statistics.median(ordered),
+        "step_time_ms_p10": ordered[len(ordered) // 10],
+        "step_time_ms_p90": ordered[-1 - len(ordered) // 10],
+        "step_time_ms_p99": ordered[-1 - len(ordered) // 100],
         "host_peak_memory_gib": _host_peak_gib(),
         **_device_peaks(device),
     }
@@ -98,9 +111,12 @@ def measure(
         own["allocated_peak_memory_gib"] = peak_allocated_bytes(trainer, dearest_step(spec), batch) / GIB
     measured = own["allocated_peak_memory_gib"] is not None
     by_rank = ranks.gather(own)
+    largest = {name: max((rank[name] for rank in by_rank if rank[name] is not None), default=None) for name in own}
     return {
-        **{name: max((rank[name] for rank in by_rank if rank[name] is not None), default=None) for name in own},
-        "forward_gflop": flops.forward_gflop(trainer.model, batch.scenes_at(0, 1).inputs),
+        **largest,
+        **_of_step(trainer, times, max(rank["step_time_ms"] for rank in by_rank), batch),
+        "data_wait_share": ((RunFolder(folder).training() if folder else None) or {}).get("data_wait_share"),
+        "inference": inference.measure_inference(trainer.model, batch) if ranks.is_first else None,
         "ranks": by_rank,
         "estimate": estimate_of_profile(spec, device, ranks.world_size) if ranks.is_first and measured else None,
         "batch": spec.train.batch,
@@ -117,19 +133,19 @@ def measure(
     }
 
 
-def _window(trainer: Trainer, first: int, batch: Batch, device: torch.device) -> list[float]:
-    """Milliseconds of each step of the window; memory peaks are reset at its start."""
-    for step in range(first, first + WARM_UP):
-        trainer.step(step, batch)
-    synchronize(device)
-    _reset_peaks(device)
-    times = []
-    for step in range(first + WARM_UP, first + WARM_UP + WINDOW):
-        started = time.perf_counter()
-        trainer.step(step, batch)
-        synchronize(device)
-        times.append((time.perf_counter() - started) * 1000)
-    return times
+def _of_step(trainer: Trainer, times: phases.StepTimes, step_ms: float, batch: Batch) -> dict[str, Any]:
+    """Where a rank's step went, and how well it used the device."""
+    by_phase = times.phases_ms()
+    gflop = flops.forward_gflop(trainer.model, batch.scenes_at(0, 1).inputs)
+    return {
+        "phases_ms": by_phase,
+        "other_share": by_phase[phases.OTHER] / sum(by_phase.values()),
+        "phases_overhead": times.overhead(),
+        "forward_gflop": gflop,
+        **utilization.utilization(
+            trainer.spec, batch.targets.device, trainer.ranks.world_size, step_ms, by_phase, gflop
+        ),
+    }
 
 
 def require_clean_timing() -> None:
@@ -149,12 +165,6 @@ def load_trained(trainer: Trainer, folder: Path | None) -> bool:
         return False
     load_whole(trainer.model, load_file(path), source=str(path))
     return True
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for a GPU; does nothing on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _reset_peaks(device: torch.device) -> None:

@@ -1,9 +1,12 @@
-"""The trace stage, for runs with `profile.trace: true`: time by part, and a profiler's trace.
+"""The trace stage, for runs with `profile.trace: true`: time and memory by part, and a profiler's trace.
 
-traces/<device>-<world>.json                   time by part from clocks (bench/profiling/breakdown.py), for the figure
+traces/<device>-<world>.json                   time by phase (bench/profiling/phases.py); memory by part and the longest
+                                               operators of a step, from the trace: for the figures
 traces/<device>-<world>/NAME.pt.trace.json.gz  a torch.profiler trace, for TensorBoard's profiler plugin or Perfetto
+traces/<device>-<world>/memory_snapshot.pickle on CUDA: every allocation of a step with its stack, for
+                                               https://docs.pytorch.org/memory_viz
 
-Both are recorded after the profile stage and separately: a profiler slows small steps several times.
+They are recorded after the profile stage and separately: a profiler slows small steps several times.
 """
 
 from __future__ import annotations
@@ -11,30 +14,35 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.profiler import ProfilerActivity, schedule
 from torch.profiler import profile as profiler
 
+from bench.common import compat
 from bench.common.environment import device_name
 from bench.common.json_files import write_json
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
-from bench.profiling.breakdown import DEFINITION, time_by_part
-from bench.profiling.step_profile import load_trained, require_clean_timing, synchronize
+from bench.profiling import allocator_events
+from bench.profiling.phases import DEFINITION, synchronize, time_by_phase
+from bench.profiling.step_profile import load_trained, require_clean_timing
 from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bench.training.optimizer import geometry_steps
 from bench.training.trainer import Trainer
+from models.phases import phase
 
 if TYPE_CHECKING:
     from bench.config.schema import RunSpec
     from bench.data.scene import DataSource
 
 TIMED, WARM_UP, TRACED = 10, 2, 3  # steps
-RANGES = ("encoder", "aggregator", "head", "rasterize", "losses", "backward", "optimizer")  # named in every trace
+STEP = "step"  # the range of a whole traced step
+OPERATORS = 12  # the longest ones
+RANGES = ("encoder", "aggregator", "head", "rasterize", "losses", "backward", "exchange", "optimizer")  # in every trace
 
 
 def trace(
@@ -50,13 +58,15 @@ def trace(
     trainer = Trainer(spec, device, ranks, writer.folder.parent)
     started = provenance.of_stage(spec.model.precision, device)
     trained = load_trained(trainer, writer.folder)
-    parts = time_by_part(trainer, source, TIMED)
+    times = time_by_phase(trainer, source, TIMED)
+    parts = times.phases_ms()
     sampler, first = Sampler(source, spec.views, spec.seed, spec.model.known), geometry_steps(spec.train)
     batch = sampler.training(first, ranks.samples(spec.train.batch)).to(device)
     name = f"{device.type}-{ranks.world_size}"
     content = {
         "parts_ms": parts,
-        "step_ms": sum(parts.values()) - parts["data"],
+        "step_ms": sum(parts.values()),
+        "overhead": times.overhead(),
         "steps": TIMED,
         "definition": DEFINITION,
         "traced_steps": TRACED,
@@ -69,8 +79,10 @@ def trace(
         "provenance": started,
     }
     record = _record(trainer, batch, first, device)
+    exported = allocator_events.chrome_trace(record)
+    content |= {"memory": _memory(trainer, exported["traceEvents"], device), "operators": _operators(record, device)}
     if ranks.is_first:
-        writer.commit(f"traces/{name}", lambda folder: _export(record, folder, name))
+        writer.commit(f"traces/{name}", lambda folder: _write(exported, trainer, batch, folder, name))
         writer.commit(f"traces/{name}.json", lambda path: write_json(path, content))
 
 
@@ -78,28 +90,57 @@ def _record(trainer: Trainer, batch: Batch, first: int, device: torch.device) ->
     """Training steps with all losses under the profiler, after some warm-up steps."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     plan = schedule(wait=0, warmup=WARM_UP, active=TRACED, repeat=1)
-    record = profiler(activities=activities, schedule=plan, record_shapes=True)
+    record = profiler(activities=activities, schedule=plan, record_shapes=True, profile_memory=True)
     with record:
         for step in range(first, first + WARM_UP + TRACED):
-            trainer.step(step, batch)
-            synchronize(device)
+            with phase(STEP):
+                trainer.step(step, batch)
+                synchronize(device)
             record.step()
     return record
 
 
-def _export(record: profiler, folder: Path, worker: str) -> None:
+def _memory(trainer: Trainer, events: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:
+    """Of the last traced step, by the part whose forward pass, or whose range, allocated it."""
+    changes = allocator_events.changes(events, RANGES, device)
+    start = max(event["ts"] for event in events if event["name"] == STEP and event.get("ph") == "X")
+    static = allocator_events.nbytes(allocator_events.static_tensors(trainer))
+    return {
+        **allocator_events.by_part(changes, static, start),
+        "definition": "bytes that tensors hold during the last traced step, by the range in which they were allocated "
+        "(gradients: backward); times are those under the profiler",
+    }
+
+
+def _operators(record: profiler, device: torch.device) -> list[dict[str, Any]]:
+    """The longest ones of a traced step: on a GPU its kernels' time, on a CPU without that of operators inside."""
+    averages = [entry for entry in record.key_averages() if entry.key not in (*RANGES, STEP)]
+    field = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    longest = sorted(averages, key=lambda entry: -getattr(entry, field))[:OPERATORS]
+    total = sum(getattr(entry, field) for entry in averages)
+    return [
+        {"name": entry.key, "calls": entry.count / TRACED, "ms": getattr(entry, field) / TRACED / 1000,
+         "share": getattr(entry, field) / total}
+        for entry in longest
+    ]  # fmt: skip
+
+
+def _write(exported: dict[str, Any], trainer: Trainer, batch: Batch, folder: Path, worker: str) -> None:
+    folder.mkdir()
+    _export(exported, folder / f"{worker}.pt.trace.json.gz")
+    if batch.targets.is_cuda:
+        with compat.memory_snapshot(folder / "memory_snapshot.pickle"):
+            trainer.step(geometry_steps(trainer.spec.train), batch)
+
+
+def _export(exported: dict[str, Any], path: Path) -> None:
     """Under the file name that TensorBoard's profiler plugin expects; the folder is a run of TensorBoard's.
 
     The plugin's operator view omits ranges of `record_function` (category user_annotation, torch-tb-profiler 0.4.3,
     node.py), so RANGES get the category of operators, cpu_op: then the view sums their time and that of their children.
     """
-    folder.mkdir()
-    plain = folder / "trace.json"
-    record.export_chrome_trace(str(plain))
-    content = json.loads(plain.read_text(encoding="utf-8"))
-    for event in content["traceEvents"]:
+    for event in exported["traceEvents"]:
         if event.get("cat") == "user_annotation" and event["name"] in RANGES:
             event["cat"] = "cpu_op"
-    with gzip.open(folder / f"{worker}.pt.trace.json.gz", "wt", encoding="utf-8") as file:
-        json.dump(content, file)
-    plain.unlink()
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        json.dump(exported, file)

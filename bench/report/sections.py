@@ -40,6 +40,8 @@ CAPTIONS = {
     "comparison": "Quality and step time; lines are the baselines of the same scenes and views.",
     "time_by_part": "Where a training step's time goes, part by part, by the clock and apart from the step time above.",
     "number_of_views": "Quality, step time, memory and forward operations against the number of input views.",
+    "quality_over_time": "Validation PSNR against minutes of training; bands: range between seeds; dotted: final PSNR. "
+    "Before the end the learning rate is still high, which costs quality.",
 }
 EMPTY = {
     "loss_curves": "No run has recorded a training step yet.",
@@ -47,6 +49,7 @@ EMPTY = {
     "comparison": "No run has been evaluated yet.",
     "time_by_part": "No run was traced: profile.trace=true does it, for finished runs too.",
     "number_of_views": "No model was trained with several numbers of input views.",
+    "quality_over_time": "No run validated while it trained: train.keep=best does.",
 }
 HEADINGS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "lpips_vgg": "LPIPS (VGG) ↓",
             "lpips_alex": "LPIPS (Alex) ↓", "parameters_millions": "Params.", "parameters_total": "Params.",
@@ -192,7 +195,7 @@ def _costs(sweep: SweepData) -> dict[str, Any]:
     return {"costs": grid(cells, {"run"}), "definitions": notes, "estimates": estimate_ratios(sweep.records),
             "measured": group_by_value(measured, measured),
             "load": remarks.load_average(sweep.records).removeprefix("; "),
-            "by_part": _drawn(sweep, "time_by_part")}  # fmt: skip
+            "figures": [*_drawn(sweep, "quality_over_time"), *_drawn(sweep, "time_by_part")]}  # fmt: skip
 
 
 COSTS = ["run", "E", "A", "D", "Params.", "tokens a scene", "step [ms]", "10–90 %", "of the first", "host mem. [GiB]",

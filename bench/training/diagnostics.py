@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from bench.data.batch import Batch
 from bench.training.sharding import whole
 from models.ead import EAD
 from models.parts import OutputSpec
-from models.tensors import Dense, TensorDataclass
+from models.tensors import tensors_of
 
 EVERY = 10  # steps between statistics of the output
 WARMUP_STEPS = 20  # steps at the start without warnings: an untrained model has most of these symptoms
@@ -90,16 +90,4 @@ def first_nonfinite_module(model: EAD, batch: Batch) -> str:
 
 
 def _finite(value: object) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in _tensors(value))
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, TensorDataclass | Dense):
-        yield from _tensors(list(vars(value).values()))
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
+    return all(bool(tensor.isfinite().all()) for tensor in tensors_of(value))

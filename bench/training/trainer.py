@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.profiler import record_function
 
 from bench import outputs
 from bench.common.errors import UserError
@@ -22,6 +21,7 @@ from bench.runtime.shapes import to_device
 from bench.training import diagnostics, initialization, optimizer, sharding
 from bench.training.recompute import save_activations
 from models.ead import EAD
+from models.phases import mark_backward, phase
 
 if TYPE_CHECKING:
     from bench.config.schema import RunSpec
@@ -41,7 +41,8 @@ class Trainer:
         save_activations(self.model, spec.train)
         if spec.train.shard and ranks.world_size > 1:
             sharding.shard(self.model, device, ranks.world_size)
-        self.forward = torch.compile(self.model) if spec.train.compile else self.model
+        if spec.train.compile:
+            compile_parts(self.model)
         self.optimizer = optimizer.build(self.model, spec.train)
         self.losses = {name: loss for name, loss in spec.losses.items() if isinstance(loss, LossSpec) and loss.weight}
         self.terms: Mapping[str, Term] = {name: loss.build(device) for name, loss in self.losses.items()}
@@ -49,14 +50,16 @@ class Trainer:
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """Forward, backward, update: step 0, 1, … on this rank's scenes. Returns the values to record, unread."""
-        optimizer.set_learning_rate(self.optimizer, step, self.spec.train)
-        self.optimizer.zero_grad(set_to_none=True)
-        values = self.ranks.reduce(self.accumulate(step, batch))
-        with record_function("exchange"):
+        with phase("optimizer"):
+            optimizer.set_learning_rate(self.optimizer, step, self.spec.train)
+            self.optimizer.zero_grad(set_to_none=True)
+        values = self.accumulate(step, batch)
+        with phase("exchange"):
+            values = self.ranks.reduce(values)
             self.ranks.reduce_gradients(self.model)
-        norms = diagnostics.gradient_norms(self.model)
-        norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
-        with record_function("optimizer"):
+        with phase("optimizer"):
+            norms = diagnostics.gradient_norms(self.model)
+            norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.spec.train.gradient_clip, norm)
             self.optimizer.update(norm)
         return values | norms
@@ -74,9 +77,10 @@ class Trainer:
     def backward(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """Eq. 6 for some of the step's scenes: the sum of their values, divided by the scenes of the whole step."""
         patch = self.spec.model.encoder.tokens().patch
-        for loss in self.losses.values():
-            batch = loss.prepare(batch, patch=patch, seed=self.spec.seed, step=step)
-        output = self.forward(batch.inputs)
+        with phase("losses"):
+            for loss in self.losses.values():
+                batch = loss.prepare(batch, patch=patch, seed=self.spec.seed, step=step)
+        output = self.model(batch.inputs)
         renders = self.renders and step >= optimizer.geometry_steps(self.spec.train)
         weights = {
             name: weight
@@ -88,10 +92,11 @@ class Trainer:
         else:
             prediction = Prediction(output, self.render(output, batch) if renders else None)
             total, values = self.score(prediction, batch, weights)
-            with record_function("backward"):
+            with phase("backward"):
                 torch.autograd.backward(total)
         if step % diagnostics.EVERY == 0:
-            statistics = diagnostics.output_statistics(output, batch, self.spec.model.output)
+            with phase("statistics"):
+                statistics = diagnostics.output_statistics(output, batch, self.spec.model.output)
             values |= {name: value / self.spec.train.batch for name, value in statistics.items()}
         return values
 
@@ -110,7 +115,7 @@ class Trainer:
         for group in groups if rendered else []:
             share = group.targets.shape[1] / views
             total, values = self.score(Prediction(detached, self.render(detached, group)), group, rendered)
-            with record_function("backward"):
+            with phase("backward"):
                 torch.autograd.backward(total * share)
             sums = {name: sums.get(name, 0.0) + share * value for name, value in values.items()}
         roots = [tensors[name] for name, leaf in leaves.items() if leaf.grad is not None]
@@ -119,7 +124,7 @@ class Trainer:
             total, values = self.score(Prediction(output), batch, others)
             sums |= values | {"loss": sums.get("loss", 0.0) + values["loss"]}
             roots, gradients = [*roots, total], [*gradients, torch.ones_like(total)]
-        with record_function("backward"):
+        with phase("backward"):
             torch.autograd.backward(roots, gradients)
         return sums
 
@@ -127,7 +132,7 @@ class Trainer:
         self, prediction: Prediction, batch: Batch, weights: Mapping[str, float]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of these terms over scenes, divided by the scenes of the whole step; values to record."""
-        with record_function("losses"):
+        with phase("losses"):
             losses = {name: self.term(name, prediction, batch).sum() / self.spec.train.batch for name in weights}
             total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         return total, {"loss": total.detach()} | {f"loss/{name}": value.detach() for name, value in losses.items()}
@@ -143,5 +148,14 @@ class Trainer:
 
     def render(self, output: Any, batch: Batch) -> Rendering | None:
         """The output in the target cameras."""
-        with record_function("rasterize"):
-            return outputs.of(output).render(output, batch.target_cameras, batch.background)
+        with phase("rasterize"):
+            rendering = outputs.of(output).render(output, batch.target_cameras, batch.background)
+        if rendering is not None:
+            mark_backward("rasterize", vars(rendering))
+        return rendering
+
+
+def compile_parts(model: EAD) -> None:
+    """E, A, D and the output each by itself, so that phases keep their borders."""
+    for part in (model.encoder, model.aggregator, model.head, model.output):
+        part.compile()

@@ -17,6 +17,7 @@ from models import parts, weights
 from models.aggregators import self_attention
 from models.ead import EAD, PACKAGES, EADSpec, Precision, count_parameters
 from models.encoders import dino
+from models.heads import dpt
 from models.tensors import Cameras, Gaussians, Output, Pixels, PointMap, Tokens, TokenSpec, Triplane, Views
 
 IMAGE, VIEWS = 32, 3
@@ -213,6 +214,17 @@ def test_swapping_the_head_leaves_the_rest_alone() -> None:
     for part in ("encoder", "aggregator"):
         other = dpt.parts()[part].state_dict()
         assert all(torch.equal(value, other[key]) for key, value in linear.parts()[part].state_dict().items())
+
+
+def test_a_small_dpt_passes_on_what_the_tokens_say() -> None:
+    """Tiny and small models initialize it so that its output varies over pixels as the tokens do; torch's does not."""
+    spread = {}
+    for name in ("torch", "lecun"):
+        spec = spec_with("head", "dpt")
+        model = replace(spec, head=replace(spec.head, initialization=name)).build(seed=0)
+        spread[name] = float(model(views()).means.detach().std((2, 3)).mean())
+    assert spread["lecun"] > 10 * spread["torch"] and 0.05 < spread["lecun"] < 0.5
+    assert all(dpt.Spec.sizes[scale]["initialization"] == "lecun" for scale in ("tiny", "small"))
 
 
 def test_a_damaged_checkpoint_is_refused_by_its_first_key(model: EAD, tmp_path: Path) -> None:

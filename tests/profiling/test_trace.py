@@ -31,7 +31,7 @@ from bench.execution.launcher import Launcher, Task, needs_work
 from bench.execution.progress import SweepProgress
 from bench.execution.worker import missing_stages
 from bench.profiling import step_profile
-from bench.profiling.breakdown import PARTS
+from bench.profiling.phases import PHASES
 from bench.profiling.trace import RANGES
 from bench.runs.folder import RunFolder
 
@@ -86,8 +86,8 @@ def test_time_by_part(results: Path) -> None:
     assert list(runs) == ["patch 8"] and (sweep / "figures" / "time_by_part.png").is_file()
     (folder,) = (RunFolder(path) for path in results.glob("runs/*"))
     (summary,) = folder.traces().values()
-    assert set(summary["parts_ms"]) == set(PARTS) and min(summary["parts_ms"].values()) > 0
-    assert summary["step_ms"] == pytest.approx(sum(summary["parts_ms"].values()) - summary["parts_ms"]["data"])
+    assert set(summary["parts_ms"]) == set(PHASES) and min(summary["parts_ms"].values()) > 0
+    assert summary["step_ms"] == pytest.approx(sum(summary["parts_ms"].values()))
     assert runs["patch 8"] == summary and summary["weights"] == "trained"
     assert not list(folder.path.rglob(".tmp-*"))
 

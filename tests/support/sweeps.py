@@ -91,7 +91,10 @@ def write_run(folder: RunFolder, run: Run, state: State, psnr: float, foreground
         return
     write_json(folder.path / "spec.json", {"id": run.id, "label": run.label, "spec": config.to_dict(run.spec)})
     write_json(folder.path / "environment.json", ENVIRONMENT)
-    records = [{"step": s, "loss/points": 1 / s} | ({"loss/mse": 0.1 / s} if s > 4 else {}) for s in range(1, 12)]
+    records = [
+        {"step": s, "step_time_ms": step_ms, "loss/points": 1 / s} | ({"loss/mse": 0.1 / s} if s > 4 else {})
+        for s in range(1, 12)
+    ]
     (folder.path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     if state is State.DONE:
         folder.set_status(Status(state))

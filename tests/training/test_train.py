@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -40,7 +39,6 @@ from bench.data.sampler import Sampler
 from bench.data.scene import SceneData, Split
 from bench.data.view_selection import rig
 from bench.losses import Prediction, Term, lpips, mse, points
-from bench.profiling import breakdown
 from bench.profiling.benchmarks import step as step_benchmark
 from bench.rendering import render
 from bench.runs.folder import RunFolder
@@ -413,32 +411,9 @@ def test_checkpoints_hold_no_pickle(tmp_path: Path) -> None:
     assert json.loads((folder / "state.json").read_text())["step"] == 2
 
 
-@pytest.mark.parametrize("micro_batch", [None, 2])
-def test_the_step_cut_into_parts_is_the_step(micro_batch: int | None) -> None:
-    """What traces and `python -m bench.benchmark step` time by part does the same work."""
-    whole, parts = Trainer(spec(), CPU), Trainer(spec(micro_batch=micro_batch), CPU)
-    names: list[str] = []
-
-    @contextmanager
-    def timed(name: str) -> Iterator[None]:
-        names.append(name)
-        yield
-
-    for step in (10, 11):
-        batch = batch_of(spec(), step)
-        whole.step(step, batch)
-        for group in parts.optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate(step, TRAIN)
-        breakdown.instrumented_step(parts, batch, timed)
-    assert set(names) == set(breakdown.PARTS) - {"data"}
-    torch.testing.assert_close(parts.model.state_dict(), whole.model.state_dict(), rtol=0, atol=2e-5)
-
-
 def test_step_benchmark_measures() -> None:
     harness, plain = step_benchmark.overhead(spec(), Balls(SIZE), rounds=1, steps=8)
     assert plain > 0 and harness > 0
-    times = breakdown.time_by_part(Trainer(spec(), CPU), Balls(SIZE), steps=1)
-    assert set(times) == set(breakdown.PARTS) and min(times.values()) > 0
 
 
 @dataclass(frozen=True)

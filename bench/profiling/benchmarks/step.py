@@ -16,7 +16,7 @@ import torch
 from bench import config as specs
 from bench.data.sampler import Sampler, batches, open_source
 from bench.losses import Prediction
-from bench.profiling.breakdown import PARTS, time_by_part
+from bench.profiling.phases import PHASES, time_by_phase
 from bench.runs.writer import PlainWriter
 from bench.training.optimizer import learning_rate
 from bench.training.train import train
@@ -43,10 +43,12 @@ def main(argv: Sequence[str]) -> int:
     print(f"{options.threads} threads; times are medians")
     totals = {}
     for run in runs:
-        times = time_by_part(Trainer(run.spec, CPU), source, options.steps)
+        measured = time_by_phase(Trainer(run.spec, CPU), source, options.steps)
+        times = measured.phases_ms()
         totals[run.label] = total = sum(times.values())
-        print(f"\n{run.label}: {total:.1f} ms per step of {run.spec.train.batch} scenes")
-        for name in PARTS:
+        print(f"\n{run.label}: {total:.1f} ms per step of {run.spec.train.batch} scenes; measuring phases added "
+              f"{measured.overhead():+.1%}")  # fmt: skip
+        for name in PHASES:
             print(f"  {name:<20}{times[name]:9.2f} ms  {times[name] / total:6.1%}")
     cheapest = min(runs, key=lambda run: totals[run.label])
     harness, plain = overhead(cheapest.spec, source, options.rounds)
