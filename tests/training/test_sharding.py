@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,7 @@ def test_checkpoints_know_nothing_of_shards(tmp_path: Path) -> None:
     assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 1e-4
 
 
-def test_the_best_weights_are_validated_whole() -> None:
-    (problem,) = problems(spec(shard=True, keep="best"))
-    assert problem.field == "train.shard" and "keep: last" in problem.message
+@pytest.mark.parametrize(("change", "text"), [({"keep": "best"}, "keep: last"), ({"compile": True}, "train.compile")])
+def test_what_shards_do_not_go_with(change: dict[str, Any], text: str) -> None:
+    (problem,) = problems(spec(shard=True, **change))
+    assert problem.field == "train.shard" and text in problem.message
