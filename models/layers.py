@@ -92,7 +92,8 @@ class Attention(nn.Module):
     def projections(self, x: Float[Tensor, "batch tokens dim"]) -> Sequence[Float[Tensor, "batch tokens dim"]]:
         """q, k and v of all heads."""
         if self.fused:
-            return self.qkv(x).chunk(3, dim=-1)
+            joined: Tensor = self.qkv(x)
+            return joined.chunk(3, dim=-1)
         linears = (self.q, self.k, self.v)
         if not self.one_product:
             return [linear(x) for linear in linears]
