@@ -117,8 +117,13 @@ class EADSpec:
                 f"nothing would read A's blocks after {max(levels)}: end the taps at {blocks}, "
                 f"or set model.aggregator.blocks to {max(levels)}",
             )
+        elif len(available := self.aggregator.levels(tokens)) != blocks + 1:
+            yield Problem(
+                "aggregator",
+                f"levels() of models/aggregators/{self.aggregator.name}.py gives {len(available)} levels: "
+                f"{blocks + 1} are needed, E's tokens and those after each of {blocks} blocks",
+            )
         else:
-            available = self.aggregator.levels(tokens)
             taps = [available[level] for level in levels]
             yield from self._problems_of_layout({tap.layout for tap in taps})
             yield from _of("head", self.head.problems(taps, self.image_size))

@@ -94,7 +94,7 @@ def build(sweep: SweepResults, protocol: str) -> FormattedTable | None:
         line = {"": label + (f" {MARK}" if row.differences else ""), "Inputs": row.inputs, "Poses": row.poses}
         line |= {"E": row.E, "A": row.A, "D": row.D, "Output": row.output}
         line |= _measured(rows[label], sweep.groups()[label], metrics)
-        line[BASELINE] = _against_baseline(rows[label], sweep.groups()[label], protocol)
+        line[BASELINE] = against_baseline(rows[label], sweep.groups()[label], protocol)
         line[COMPARABLE] = ", ".join(_incomparable(sweep.fields[label], reference or next(iter(sweep.fields.values()))))
         lines.append(line)
     cells = pd.DataFrame(lines)
@@ -144,7 +144,7 @@ def _measured(row: TableRow, runs: Sequence[SweepRun], metrics: Sequence[Mapping
     return line
 
 
-def _against_baseline(row: TableRow, runs: Sequence[SweepRun], protocol: str) -> str:
+def against_baseline(row: TableRow, runs: Sequence[SweepRun], protocol: str) -> str:
     """Whether the row beats the trivial baseline of its kind, and the baseline's value; empty without an evaluation."""
     name = next((metric for metric in TRIVIAL if row.values.get(metric)), None)
     evaluation = next((e for run in runs if (e := run.folder.evaluations().get(protocol))), None)

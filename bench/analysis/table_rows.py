@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.analysis.formatting import format_number
 from bench.analysis.sweep_results import SweepResults, SweepRun
 
 MEASURED = ("step_time_ms", "host_peak_memory_gib", "allocated_peak_memory_gib", "reserved_peak_memory_gib",
@@ -61,6 +62,12 @@ def table_rows(sweep: SweepResults, protocol: str) -> list[TableRow]:
         row.label += f"{OF}{label}" if counts[row.label] > 1 else ""
         rows.append(row)
     return rows
+
+
+def format_cell(row: TableRow, name: str) -> str:
+    """A metric or measurement as tables print it: the mean over seeds ± their deviation; empty without a value."""
+    deviation = format_number(name, row.deviation(name))
+    return format_number(name, row.mean(name)) + (f" ± {deviation}" if deviation else "")
 
 
 def _run_row(

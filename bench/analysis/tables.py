@@ -12,34 +12,34 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis import answers, cost, remarks, systematization
+from bench.analysis import answers, cost, number_of_views, remarks, systematization
 from bench.analysis.formatting import (
     ARROWS,
     DAGGER,
     HEADINGS,
     PARAMETERS,
     FormattedTable,
-    format_number,
     markdown,
     millions,
     terminal,
 )
 from bench.analysis.paper_table import paper_table
 from bench.analysis.sweep_results import SweepResults, protocol_metrics, read_sweep
-from bench.analysis.table_rows import MEASURED, TableRow, table_rows
+from bench.analysis.table_rows import MEASURED, TableRow, format_cell, table_rows
 from bench.common.files import atomic_write_text
 
 
 def write(sweep_folder: Path, results: Path) -> list[Path]:
     """tables/answers.{csv,md,tex}, where there is something to compare, tables/table.{csv,md,tex} and, where models
-    differ as the paper's Table 1 does, tables/table1.{csv,md} for the first protocol; answers_<protocol>@<version>.*
-    and so on for others; where steps were profiled, tables/cost.{csv,md}. Files that hold the same already are not
-    touched. Returns all of them."""
+    differ as the paper's Table 1 does, tables/table1.{csv,md} and, where they were evaluated with several numbers of
+    views, tables/number_of_views.{csv,md} for the first protocol; answers_<protocol>@<version>.* and so on for others;
+    where steps were profiled, tables/cost.{csv,md}. Files that hold the same already are not touched. Returns all."""
     sweep = read_sweep(sweep_folder, results)
     by_name = {f"cost.{suffix}": text for suffix, text in cost.render(sweep).items()}
     for i, protocol in enumerate(sweep.protocols() or [""]):
         by_stem = {"answers": answers.render(sweep, protocol), "table": render(sweep, protocol),
-                   "table1": systematization.render(sweep, protocol)}  # fmt: skip
+                   "table1": systematization.render(sweep, protocol),
+                   "number_of_views": number_of_views.render(sweep, protocol)}  # fmt: skip
         for stem, texts in by_stem.items():
             by_name |= {f"{stem}{f'_{protocol}' if i else ''}.{suffix}": text for suffix, text in texts.items()}
     written = {sweep_folder / "tables" / name: text for name, text in by_name.items()}
@@ -101,14 +101,9 @@ def _cells(rows: Sequence[TableRow], metrics: Sequence[Mapping[str, str]]) -> pd
     for row in rows:
         line = {"": row.label + (f" {DAGGER}" if row.baselines_not_exceeded else "")}
         for metric in metrics:
-            line[metric["heading"] + ARROWS[metric["better"]]] = _cell(row, metric["name"])
+            line[metric["heading"] + ARROWS[metric["better"]]] = format_cell(row, metric["name"])
         line[PARAMETERS] = millions((row.parameters or {}).get("total"))
-        line |= {heading: _cell(row, name) for name, heading in HEADINGS.items()}
+        line |= {heading: format_cell(row, name) for name, heading in HEADINGS.items()}
         line["Status"] = row.status if row.kind == "run" else row.kind
         lines.append(line)
     return pd.DataFrame(lines)
-
-
-def _cell(row: TableRow, name: str) -> str:
-    deviation = format_number(name, row.deviation(name))
-    return format_number(name, row.mean(name)) + (f" ± {deviation}" if deviation else "")

@@ -11,6 +11,8 @@ from typing import Any
 from bench.config.convert import field_types
 from bench.config.read import did_you_mean
 from bench.config.schema import FromRun, InitSpec, RunSpec, Shipped, WeightsFile
+from bench.data.view_selection import ViewSelection
+from bench.losses import LossSpec
 from models import parts
 
 CHOICES: Mapping[str, str] = {  # the key of a named choice → the package whose files are its values
@@ -22,6 +24,15 @@ CHOICES: Mapping[str, str] = {  # the key of a named choice → the package whos
     "views.choice": "bench.data.view_selection",
 }
 LOSSES = "bench.losses"  # losses.NAME: the key is the choice
+DERIVED_FROM: Mapping[str, type[parts.PartSpec]] = {  # package → what the class Spec of its files derives from
+    "models.encoders": parts.EncoderSpec,
+    "models.aggregators": parts.AggregatorSpec,
+    "models.heads": parts.HeadSpec,
+    "models.outputs": parts.OutputSpec,
+    "bench.data.sources": parts.PartSpec,
+    "bench.data.view_selection": ViewSelection,
+    LOSSES: LossSpec,
+}
 
 
 class UnknownField(Exception):
@@ -75,6 +86,8 @@ def spec_class_of(choice: str, name: str) -> type:
         raise UnknownField(_broken(file, error)) from error
     if "__dataclass_fields__" not in vars(cls):
         raise UnknownField(f"{file}: its class Spec needs @dataclass(frozen=True) above it")
+    if not issubclass(cls, base := DERIVED_FROM[package]):
+        raise UnknownField(f"{file}: its class Spec must derive from {base.__name__} of {base.__module__}")
     if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
         raise UnknownField(f"{file}: its class Spec lacks {', '.join(lacking)} (models/parts.py says what they give)")
     return cls

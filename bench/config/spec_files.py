@@ -122,8 +122,13 @@ def initial_state(base: BaseFile, spec: SpecFile, scale: str, problems: Problems
 def refuse_scaled(
     swept: Layer, base: BaseFile, spec: SpecFile, scale: str, problems: Problems, example: str | None = None
 ) -> None:
-    """A scale may not touch a field that the spec sweeps, unless the values swept are the scale's own."""
-    touched = base.scales.get(scale, Layer()).places() | spec.scales.get(scale, Layer()).places()
+    """A scale may not touch a field that the spec sweeps, unless the values swept are the scale's own.
+
+    A loss's weight is no size: what the base says of it for the scale yields to a sweep, as its value for `paper` does.
+    """
+    of_base = base.scales.get(scale, Layer()).places()
+    touched = {key: at for key, at in of_base.items() if not key.startswith("losses.")}
+    touched |= spec.scales.get(scale, Layer()).places()
     for key, at in swept.places().items():
         if key not in touched or any(at in _places(node) for node in spec.sweep_at.get(scale, {}).values()):
             continue

@@ -88,6 +88,10 @@ def _evaluation_inputs(spec: RunSpec) -> Iterator[Problem]:
         if not 1 <= count <= MOST_INPUTS:
             yield Problem(field, f"{count}: from 1 to {MOST_INPUTS}")
             continue
+        if spec.model.inputs not in (None, count):
+            views = "1 input view" if spec.model.inputs == 1 else f"{spec.model.inputs} input views"
+            yield Problem(field, f"{count} input views cannot be evaluated: this model takes {views}")
+            continue
         for problem in (*spec.model.problems(count), *spec.views.choice.problems(count)):
             if problem.message not in at_training:
                 yield Problem(field, f"{count} input views cannot be evaluated: {problem.message}")

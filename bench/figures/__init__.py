@@ -7,7 +7,7 @@ and draws what its runs hold: a run that lacks a stage is missing in the figure 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.analysis.formatting import ARROWS
 from bench.analysis.sweep_results import SweepResults, SweepRun, read_sweep
 from bench.common import labels
 from bench.common.files import atomic_write
@@ -24,8 +25,11 @@ from bench.common.json_files import write_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from bench.figures.number_of_views import Panel
+
 KINDS = ("loss_curves", "qualitative", "comparison", "model", "time_by_part", "number_of_views", "quality_over_time")
 MODELS = 6  # columns of the qualitative sheet, and diagrams: the first ones of a large sweep
+AGAINST_VIEWS = ("psnr", "lpips_vgg", "depth_error", "point_error", "completion_error")
 COMPARED = (("psnr", "PSNR [dB]"), ("psnr_foreground", "FG PSNR [dB]"), ("grid_ratio", "Grid ratio"))
 
 Figures = Iterator[tuple[str, "Callable[[], Figure]"]]  # file name, function that draws it
@@ -33,7 +37,8 @@ Figures = Iterator[tuple[str, "Callable[[], Figure]"]]  # file name, function th
 
 def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> list[Path]:
     """figures/: loss_curves, qualitative, comparison, model_<label>, of traced runs time_by_part with its JSON, and
-    number_of_views of sweeps over it, quality_over_time where training validated; returns what was written.
+    number_of_views of sweeps over it, in training or evaluation, quality_over_time where training validated; returns
+    what was written.
 
     Of all `kinds`, only `model` imports torch.
     """
@@ -123,28 +128,56 @@ def _time_by_part(sweep: SweepResults) -> Figures:
 
 
 def _number_of_views(sweep: SweepResults) -> Figures:
-    """Of models that were trained with several numbers of input views; memory of the GPU, or on a CPU of the host."""
-    from bench.analysis.table_rows import table_rows
-    from bench.analysis.variants import series_over
+    """Of models that were trained with several numbers of input views, or evaluated with other numbers than trained."""
     from bench.figures import number_of_views
 
+    if panels := [*_evaluated_panels(sweep), *_trained_panels(sweep)]:
+        for suffix in ("png", "svg"):
+            yield f"number_of_views.{suffix}", partial(number_of_views.draw, panels)
+
+
+def _evaluated_panels(sweep: SweepResults) -> Iterator[Panel]:
+    """Quality of each setting against the number of views that it was evaluated with."""
+    from bench.analysis import number_of_views
+    from bench.analysis.sweep_results import protocol_metrics
+    from bench.figures.number_of_views import Panel
+
+    protocol = next(iter(sweep.protocols()), "")
+    results = number_of_views.results(sweep, protocol)
+    trained = {result.setting: result.trained for result in results}
+    for metric in protocol_metrics(sweep, protocol):
+        name, values = metric["name"], dict[str, dict[int, Sequence[float]]]()
+        for result in results:
+            if measured := result.row.values.get(name):
+                values.setdefault(result.setting, {})[result.number] = measured
+        if name in AGAINST_VIEWS and values:
+            unit = f" [{metric['unit']}]" if metric["unit"] else ""
+            title = metric["heading"] + unit + ARROWS[metric["better"]]
+            yield Panel(title, values, trained, number_of_views.shared_baseline(results, name))
+
+
+def _trained_panels(sweep: SweepResults) -> Iterator[Panel]:
+    """Quality, time and memory (of the GPU, or on a CPU of the host) of models trained with several numbers of views;
+    without the quality where these models were evaluated with several, too."""
+    from bench.analysis.number_of_views import results
+    from bench.analysis.table_rows import table_rows
+    from bench.analysis.variants import series_over
+    from bench.figures.number_of_views import Panel
+
+    protocol = next(iter(sweep.protocols()), "")
     series = series_over(sweep, "views.inputs")
-    rows = {row.label: row for row in table_rows(sweep, next(iter(sweep.protocols()), "")) if row.kind == "run"}
+    rows = {row.label: row for row in table_rows(sweep, protocol) if row.kind == "run"}
     on_gpu = any(row.values.get("reserved_peak_memory_gib") for row in rows.values())
     memory = ("reserved_peak_memory_gib", "GPU memory") if on_gpu else ("host_peak_memory_gib", "Host memory")
-    quantities = (("psnr", "PSNR [dB] ↑"), ("step_time_ms", "Step time [ms] ↓"), (memory[0], f"{memory[1]} [GiB] ↓"),
-                  ("forward_gflop", "Forward [GFLOP] ↓"))  # fmt: skip
-    panels = []
-    for name, title in quantities:
+    quality = () if results(sweep, protocol) else (("psnr", "PSNR [dB] ↑"),)
+    for name, title in (*quality, ("step_time_ms", "Step time [ms] ↓"), (memory[0], f"{memory[1]} [GiB] ↓"),
+                        ("forward_gflop", "Forward [GFLOP] ↓")):  # fmt: skip
         values = {
             model: {views: rows[label].values[name] for views, label in by_views.items() if name in rows[label].values}
             for model, by_views in series.items()
         }
         if values := {model: by_views for model, by_views in values.items() if by_views}:
-            panels.append(number_of_views.Panel(title, values))
-    if series and panels:
-        for suffix in ("png", "svg"):
-            yield f"number_of_views.{suffix}", partial(number_of_views.draw, panels)
+            yield Panel(title, values)
 
 
 def _quality_over_time(sweep: SweepResults) -> Figures:

@@ -39,7 +39,8 @@ CAPTIONS = {
     "inside the true mask, as the paper's Fig. 2, beside the true depth. One depth scale a scene.",
     "comparison": "Quality and step time; lines are the baselines of the same scenes and views.",
     "time_by_part": "Where a training step's time goes, part by part, by the clock and apart from the step time above.",
-    "number_of_views": "Quality, step time, memory and forward operations against the number of input views.",
+    "number_of_views": "Against the number of input views: quality, and where models were trained with several numbers "
+    "step time, memory and forward operations. Rings: the number that a model was trained with; dotted: the baseline.",
     "quality_over_time": "Validation PSNR against minutes of training; bands: range between seeds; dotted: final PSNR. "
     "Before the end the learning rate is still high, which costs quality.",
 }
@@ -48,7 +49,7 @@ EMPTY = {
     "qualitative": "No run has been evaluated yet, so there are no pictures.",
     "comparison": "No run has been evaluated yet.",
     "time_by_part": "No run was traced: profile.trace=true does it, for finished runs too.",
-    "number_of_views": "No model was trained with several numbers of input views.",
+    "number_of_views": "No model was trained or evaluated with several numbers of input views.",
     "quality_over_time": "No run validated while it trained: train.keep=best does.",
 }
 HEADINGS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "lpips_vgg": "LPIPS (VGG) ↓",
@@ -143,11 +144,9 @@ def _results(sweep: SweepData) -> dict[str, Any]:
 
 
 def _systematization(sweep: SweepData) -> dict[str, Any]:
-    values: dict[str, Any] = {"rows": None, "figures": _drawn(sweep, "number_of_views")}
-    if (table := sweep.table_1()) is not None:
-        values |= {"rows": grid(table.cells, table.text_columns), "title": table.title}
-        values |= {"remarks": table.remarks, "definitions": table.definitions}
-    return values
+    tables = [table for table in (sweep.table_1(), sweep.number_of_views()) if table is not None]
+    entries = [(table, grid(table.cells, table.text_columns)) for table in tables]
+    return {"tables": entries, "figures": _drawn(sweep, "number_of_views")}
 
 
 def _paper(sweep: SweepData) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis import answers, deviations, systematization, tables
+from bench.analysis import answers, deviations, number_of_views, systematization, tables
 from bench.analysis.formatting import FormattedTable, read_markdown
 from bench.analysis.sweep_results import SweepResults, SweepRun, protocol_metrics, read_sweep
 from bench.analysis.table_rows import MEASURED, table_rows
@@ -91,15 +91,14 @@ class SweepData:
 
     def answer_table(self) -> FormattedTable | None:
         """The same as text; None where there is nothing to compare."""
-        written = self.folder / "tables" / "answers.md"
         if self.summary_only:
-            return read_markdown(written.read_text(encoding="utf-8")) if written.is_file() else None
+            return self._written("answers")
         return answers.build_answers(self.records, next(iter(self.protocols()), ""))
 
     def result_tables(self) -> Iterator[FormattedTable]:
         """The result tables as text, one a protocol."""
         if self.summary_only:
-            for path in sorted((self.folder / "tables").glob("table*.md")):
+            for path in sorted((self.folder / "tables").glob("table[._]*md")):
                 yield read_markdown(path.read_text(encoding="utf-8"))
         elif self.records.runs:
             for protocol in self.protocols() or [""]:
@@ -107,10 +106,19 @@ class SweepData:
 
     def table_1(self) -> FormattedTable | None:
         """The paper's Table 1 with what was measured beside it, as text; None for sweeps of one kind of model."""
-        written = self.folder / "tables" / "table1.md"
         if self.summary_only:
-            return read_markdown(written.read_text(encoding="utf-8")) if written.is_file() else None
+            return self._written("table1")
         return systematization.build(self.records, next(iter(self.protocols()), ""))
+
+    def number_of_views(self) -> FormattedTable | None:
+        """Quality against the number of input views at evaluation, as text; None for sweeps of one number."""
+        if self.summary_only:
+            return self._written("number_of_views")
+        return number_of_views.build(self.records, next(iter(self.protocols()), ""))
+
+    def _written(self, stem: str) -> FormattedTable | None:
+        path = self.folder / "tables" / f"{stem}.md"
+        return read_markdown(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def scenes(self, protocol: str | None = None) -> pd.DataFrame:
         """One row a run and evaluation scene: label, id, group, seed, scene and a column a metric."""

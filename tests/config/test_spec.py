@@ -256,6 +256,19 @@ def test_a_scales_own_values_replace_key_by_key(specs: Specs) -> None:
     assert len(specs.load(text, scale="paper").runs) == 4
 
 
+def test_a_swept_weight_wins_over_the_bases_for_the_scale(specs: Specs) -> None:
+    """A weight is no size; what the spec's own scale says of a swept field stays a conflict."""
+    specs.base(BASE + "scales: {tiny: {losses.points: 3.0}}\n")
+    text = (
+        "base: mine\nruns:\n  - {name: plain}\n  - {name: strong, losses.points: 7.0}\n"
+        "  - {name: none, losses.points: null, train.geometry_first: 0}\n"
+    )
+    plain, strong, none = (run.spec.losses.get("points") for run in specs.load(text).runs)
+    assert (getattr(plain, "weight", None), getattr(strong, "weight", None), none) == (3.0, 7.0, None)
+    with pytest.raises(ConfigError, match=r"losses.points is swept here, but the scale tiny sets it"):
+        specs.load(text + "scales: {tiny: {losses.points: 5.0}}\n")
+
+
 def test_the_command_line_fixes_a_swept_field(specs: Specs) -> None:
     text = "base: mine\ngrid: {model.encoder.patch: [4, 8], seed: [0, 1]}\n"
     assert [run.label for run in specs.load(text, "model.encoder.patch=2").runs] == ["seed 0", "seed 1"]

@@ -8,7 +8,8 @@ import pytest
 from support.base_models import BASES
 from support.in_process import trained_once
 
-from bench import config
+import bench.report
+from bench import config, figures
 from bench.analysis import tables
 from bench.common.errors import ConfigError
 from bench.execution.session import sweep_lines
@@ -51,9 +52,16 @@ def test_each_number_has_a_result_and_a_table(tmp_path: Path) -> None:
     assert not [*folder.path.glob("evaluating-*")]
     write_sweep(tmp_path / "views_tiny", {"name": "views", "scale": "tiny"}, sweep_lines(sweep, tmp_path), {})
     written = [file.name for file in tables.write(tmp_path / "views_tiny", tmp_path) if file.suffix == ".md"]
-    assert written == ["table.md", f"table_{KEY}_01_inputs.md", f"table_{KEY}_08_inputs.md"]
+    assert written == ["table.md", "number_of_views.md", f"table_{KEY}_01_inputs.md", f"table_{KEY}_08_inputs.md"]
     text = (tmp_path / "views_tiny" / "tables" / f"table_{KEY}_08_inputs.md").read_text()
     assert "8 inputs and 4 targets" in text and "mean of the inputs" in text
+    together = bench.report.open(tmp_path / "views_tiny").number_of_views()
+    assert together is not None and together.cells["N"].tolist() == ["1", "4", "8"]
+    assert together.cells["PSNR ↑"].astype(float).tolist() == pytest.approx(
+        [results[key]["means"]["psnr"] for key in (f"{KEY}_01_inputs", KEY, f"{KEY}_08_inputs")], abs=0.01
+    )
+    drawn = figures.write(tmp_path / "views_tiny", tmp_path, ["number_of_views"])
+    assert [path.name for path in drawn] == ["number_of_views.png", "number_of_views.svg"]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +70,7 @@ def test_each_number_has_a_result_and_a_table(tmp_path: Path) -> None:
         ("freesplatter", ["model.aggregator.view_embedding=per_view"], "8",
          "8 input views cannot be evaluated: per_view embeddings for 4 views, but 8 inputs"),
         ("dust3r", [], "3", "3 input views cannot be evaluated: this model takes 2 input views"),
+        ("lrm", [], "4", "4 input views cannot be evaluated: this model takes 1 input view"),
         ("vggt", ["model.aggregator={name: cross_attention, blocks: 2}", "model.encoder.width=192"], "1",
          "1 input views cannot be evaluated: cross-attention reads the other views"),
         ("freesplatter", [], "17", "17: from 1 to 16"),
@@ -75,10 +84,11 @@ def test_what_a_model_cannot_take_is_refused_at_load(
     path.write_text(f"base: {base}\nset:\n  views.evaluation_inputs: [{numbers}]\n")
     with pytest.raises(ConfigError) as refused:
         config.load(path, overrides)
-    assert str(refused.value).startswith(f"{path}:3: views.evaluation_inputs: {text}"), refused.value
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"{path}:3: views.evaluation_inputs: {text}"), line
 
 
-@pytest.mark.parametrize("base", ["vggt", "pf_lrm"])
+@pytest.mark.parametrize("base", ["vggt", "pf_lrm", "gs_lrm"])
 def test_from_one_to_sixteen_where_no_weight_belongs_to_a_view(base: str) -> None:
     (run,) = config.load(BASES / f"{base}.yaml", ["views.evaluation_inputs=[1, 16]"]).runs
     assert run.spec.views.other_inputs == (1, 16)

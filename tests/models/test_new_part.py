@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from bench.common.errors import ConfigError
 from bench.config import load, spec_fields
 from bench.config.source_hash import changed_sources, source_hashes
 from models import parts, weights
-from models.tensors import Tokens, Views
+from models.aggregators import self_attention
+from models.tensors import Tokens, TokenSpec, Views
 
 ENCODER = """
 from dataclasses import dataclass
@@ -76,6 +77,10 @@ BROKEN = {
     ),
     "no class": ("x = 1\n", "mine.py has no class Spec"),
     "no dataclass": (ENCODER.replace("@dataclass(frozen=True)", ""), r"mine\.py: its class Spec needs @dataclass"),
+    "no part": (
+        ENCODER.replace("EncoderSpec", "PartSpec"),
+        r"mine\.py: its class Spec must derive from EncoderSpec of models\.parts",
+    ),
     "abstract": (ENCODER.replace("def tokens", "def token"), r"mine\.py: its class Spec lacks tokens"),
 }
 
@@ -92,6 +97,20 @@ def test_a_whole_file_can_be_chosen(mine: Write) -> None:
     mine(ENCODER)
     sweep = load(Path("ablations/base/freesplatter.yaml"), ["model.encoder=mine", "model.aggregator.heads=2"])
     assert sweep.runs[0].spec.model.encoder.name == "mine"
+
+
+@dataclass(frozen=True)
+class ShortOfALevel(self_attention.Spec):
+    def levels(self, tokens: TokenSpec) -> list[TokenSpec]:
+        return [tokens] * self.blocks
+
+
+def test_an_aggregator_that_declares_too_few_levels_is_named() -> None:
+    model = spec().model
+    short = replace(model, aggregator=ShortOfALevel(**asdict(model.aggregator)))
+    (problem,) = short.problems(4)
+    assert problem.field == "aggregator"
+    assert f"gives {model.aggregator.blocks} levels: {model.aggregator.blocks + 1} are needed" in problem.message
 
 
 class Wrong(nn.Module):

@@ -172,12 +172,20 @@ def assert_equal(one: Output, other: Output) -> None:
 
 
 def test_it_starts_sane(model: EAD) -> None:
-    """Gaussians neither transparent nor opaque, scales alike, means about the middle of the frame."""
+    """Gaussians neither transparent nor opaque, scales alike (of each axis), means about the middle of the frame."""
     output = model(views())
     if isinstance(output, Gaussians):
-        assert output.opacities.min() > 0.02 and output.opacities.max() < 0.95
-        assert output.means.mean().abs() < 0.3 and output.means.std() < 1.2
-        assert output.scales.std() < 0.5 * output.scales.mean() and 0.005 < output.scales.mean() < 0.2
+        opacities, means, scales = output.opacities, output.means, output.scales.flatten(0, -2)
+        low, high = opacities.min().item(), opacities.max().item()
+        assert low > 0.02 and high < 0.95, f"untrained opacities lie in {low:.2f} … {high:.2f}, not in 0.02 … 0.95"
+        offset, spread = means.mean().abs().item(), means.std().item()
+        assert offset < 0.3 and spread < 1.2, (
+            f"untrained means lie {offset:.2f} ± {spread:.2f} from the origin: objects are 0.9 wide about it"
+        )
+        size = scales.mean().item()
+        assert 0.005 < size < 0.2, f"untrained scales are {size:.4f} on average: 0.005 to 0.2 fit objects 0.9 wide"
+        ratios = (scales.std(0) / scales.mean(0)).tolist()
+        assert max(ratios) < 0.5, f"untrained scales of an axis differ by {ratios} of their mean: at most 0.5"
     else:
         assert all(tensor.isfinite().all() and tensor.abs().max() < 20 for tensor in tensors_of(output).values())
 

@@ -30,6 +30,13 @@ def test_parameters_at_published_size(name: str) -> None:
     assert count == SIZES[name]["parameters"] and SIZES[name]["published"] in (None, count)
 
 
+def test_an_alternating_block_has_its_published_size() -> None:
+    """12,598,528 at width 1024, as VGGT's; a pair is one of frame and one of global attention."""
+    with torch.device("meta"):
+        pairs = base_model("vggt").build().aggregator.blocks
+    assert {sum(p.numel() for p in pair.parameters()) for pair in pairs} == {2 * 12_598_528}
+
+
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("scale", ["small", "tiny"])
 def test_other_scales_are_valid(name: str, scale: str) -> None:

@@ -209,7 +209,7 @@ def test_what_is_missing_or_out_of_date_is_written_again(sweep_copy: Path) -> No
     assert all(path.stat().st_mtime_ns == time for path, time in written.items())
     (ours1,) = (r.folder for r in bench.report.open(sweep_copy).records.runs if r.label == "Ours1, seed 0")
     with (ours1.path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 12, "loss/points": 9.0}\n')
+        file.write('{"step": 12, "step_time_ms": 10.0, "loss/points": 9.0}\n')
     bench.report.refresh(bench.report.open(sweep_copy))
     assert all(path.stat().st_mtime_ns > time for path, time in written.items() if path.suffix == ".png")
 
