@@ -50,6 +50,11 @@ def unset_hint(environment: Mapping[str, str] = os.environ) -> str:
     return f"for a single process: unset {' '.join(names)}"
 
 
+def local_world_size(environment: Mapping[str, str] = os.environ) -> int:
+    """How many processes torchrun has started on this node; 1 without it. srun binds each task to its own cores."""
+    return max(1, int(environment.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def local_rank(environment: Mapping[str, str] = os.environ) -> int:
     """The process's index on its node, and so the index of its GPU."""
     return int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0")))

@@ -29,6 +29,7 @@ from bench.rendering import Rendering
 from bench.runtime import numerics
 from models.ead import EAD
 
+TARGETS = 4  # views to memorize, at least: two of them do not determine where the Gaussians lie
 MIN_TARGET_PSNR = 28.0  # dB on the target views trained on
 MIN_GAIN_OVER_BLANK = 3.0  # dB on all other views, over an image that is all background
 MAX_POINT_ERROR = 0.05  # of surface points, in the frame's unit: objects are some 0.9 wide
@@ -77,15 +78,17 @@ class OverfitVerdict:
 def overrides(scenes: int, specs: Sequence[RunSpec] = ()) -> list[str]:
     """Settings of a tiny spec under which the bases pass: a minute or two of one core, one scene.
 
-    A third above the least learning rate of `specs` (the tiny scale's without any), little geometry first (none if any
-    of them has no term that trains alone), no LPIPS, which PSNR does not need, and a pretrained encoder that learns as
-    fast as the rest.
+    A third above the least learning rate of `specs` (the tiny scale's without any), four target views or more, little
+    geometry first (none if any of them has no term that trains alone), no LPIPS, which PSNR does not need, and a
+    pretrained encoder that learns as fast as the rest.
     """
     learning_rate = min((spec.train.learning_rate for spec in specs), default=3.0e-3) * 4 / 3
+    targets = max([TARGETS, *(spec.views.targets for spec in specs)])
     terms = [[loss for loss in spec.losses.values() if isinstance(loss, LossSpec)] for spec in specs]
     rendered = any(all("rendering" in loss.needs for loss in losses) for losses in terms)
     return [
         f"views.overfit={scenes}",
+        f"views.targets={targets}",
         f"train.batch={scenes}",
         "train.steps=1000",
         f"train.learning_rate={learning_rate:.4g}",

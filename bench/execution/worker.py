@@ -10,7 +10,6 @@ import signal
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -70,32 +69,21 @@ def traced(spec: Mapping[str, Any]) -> bool:
     return bool(spec.get("profile", {}).get("trace"))
 
 
-def main(argv: list[str] | None = None, context: ExecutionContext | None = None) -> int:
-    """Run the incomplete stages of a run folder under its lease; an exit code (see bench/work.py)."""
-    parser = argparse.ArgumentParser(prog="python -m bench.work", description="Run the incomplete stages of one run.")
-    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="with spec.json, as written by bench.run")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
-    parser.add_argument("--threads", type=int, default=environment.cores(), help="CPU threads (default: all cores)")
-    parser.add_argument("--controller", type=int, metavar="PID", help="stop when this parent process has ended")
-    parser.add_argument("--claims", type=int, metavar="N", help="exit if the run has been claimed more than N times")
-    args = parser.parse_args(argv)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(args.threads)  # read once, when torch and numpy are imported
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.captureWarnings(True)
-    folder = RunFolder(args.folder.resolve())
-    if not (folder.path / "spec.json").is_file():
-        raise UserError(f"{folder.path} is no run folder: it has no spec.json; bench.run SPEC writes it")
+def work(folder: RunFolder, options: argparse.Namespace, context: ExecutionContext | None = None) -> int:
+    """The incomplete stages of a run, as this process's rank; an exit code (see bench/work.py).
+
+    `options`: those of bench.execution.direct: device, threads, controller, claims.
+    """
     rank, _ = environment.rank_and_world_size()
     if rank:
-        return run_worker_rank(folder, args.device, args.threads)
+        return run_worker_rank(folder, options.device, options.threads)
     try:
         with Lease(folder.path) as lease:
-            if args.claims is not None and lease.number > args.claims + 1:
+            if options.claims is not None and lease.number > options.claims + 1:
                 raise LeaseHeld("another process in the meantime")
             writer = LeasedWriter(folder.path, lease)
             context = context or ExecutionContext()
-            return Worker(folder, writer, args.device, args.threads, args.controller, context).run()
+            return Worker(folder, writer, options.device, options.threads, options.controller, context).run()
     except LeaseHeld as held:
         log.info("run %s is locked by %s", folder.id, held)
         return LOCKED
@@ -156,8 +144,8 @@ class Worker:
         spec = specs.from_dict(self.folder.spec())
         device = setup_device(self.device_name, self.threads)
         self.ranks = rendezvous.join(self.folder.path, device)
+        source = open_source(spec.data, spec.model.image_size)  # generates scenes once, while the other ranks wait
         self.ranks.broadcast(missing)
-        source = open_source(spec.data, spec.model.image_size)
         stages = {"train": self._train, "evaluate": self._evaluate, "profile": self._profile, "trace": self._trace,
                   "overfit": self._overfit}  # fmt: skip
         for stage in missing:
@@ -273,13 +261,14 @@ def run_worker_rank(folder: RunFolder, device_name: str, threads: int) -> int:
 def setup_device(device_name: str, threads: int) -> torch.device:
     """Set the CPU threads and the current CUDA device; returns the device.
 
-    "cuda" means a different GPU for each process of a node. All other global state of torch is set by each stage
+    "cuda" means a different GPU for each process of a node, "auto" the same where there are GPUs. All other
+    global state of torch is set by each stage
     (`bench.runtime.numerics`). Raises UserError for a device that does not exist.
     """
     import torch
 
     torch.set_num_threads(threads)
-    device = torch.device(device_name)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device_name == "auto" else device_name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"--device {device_name}: torch {torch.__version__} finds no CUDA device")

@@ -26,5 +26,10 @@ def build_without_values(build: Callable[[], Module]) -> Module:
 
 
 def to_device(module: Module, device: torch.device) -> Module:
-    """`module.to(device)`; modules without values lie on one device alone."""
-    return module if shapes_only() else module.to(device)
+    """`module.to(device)`, also of a module without values, which `nn.Module.to` refuses to move."""
+    if not shapes_only():
+        return module.to(device)
+    state = module.state_dict()
+    if any(value.device != device for value in state.values()):
+        module.load_state_dict({name: value.to(device) for name, value in state.items()}, assign=True)
+    return module

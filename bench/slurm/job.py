@@ -28,7 +28,7 @@ from bench.common.environment import local_rank, rank_and_world_size
 from bench.common.exit_codes import LOCKED, STOPPED
 from bench.common.paths import cache_dir
 from bench.common.process import ProcessIdentity
-from bench.execution import worker
+from bench.execution import direct, worker
 from bench.execution.endings import ExecutionContext, status_of_exception
 from bench.runs.folder import RunFolder, Status
 from bench.runs.lease import LEASE_TIMEOUT_S, Lease
@@ -94,7 +94,7 @@ class RunJob:
     def _work(self, folder: RunFolder, execution_context: ExecutionContext) -> int:
         """An exit code of bench.work. A lease of a process that died on another host expires after LEASE_TIMEOUT_S."""
         deadline = time.monotonic() + LEASE_TIMEOUT_S + 6 * RETRY_S
-        while (code := worker.main(self._options(), execution_context)) == LOCKED and time.monotonic() < deadline:
+        while (code := direct.main(self._options(), execution_context)) == LOCKED and time.monotonic() < deadline:
             time.sleep(RETRY_S)
         return code
 
@@ -163,7 +163,7 @@ def failure_file(jobs: Path, job: str, rank: int) -> Path:
 
 def _work_as_rank(options: list[str], job: JobEnvironment) -> int:
     try:
-        return worker.main(options)
+        return direct.main(options)
     except Exception as error:
         status = asdict(status_of_exception(error, "train"))
         status["message"] = f"rank {job.global_rank} on {job.hostname}: {status['message']}"

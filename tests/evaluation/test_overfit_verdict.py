@@ -41,11 +41,11 @@ def test_errors_must_be_small(value: float, passed: bool) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_base_takes_the_settings(name: str) -> None:
-    """L_3D comes first only where a term can train alone."""
+    """L_3D comes first only where a term can train alone; two-view models, too, memorize four target views."""
     path = BASES / f"{name}.yaml"
     specs = [run.spec for run in config.load(path, scale="tiny").runs]
     (run,) = config.load(path, overfit.overrides(1, specs), "tiny").runs
-    assert run.spec.views.overfit == 1 and "lpips" not in run.spec.losses
+    assert run.spec.views.overfit == 1 and run.spec.views.targets == 4 and "lpips" not in run.spec.losses
     assert run.spec.train.learning_rate == pytest.approx(4 / 3 * specs[0].train.learning_rate, rel=1e-3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import fields, replace
 from functools import cache
@@ -18,7 +19,8 @@ from models.aggregators import self_attention
 from models.ead import EAD, PACKAGES, EADSpec, Precision, count_parameters
 from models.encoders import dino
 from models.heads import dpt
-from models.tensors import Cameras, Gaussians, Output, Pixels, PointMap, Tokens, TokenSpec, Triplane, Views
+from models.outputs import pointmap
+from models.tensors import Cameras, Dense, Gaussians, Output, Pixels, PointMap, Tokens, TokenSpec, Triplane, Views
 
 IMAGE, VIEWS = 32, 3
 EVERY = [(part, name) for part, package in PACKAGES.items() for name in parts.available(package)]
@@ -489,3 +491,15 @@ def test_an_output_must_fit_the_layout_of_the_tokens() -> None:
     latents = spec_with("aggregator", "latents")
     by_view = replace(latents, head=replace(latents.head, view_weights="reference_source"))
     assert [problem.field for problem in by_view.problems(VIEWS)] == ["head.view_weights"]
+
+
+def test_the_confidence_of_descriptors_can_be_bounded() -> None:
+    """Else that of memorized matches grows beyond float32, and its gradient drowns all others."""
+    logits = torch.tensor([0.0, 3.0, 200.0]).reshape(1, 1, 1, 3, 1).requires_grad_()
+    ones = torch.ones(1, 1, 1, 3, 3)
+    raw = {"points": ones, "confidence": ones[..., :1], "descriptors": ones[..., :2], "descriptor_confidence": logits}
+    output = pointmap.Spec(descriptors=2, descriptor_confidence_max=100).build()(Dense(raw), views(1))
+    output.descriptor_confidence.sum().backward()
+    assert torch.allclose(output.descriptor_confidence.flatten(), torch.tensor([1.0, math.exp(3), 100.0]))
+    assert logits.grad is not None and torch.allclose(logits.grad.flatten(), torch.tensor([1.0, math.exp(3), 0.0]))
+    assert [p.field for p in pointmap.Spec(descriptor_confidence_max=0).problems()] == ["descriptor_confidence_max"]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.paths import ROOT
 
 from bench.common.environment import local_rank, rank_and_world_size
 from bench.common.json_files import read_json
@@ -161,3 +162,46 @@ def test_one_process_exchanges_with_nobody() -> None:
         and not SINGLE_PROCESS.any(False)
     )
     assert ProcessGroupContext(1, 2).samples(5) == range(1, 5, 2) and not ProcessGroupContext(1, 2).is_first
+
+
+def torchrun(results: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Two processes, as a user of torchrun starts them."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "bench.work", *arguments, "--results", str(results), "--threads", "1"]
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+
+
+def test_torchrun_of_a_spec_gives_the_run_of_the_harness(task: dict[str, Any], tmp_path: Path) -> None:
+    """Same folder; same numbers as of two ranks that are started for a run folder."""
+    (tmp_path / "ranks.yaml").write_text(SPEC)
+    done = torchrun(tmp_path / "results", str(tmp_path / "ranks.yaml"), "--device", "cpu")
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours, theirs = RunFolder(tmp_path / "results" / "runs" / task["id"]), new(task, tmp_path / "theirs")
+    finish(step(2, theirs, "srun"))
+    assert ours.status().state == "done" and ours.spec() == theirs.spec() and "cpu-2" in ours.profiles()
+    assert torch.equal(losses(ours), losses(theirs))
+    weights = [load_file(folder.path / "weights.safetensors") for folder in (ours, theirs)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    means = [next(iter(folder.evaluations().values()))["means"] for folder in (ours, theirs)]
+    assert means[0] == means[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ranks.yaml", "seeds=[0, 1]"], "it has 2 runs: name one with --only"),
+        (["ranks.yaml", "--only", "no such run"], "--only 'no such run' is none of its runs"),
+        (["no_such.yaml"], "no_such.yaml"),
+        (["."], "is no run folder: it has no spec.json"),
+        (["ranks.yaml", "train.batch=3"], "train.batch: 3 scenes cannot be shared evenly by 2 processes"),
+    ],
+)
+def test_what_names_no_run_is_refused_in_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "ranks.yaml").write_text(SPEC)
+    command = [sys.executable, "-m", "bench.work", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RANK": "0", "WORLD_SIZE": "2"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert message in line and not (tmp_path / "results").exists()

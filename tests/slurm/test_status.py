@@ -443,13 +443,13 @@ def test_a_later_start_of_the_job_may_take_the_lease(tmp_path: Path, monkeypatch
 
 PATIENT = """
 import sys
-from bench.execution import worker
+from bench.execution import direct
 from bench.execution.endings import ExecutionContext
 
 class Patient(ExecutionContext):
     patient = True
 
-sys.exit(worker.main(sys.argv[1:], Patient()))
+sys.exit(direct.main(sys.argv[1:], Patient()))
 """
 
 

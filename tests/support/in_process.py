@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench import config
 from bench.common.json_files import write_json
-from bench.execution import worker
+from bench.execution import direct
 from bench.execution.launcher import prepare_run_folder
 from bench.execution.session import task_of
 from bench.runs.folder import RunFolder
@@ -26,7 +26,7 @@ def trained_once(spec: Path, results: Path) -> Train:
         task = task_of(runs[label], results)
         prepare_run_folder(task)
         write_json(task.folder.path / "profiles" / "cpu-1.json", profile(1.0))  # nothing is timed under shape checks
-        assert worker.main([str(task.folder.path), "--threads", "1"]) == 0, task.folder.status().message
+        assert direct.main([str(task.folder.path), "--threads", "1"]) == 0, task.folder.status().message
         return task.folder
 
     return train
