@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -10,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from models.tensors import Tokens
+from models.tensors import Tokens, constant
 
 SH_C0 = 0.28209479177387814  # the constant harmonic: color = 0.5 + SH_C0 · c_0
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -56,8 +57,11 @@ def rotate(
 class Attention(nn.Module):
     """Multi-head self-attention; `fused` keeps q, k, v in one linear, as croco's checkpoints do.
 
-    `qk_norm`: a LayerNorm over each head's channels of q and k, before RoPE (VGGT).
+    `qk_norm`: a LayerNorm over each head's channels of q and k, before RoPE (VGGT). `one_product`: three linears are
+    computed as one, from their weights side by side.
     """
+
+    one_product = False
 
     def __init__(self, dim: int, heads: int, bias: bool, fused: bool, qk_norm: bool = False) -> None:
         super().__init__()
@@ -77,14 +81,24 @@ class Attention(nn.Module):
         visible: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """`visible`: the tokens that are attended to; None for all."""
-        qkv = self.qkv(x).chunk(3, dim=-1) if self.fused else (self.q(x), self.k(x), self.v(x))
-        q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=self.heads) for t in qkv)
+        q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=self.heads) for t in self.projections(x))
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if visible is None else visible[:, None, None])
         out: Tensor = self.proj(rearrange(mixed, "b h n d -> b n (h d)"))
         return out
+
+    def projections(self, x: Float[Tensor, "batch tokens dim"]) -> Sequence[Float[Tensor, "batch tokens dim"]]:
+        """q, k and v of all heads."""
+        if self.fused:
+            joined: Tensor = self.qkv(x)
+            return joined.chunk(3, dim=-1)
+        linears = (self.q, self.k, self.v)
+        if not self.one_product:
+            return [linear(x) for linear in linears]
+        bias = None if self.q.bias is None else torch.cat([linear.bias for linear in linears])
+        return F.linear(x, torch.cat([linear.weight for linear in linears]), bias).chunk(3, dim=-1)
 
 
 class CrossAttention(nn.Module):
@@ -270,7 +284,7 @@ def initialize(module: nn.Module) -> None:
 
 def normalize_imagenet(images: Float[Tensor, "*shape 3 height width"]) -> Float[Tensor, "*shape 3 height width"]:
     """[0, 1] → zero mean and unit deviation over ImageNet."""
-    mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (constant(images, *values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / std
 
 

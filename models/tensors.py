@@ -25,6 +25,11 @@ Layout = Literal["views", "planes", "set"]
 T = TypeVar("T", bound="TensorDataclass")
 
 
+def constant(like: Tensor, *values: float) -> Float[Tensor, " value"]:
+    """Numbers as a tensor of the device and type of another, filled there: for a copy the host would wait."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
 class TensorDataclass:
     """Dataclasses of tensors that move to a device as one."""
 
@@ -52,7 +57,7 @@ class Cameras(TensorDataclass):
         inverse = torch.zeros_like(self.world_to_camera)
         inverse[..., :3, :3] = rotation
         inverse[..., :3, 3:] = -rotation @ self.world_to_camera[..., :3, 3:]
-        inverse[..., 3, 3] = 1
+        inverse[..., 3, 3].fill_(1)
         return inverse
 
     @property
@@ -66,7 +71,7 @@ class Cameras(TensorDataclass):
         y = torch.arange(self.height, device=self.intrinsics.device, dtype=self.intrinsics.dtype) + 0.5
         y, x = torch.meshgrid(y, x, indexing="ij")
         pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-        to_scene = self.camera_to_world[..., :3, :3] @ torch.linalg.inv(self.intrinsics)
+        to_scene = self.camera_to_world[..., :3, :3] @ torch.linalg.inv_ex(self.intrinsics).inverse
         directions = torch.einsum("...ij,hwj->...hwi", to_scene, pixels)
         return self.centers, directions / directions.norm(dim=-1, keepdim=True)
 

@@ -17,8 +17,8 @@ from bench.analysis.sweep_results import SweepResults, SweepRun, flatten
 PAPER_TERMS = {"conv": "convolution", "croco": "pretrained MASt3R E", "linear": "linear + reshape", "dpt": "DPT head"}
 PRETRAINED = ("croco",)  # encoders that the paper starts from MASt3R's weights
 NOT_COMPARED = ("seed", "evaluation.", "data.root", "train.checkpoint_every", "train.keep", "train.micro_batch",
-                "train.recompute.", "train.views_at_once", "train.head_views", "train.shard", "train.regime",
-                "study")  # fmt: skip
+                "train.recompute.", "train.views_at_once", "train.head_views", "train.shard", "train.fused_qkv",
+                "train.regime", "study")  # fmt: skip
 ASPECTS = ("scale", "data", "training", "initialization", "precision", "hardware")
 COLUMNS = ["aspect", "setting", "paper", "here", "runs"]
 

@@ -66,6 +66,7 @@ class TrainSpec:
     recompute: RecomputeSpec = field(default=RecomputeSpec(), metadata=COST)  # saves memory, not time
     views_at_once: int | None = field(default=None, metadata=COST)  # target views rendered and scored; None: all
     head_views: int | None = field(default=None, metadata=COST)  # input views that D takes at once; None: all
+    fused_qkv: bool = field(default=False, metadata=COST)  # attention's three projections as one matrix product
     shard: bool = field(default=False, metadata=COST)  # FSDP2: weights, gradients and moments spread over the ranks
     learning_rate: float = 5.0e-5
     final_learning_rate: float = 5.0e-6
@@ -103,6 +104,7 @@ REGIMES: Mapping[Regime, Mapping[str, object]] = {  # field → value, above its
         "train.recompute.head": "block",
         "train.head_views": 1,
         "train.views_at_once": 1,
+        "train.fused_qkv": True,
     },
 }
 

@@ -119,6 +119,8 @@ def _train(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("train.betas", "each lies in [0, 1)")
     if train.micro_batch and train.micro_batch > 0 and train.batch % train.micro_batch:
         yield Problem("train.micro_batch", f"{train.micro_batch} does not divide the batch of {train.batch}")
+    if train.shard and train.compile:
+        yield Problem("train.shard", "is not made for train.compile: choose one of them")
     if train.shard and train.keep == "best":
         yield Problem("train.shard", "keep: best validates in one process, which needs whole weights: use keep: last")
     if train.views_at_once:

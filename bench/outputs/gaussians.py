@@ -13,7 +13,7 @@ from bench.outputs import Capability, OutputType, Points
 from bench.rendering import Rendering, render
 from models.ead import EADSpec
 from models.parts import OutputSpec
-from models.tensors import Cameras, Gaussians
+from models.tensors import Cameras, Gaussians, constant
 
 TRANSPARENT = 0.05  # opacity
 AT_CAP = 0.99  # of the largest scale there can be
@@ -85,5 +85,5 @@ def outside_frustum(
     behind = local[..., 2] <= 0
     pixels = torch.einsum("bvij,bvnj->bvni", cameras.intrinsics, local)
     pixels = pixels[..., :2] / pixels[..., 2:].clamp(min=1e-6)
-    size = pixels.new_tensor([cameras.width, cameras.height])
+    size = constant(pixels, cameras.width, cameras.height)
     return behind, ((pixels < 0) | (pixels > size)).any(-1) & ~behind

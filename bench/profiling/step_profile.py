@@ -27,8 +27,9 @@ from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bench.training.optimizer import geometry_steps
-from bench.training.sharding import load_whole
+from bench.training.sharding import load_whole, whole_model
 from bench.training.trainer import Trainer
+from models.ead import EAD
 from models.weights import WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -111,12 +112,13 @@ def measure(
         own["allocated_peak_memory_gib"] = peak_allocated_bytes(trainer, dearest_step(spec), batch) / GIB
     measured = own["allocated_peak_memory_gib"] is not None
     by_rank = ranks.gather(own)
+    model = whole_model(trainer.model, ranks.is_first).to(device)
     largest = {name: max((rank[name] for rank in by_rank if rank[name] is not None), default=None) for name in own}
     return {
         **largest,
-        **_of_step(trainer, times, max(rank["step_time_ms"] for rank in by_rank), batch),
+        **_of_step(trainer, model, times, max(rank["step_time_ms"] for rank in by_rank), batch),
         "data_wait_share": ((RunFolder(folder).training() if folder else None) or {}).get("data_wait_share"),
-        "inference": inference.measure_inference(trainer.model, batch) if ranks.is_first else None,
+        "inference": inference.measure_inference(model, batch) if ranks.is_first else None,
         "ranks": by_rank,
         "estimate": estimate_of_profile(spec, device, ranks.world_size) if ranks.is_first and measured else None,
         "batch": spec.train.batch,
@@ -133,10 +135,10 @@ def measure(
     }
 
 
-def _of_step(trainer: Trainer, times: phases.StepTimes, step_ms: float, batch: Batch) -> dict[str, Any]:
+def _of_step(trainer: Trainer, model: EAD, times: phases.StepTimes, step_ms: float, batch: Batch) -> dict[str, Any]:
     """Where a rank's step went, and how well it used the device."""
     by_phase = times.phases_ms()
-    gflop = flops.forward_gflop(trainer.model, batch.scenes_at(0, 1).inputs)
+    gflop = flops.forward_gflop(model, batch.scenes_at(0, 1).inputs)
     return {
         "phases_ms": by_phase,
         "other_share": by_phase[phases.OTHER] / sum(by_phase.values()),

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from bench.common.compat import attention_operators
 from bench.config.schema import Recompute, TrainSpec
 from models.ead import EAD
+from models.layers import Attention
 from models.tensors import Dense, Tokens, Views
 from models.view_weights import HeadByView, views_of
 
@@ -28,6 +29,9 @@ def save_activations(model: EAD, train: TrainSpec) -> None:
         for block in model.blocks(name) or (heads if name == "head" else [part]):
             if how != "none":
                 _recompute(block, how)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.one_product = train.fused_qkv
     if train.head_views:
         for head in heads:
             head.forward = partial(_in_groups, head.forward, train.head_views)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.layers import ReadingBlock, ViewTokens
 from models.parts import AggregatorSpec, Problem, at_least_one
-from models.tensors import Cameras, Tokens, TokenSpec
+from models.tensors import Cameras, Tokens, TokenSpec, constant
 
 CAMERA_NUMBERS = 16  # camera to world 3 × 4, normalized focal lengths and principal point
 
@@ -113,7 +113,7 @@ class TriplaneTokens(nn.Module):
 def camera_numbers(cameras: Cameras) -> Float[Tensor, "batch 16"]:
     """The first view's camera as OpenLRM's: camera to world (row by row), then fx, fy, cx, cy in units of the image."""
     pose = cameras.camera_to_world[:, 0, :3, :4].flatten(1)
-    size = pose.new_tensor([cameras.width, cameras.height])
+    size = constant(pose, cameras.width, cameras.height)
     intrinsics = cameras.intrinsics[:, 0]
     focal = torch.stack([intrinsics[:, 0, 0], intrinsics[:, 1, 1]], dim=-1) / size
     return torch.cat([pose, focal, intrinsics[:, :2, 2] / size], dim=-1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.layers import Block, PatchEmbedding, initialize, positions_with_extra, rope_angles
 from models.parts import EncoderSpec, Problem, at_least_one
-from models.tensors import Tokens, TokenSpec, Views
+from models.tensors import Tokens, TokenSpec, Views, constant
 
 
 @dataclass(frozen=True)
@@ -108,5 +108,5 @@ def normalized_intrinsics(views: Views) -> Float[Tensor, "batch view 9"]:
     """The 3 × 3 matrices in units of the image's width and height, row by row, as NoPoSplat's linear layer reads."""
     assert views.intrinsics is not None, "the model gives intrinsics to every part that reads them"
     height, width = views.images.shape[-2:]
-    size = views.intrinsics.new_tensor([width, height, 1])
+    size = constant(views.intrinsics, width, height, 1)
     return (views.intrinsics / size[:, None]).flatten(-2)

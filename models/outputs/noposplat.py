@@ -16,7 +16,7 @@ from torch import nn
 
 from models.layers import exponential_points
 from models.parts import OutputSpec, Problem
-from models.tensors import Dense, Gaussians, Views
+from models.tensors import Dense, Gaussians, Views, constant
 
 
 @dataclass(frozen=True)
@@ -61,5 +61,5 @@ class NoPoSplatOutput(nn.Module):
             rotations=F.normalize(torch.roll(raw["rotations"], 1, dims=-1), dim=-1),  # xyzw → wxyz
             scales=(self.spec.scale_factor * F.softplus(raw["scales"])).clamp_max(self.spec.scale_max),
             opacities=raw["opacities"].sigmoid()[..., 0],
-            harmonics=harmonics * harmonics.new_tensor(self.damping)[:, None],
+            harmonics=harmonics * constant(harmonics, *self.damping)[:, None],
         )

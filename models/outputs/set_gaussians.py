@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import nn
 
 from models.parts import OutputSpec, Problem
-from models.tensors import Dense, Gaussians, Views
+from models.tensors import Dense, Gaussians, Views, constant
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SetGaussiansOutput(nn.Module):
         raw = {name: rearrange(value.float(), "b 1 1 n k -> b n k") for name, value in dense.channels.items()}
         spec = self.spec
         return Gaussians(
-            means=raw["means"] + raw["means"].new_tensor([0, 0, spec.depth_offset]),
+            means=raw["means"] + constant(raw["means"], 0, 0, spec.depth_offset),
             rotations=F.normalize(raw["rotations"], dim=-1),
             scales=spec.scale_min + (spec.scale_max - spec.scale_min) * raw["scales"].sigmoid(),
             opacities=(raw["opacities"] + spec.opacity_bias).sigmoid()[..., 0],

@@ -15,7 +15,7 @@ from torch import nn
 
 from models.layers import SH_C0, exponential_points
 from models.parts import OutputSpec, Problem
-from models.tensors import Dense, Gaussians, Views
+from models.tensors import Dense, Gaussians, Views, constant
 
 OFFSET_SHIFT = 6.0  # offsets are exp(|x| − 6) − exp(−6) long: near zero for an untrained head
 
@@ -67,7 +67,7 @@ class Splatt3ROutput(nn.Module):
         spec = self.spec
         points = exponential_points(raw["means"])
         distance = raw["offsets"].norm(dim=-1, keepdim=True)
-        length = (distance - OFFSET_SHIFT).exp() - torch.exp(distance.new_tensor(-OFFSET_SHIFT))
+        length = (distance - OFFSET_SHIFT).exp() - constant(distance, -OFFSET_SHIFT).exp()
         harmonics = raw["harmonics"]
         if spec.color_residual:
             harmonics = harmonics + rearrange((views.images.float() - 0.5) / SH_C0, "b v rgb h w -> b v h w rgb")

@@ -1,7 +1,8 @@
 """One of two processes of a run on this machine: `run_on_two(...)` starts both, this module's `main` is what they do.
 
 gradients BASE FILE OVERRIDES…   of one step of a base at scale tiny, whole, by parameter
-train FOLDER STEPS OVERRIDES…    the run of support.training, from its newest checkpoint until a step
+train FOLDER STEPS               the run of support.training, from its newest checkpoint until a step, sharded
+profile FOLDER FILE              of that run, sharded
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bench import config
+from bench.common.json_files import write_json
 from bench.data.sampler import Sampler
+from bench.profiling.step_profile import measure
 from bench.runs.writer import NullWriter, PlainWriter
 from bench.runtime import rendezvous
 from bench.runtime.distributed import DistributedContext
@@ -65,6 +68,10 @@ def main(what: str, first: str, second: str, *overrides: str) -> None:
         values = gradients(first, list(overrides), ranks)
         if ranks.is_first:
             save_file(values, second)
+    elif what == "profile":
+        profile = measure(spec(shard=True), device=CPU, source=Balls(SIZE), ranks=ranks, folder=Path(first))
+        if ranks.is_first:
+            write_json(Path(second), profile)
     else:
         writer = PlainWriter(Path(first)) if ranks.is_first else NullWriter(Path(first))
         with contextlib.suppress(Stopped):

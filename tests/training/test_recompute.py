@@ -33,6 +33,7 @@ SWITCHES = {
     "uneven groups": ["train.views_at_once=3", "train.head_views=3"],
     "input views in turn": ["train.head_views=1", "train.recompute.head=block"],
     "micro-batches, recomputed": ["train.micro_batch=2", *(f"train.recompute.{part}=block" for part in PARTS)],
+    "one product": ["train.fused_qkv=true"],
     "lean": ["train.regime=lean"],
 }
 

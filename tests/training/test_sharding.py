@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support.ranks import gradients, run_on_two
-from support.training import run, spec, stop_after
+from support.training import batch_of, run, spec, stop_after
 
+from bench.common.json_files import read_json
 from bench.config.validate import problems
+from bench.profiling.flops import forward_gflop
 from bench.runtime.distributed import SINGLE_PROCESS
 from bench.training.train import Stopped
 
@@ -34,7 +37,10 @@ def test_gradients_are_those_of_one_process(base: str, tmp_path: Path) -> None:
 
 
 def test_checkpoints_know_nothing_of_shards(tmp_path: Path) -> None:
-    """Steps in two processes, in one, and in two again are the steps of one: losses, clipping, weights, moments."""
+    """Steps in two processes, in one, and in two again are the steps of one: losses, clipping, weights, moments.
+
+    The run's profile is that of whole weights.
+    """
     alone = run(tmp_path / "alone", spec())
     run_on_two("train", tmp_path / "mixed", 6)
     with pytest.raises(Stopped):
@@ -45,8 +51,13 @@ def test_checkpoints_know_nothing_of_shards(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.tensor(mixed), torch.tensor(lines), rtol=1e-3, atol=1e-6)
     ours, theirs = (load_file(tmp_path / name / "weights.safetensors") for name in ("mixed", "alone"))
     assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 1e-4
+    run_on_two("profile", tmp_path / "mixed", tmp_path / "profile.json")
+    profile, views = read_json(tmp_path / "profile.json"), batch_of(spec(), 0).scenes_at(0, 1).inputs
+    assert len(profile["ranks"]) == 2 and profile["weights"] == "trained"
+    assert profile["forward_gflop"] == forward_gflop(spec().model.build(), views) and profile["inference"]["gaussians"]
 
 
-def test_the_best_weights_are_validated_whole() -> None:
-    (problem,) = problems(spec(shard=True, keep="best"))
-    assert problem.field == "train.shard" and "keep: last" in problem.message
+@pytest.mark.parametrize(("change", "text"), [({"keep": "best"}, "keep: last"), ({"compile": True}, "train.compile")])
+def test_what_shards_do_not_go_with(change: dict[str, Any], text: str) -> None:
+    (problem,) = problems(spec(shard=True, **change))
+    assert problem.field == "train.shard" and text in problem.message
