@@ -60,7 +60,7 @@ def verdict(folder: Path, model: str, transposed: bool = False) -> overfit.Overf
     return result
 
 
-MEMORIZED = ("freesplatter", "ours1", "ours2", "dust3r", "mast3r", "croco")
+MEMORIZED = ("freesplatter", "ours1", "ours2", "dust3r", "mast3r", "splatt3r", "gs_lrm", "lrm", "vggt", "croco")
 
 
 @pytest.mark.parametrize("model", MEMORIZED)
