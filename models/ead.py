@@ -208,15 +208,18 @@ class EAD(nn.Module):
     def aggregate(self, tokens: Tokens, views: Views) -> list[Tokens]:
         """T' = A(T) at the levels that D reads, in A's precision."""
         cameras: Cameras | None = self._readable(views).cameras
-        with phase("aggregator"), _cast(tokens.grid.device.type, self.spec.precision.aggregator):
+        precision = self.spec.precision.aggregator
+        tokens = _readable_in(precision, tokens, views)
+        with phase("aggregator"), _cast(tokens.grid.device.type, precision):
             taps: list[Tokens] = self.aggregator(tokens, cameras, self.levels)
         mark_backward("aggregator", taps)
         return taps
 
     def decode(self, taps: list[Tokens], views: Views) -> Output:
         """O(D(T')): D in its precision, the meaning of its channels in fp32."""
-        views, device = self._readable(views), views.images.device.type
-        with phase("head"), _cast(device, self.spec.precision.head):
+        views, device, precision = self._readable(views), views.images.device.type, self.spec.precision.head
+        taps = [_readable_in(precision, tap, views) for tap in taps]
+        with phase("head"), _cast(device, precision):
             dense: Dense = self.head(taps, views)
         with phase("head"), _cast(device, "fp32"):
             output: Output = self.output(dense, views)
@@ -316,6 +319,11 @@ def _of(part: str, problems: Iterator[Problem]) -> Iterator[Problem]:
 
 def _cast(device: str, precision: Dtype) -> AbstractContextManager[None]:
     return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def _readable_in(precision: Dtype, tokens: Tokens, views: Views) -> Tokens:
+    """The tokens of a part that may have computed in bf16, which only autocast would cast back to the weights' type."""
+    return tokens if precision == "bf16" else tokens.to(views.images.dtype)
 
 
 class _seeded:

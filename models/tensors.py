@@ -31,13 +31,13 @@ def constant(like: Tensor, *values: float) -> Float[Tensor, " value"]:
 
 
 class TensorDataclass:
-    """Dataclasses of tensors that move to a device as one."""
+    """Dataclasses of tensors that move to a device, or change their type, as one."""
 
-    def to(self: T, device: torch.device | str) -> T:
+    def to(self: T, target: torch.device | str | torch.dtype) -> T:
         moved: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            moved[field.name] = value.to(device) if isinstance(value, Tensor | TensorDataclass) else value
+            moved[field.name] = value.to(target) if isinstance(value, Tensor | TensorDataclass) else value
         return type(self)(**moved)
 
 

@@ -226,6 +226,19 @@ def test_swapping_the_head_leaves_the_rest_alone() -> None:
         assert all(torch.equal(value, other[key]) for key, value in linear.parts()[part].state_dict().items())
 
 
+@pytest.mark.parametrize("head", ["linear", "dpt"])
+def test_each_part_has_a_precision_of_its_own(head: str) -> None:
+    """Every combination runs forward and backward, whatever the part before it computed in; the output is fp32."""
+    spec = spec_with("head", head)
+    exact = spec.build(seed=0)(views()).means
+    for encoder, aggregator, last in product(("fp32", "bf16"), repeat=3):
+        model = replace(spec, precision=Precision(encoder, aggregator, last)).build(seed=0)
+        means = model(views()).means
+        means.square().sum().backward()
+        assert means.dtype == torch.float32 and torch.allclose(means, exact, atol=0.05)
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_a_small_dpt_passes_on_what_the_tokens_say() -> None:
     """Tiny and small models initialize it so that its output varies over pixels as the tokens do; torch's does not."""
     spread = {}
