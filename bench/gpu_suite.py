@@ -51,7 +51,7 @@ def main() -> int:
     tiny, console = options.size == "tiny", command_console(to_stderr=False)
     suite = Suite(options.out, torch.device(options.device), tiny, deadline, console, Background(), paper)
     measurements = select(all_measurements(), options.parts)
-    start_background(suite, measurements)
+    start_background(suite, measurements, options.retry)
     return 0 if run_all(suite, measurements, options.retry) else 1
 
 

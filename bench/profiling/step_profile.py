@@ -68,7 +68,11 @@ def profile(
     source: DataSource,
     ranks: DistributedContext = SINGLE_PROCESS,
 ) -> None:
-    """Write profiles/<device>-<world>.json. No hook, trace or evaluation runs inside the window. Raises UserError."""
+    """Write profiles/<device>-<world>.json. Raises UserError.
+
+    Steps of the window alternate with ones whose phases are recorded, which do not count in step_time_ms; no trace or
+    evaluation runs in between.
+    """
     result = measure(spec, device=device, source=source, ranks=ranks, folder=writer.folder)
     if ranks.is_first:
         writer.commit(f"profiles/{device.type}-{ranks.world_size}.json", lambda path: write_json(path, result))
@@ -84,6 +88,7 @@ def measure(
 ) -> dict[str, Any]:
     """The profile, ready for JSON, with the trained weights of a run's `folder` if it has any.
 
+    What the first rank alone measures after the window, others' lack: phases, utilization, inference, the estimate.
     Raises UserError while shape checks or a profiler are active, which slow everything.
     """
     require_clean_timing()
@@ -116,7 +121,11 @@ def measure(
     largest = {name: max((rank[name] for rank in by_rank if rank[name] is not None), default=None) for name in own}
     return {
         **largest,
-        **_of_step(trainer, model, times, max(rank["step_time_ms"] for rank in by_rank), batch),
+        **(
+            _of_step(trainer, model, times, max(rank["step_time_ms"] for rank in by_rank), batch)
+            if ranks.is_first
+            else {}
+        ),
         "data_wait_share": ((RunFolder(folder).training() if folder else None) or {}).get("data_wait_share"),
         "inference": inference.measure_inference(model, batch) if ranks.is_first else None,
         "ranks": by_rank,
@@ -136,7 +145,7 @@ def measure(
 
 
 def _of_step(trainer: Trainer, model: EAD, times: phases.StepTimes, step_ms: float, batch: Batch) -> dict[str, Any]:
-    """Where a rank's step went, and how well it used the device."""
+    """Where the first rank's step went, and how well it used the device."""
     by_phase = times.phases_ms()
     gflop = flops.forward_gflop(model, batch.scenes_at(0, 1).inputs)
     return {

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.profiler import ProfilerActivity, schedule
+from torch.autograd.profiler_util import FunctionEventAvg
+from torch.profiler import DeviceType, ProfilerActivity, schedule
 from torch.profiler import profile as profiler
 
 from bench.common import compat
@@ -80,7 +82,8 @@ def trace(
     }
     record = _record(trainer, batch, first, device)
     exported = allocator_events.chrome_trace(record)
-    content |= {"memory": _memory(trainer, exported["traceEvents"], device), "operators": _operators(record, device)}
+    content["memory"] = _memory(trainer, exported["traceEvents"], device)
+    content["operators"] = longest_operators(record.key_averages(), device)
     if ranks.is_first:
         writer.commit(f"traces/{name}", lambda folder: _write(exported, trainer, batch, folder, name))
         writer.commit(f"traces/{name}.json", lambda path: write_json(path, content))
@@ -112,10 +115,15 @@ def _memory(trainer: Trainer, events: list[dict[str, Any]], device: torch.device
     }
 
 
-def _operators(record: profiler, device: torch.device) -> list[dict[str, Any]]:
-    """The longest ones of a traced step: on a GPU its kernels' time, on a CPU without that of operators inside."""
-    averages = [entry for entry in record.key_averages() if not entry.is_user_annotation]
-    field = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+def longest_operators(averages: Iterable[FunctionEventAvg], device: torch.device) -> list[dict[str, Any]]:
+    """Those of a traced step: on a GPU its kernels, on a CPU operators without the time of those inside.
+
+    On a GPU the averages also hold the operators that launch the kernels, with the same time.
+    """
+    kind, field = DeviceType.CPU, "self_cpu_time_total"
+    if device.type == "cuda":
+        kind, field = DeviceType.CUDA, "self_device_time_total"
+    averages = [entry for entry in averages if entry.device_type == kind and not entry.is_user_annotation]
     longest = sorted(averages, key=lambda entry: -getattr(entry, field))[:OPERATORS]
     total = sum(getattr(entry, field) for entry in averages)
     return [

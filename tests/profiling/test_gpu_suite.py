@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,11 @@ from bench.common.json_files import read_json, write_json
 from bench.profiling import bundle
 from bench.profiling.benchmarks.rendering import Case
 from bench.profiling.estimate import hardware
-from bench.profiling.gpu import rendering
+from bench.profiling.gpu import rates, rendering, training
 from bench.profiling.gpu.background import Background
 from bench.profiling.gpu.cost import CASES, MODELS, REGIMES
-from bench.profiling.gpu.suite import Measurement, Suite, run_all
+from bench.profiling.gpu.measurements import start_background
+from bench.profiling.gpu.suite import Measurement, Suite, code_hash, run_all
 from bench.runtime import lpips_weights
 
 
@@ -133,21 +137,86 @@ def test_out_of_memory_is_a_result_and_an_error_is_not(tmp_path: Path) -> None:
 
     assert run_all(suite_at(tmp_path), [Measurement("cost", "too large", too_large)], retry=False)
     assert not run_all(suite_at(tmp_path), [Measurement("cost", "broken", broken)], retry=False)
-    found = records(tmp_path, "cost")
-    assert found["too large"]["state"] == "oom" and "90.00 GiB" in found["too large"]["summary"]
-    assert found["broken"]["state"] == "failed" and found["broken"]["trace"][-1] == "ValueError: no such thing"
+    cost_records = records(tmp_path, "cost")
+    assert cost_records["too large"]["state"] == "oom" and "90.00 GiB" in cost_records["too large"]["summary"]
+    assert cost_records["broken"]["state"] == "failed"
+    assert cost_records["broken"]["trace"][-1] == "ValueError: no such thing"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_peaks_at_out_of_memory_are_those_of_the_measurement(tmp_path: Path) -> None:
+    def large(_: Suite) -> dict[str, Any]:
+        torch.empty(2**30, dtype=torch.uint8, device="cuda")
+        return {"summary": ""}
+
+    def too_large(_: Suite) -> dict[str, Any]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    suite = replace(suite_at(tmp_path), device=torch.device("cuda"))
+    assert run_all(suite, [Measurement("cost", "large", large), Measurement("cost", "too large", too_large)], False)
+    assert records(tmp_path, "cost")["too large"]["memory_gib"]["allocated"] < 0.5
 
 
 def test_only_what_is_required_must_succeed_in_the_background(caplog: pytest.LogCaptureFixture) -> None:
     environment = dict(os.environ)
     background = Background(required="the build")
     background.start("estimates", "raise ValueError('not traced')", environment)
-    background.wait()
+    background.require()
     assert "estimates: exit code 1: ValueError: not traced" in caplog.text
     background.start("the build", "print('a.cu(3): error: no such name\\nstopped'); raise SystemExit(4)", environment)
     for _ in range(2):
         with pytest.raises(UserError, match=r"the build: exit code 4: a\.cu\(3\): error: no such name$"):
-            background.wait()
+            background.require()
+
+
+def test_rates_need_no_build_and_rendering_does(tmp_path: Path) -> None:
+    suite = suite_at(tmp_path)
+    suite.background.required = "the build"
+    suite.background.start("the build", "raise SystemExit(4)", os.environ)
+    _, launches = rates.measurements()
+    comparison, *_ = rendering.measurements()
+    assert not run_all(suite, [launches, comparison], retry=False)
+    assert records(tmp_path, "rates")["launches"]["state"] == "done"
+    record = records(tmp_path, "rendering")[comparison.name]
+    assert record["state"] == "failed" and "the build: exit code 4" in record["summary"]
+
+
+def test_waiting_for_the_background_takes_no_more_than_the_time(tmp_path: Path) -> None:
+    """Three of five seconds are needed, which the background does not leave."""
+    background = Background()
+    background.start("endless", "import time; time.sleep(60)", os.environ)
+    suite = replace(suite_at(tmp_path), tiny=False, deadline=time.monotonic() + 5, background=background)
+    needed = Measurement("cost", "needs three seconds", lambda _: {"summary": ""}, about_s=3)
+    try:
+        assert not run_all(suite, [needed], retry=False)
+        assert 0 < suite.remaining_s() <= 3 and not records(tmp_path, "cost")
+        busy = replace(needed, name="may run while it is busy", about_s=0, quiet=False)
+        assert run_all(suite, [busy], retry=False)
+    finally:
+        background.running["endless"][0].kill()
+        background.wait()
+
+
+def test_what_is_retried_is_prepared_again(tmp_path: Path) -> None:
+    suite = suite_at(tmp_path)
+    failing = Measurement("training", "fails", lambda _: {"passed": False, "summary": ""})
+    assert not run_all(suite, [failing], retry=False)
+    start_background(suite, [failing], retry=False)
+    assert not suite.background.running
+    start_background(suite, [failing], retry=True)
+    (process, _) = suite.background.running["scenes"]
+    process.kill()
+    suite.background.wait()
+
+
+@pytest.mark.parametrize("name", ["phases.py", "inference.py", "flops.py", "benchmarks/rendering.py", "gpu/cost.py"])
+def test_results_belong_to_all_of_the_profiling_code(tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "bench" / "profiling"
+    shutil.copytree(ROOT / "bench" / "profiling", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    before = code_hash(tmp_path)
+    (copy / name).write_text("")
+    code_hash.cache_clear()
+    assert code_hash(tmp_path) != before
 
 
 def test_without_time_measurements_are_skipped_and_named(tmp_path: Path) -> None:
@@ -177,6 +246,29 @@ def test_a_wrong_back_end_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.rendering, "render", wrong)
     differences = rendering.differences(Case(1, 1, 16, 100), "compiled", torch.device("cpu"), "reference")
     assert differences["depth"] > rendering.TOLERANCE > differences["rgb"]
+
+
+def test_values_that_are_not_numbers_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever they are: max() would ignore them behind the first value."""
+    import bench.rendering
+
+    right = bench.rendering.render
+
+    def wrong(*args: object, **options: object) -> bench.rendering.Rendering:
+        image = right(*args, **options)  # type: ignore[arg-type]
+        factor = float("nan") if options["backend"] == "compiled" else 1.0
+        return bench.rendering.Rendering(image.rgb, image.depth * factor, image.alpha)
+
+    def losses(_: object, device: torch.device, plain: bool) -> dict[str, list[float]]:
+        return {"loss": [1.0, float("nan") if plain else 1.0, 1.0]}
+
+    monkeypatch.setattr(bench.rendering, "render", wrong)
+    monkeypatch.setattr(training, "trajectory", losses)
+    suite = suite_at(tmp_path)
+    comparison = rendering.compare(suite, Case(1, 1, 16, 100))
+    agreement = training.agree(suite, "ours2")
+    assert not comparison["passed"] and math.isnan(comparison["worst"])
+    assert not agreement["passed"] and math.isnan(agreement["worst"])
 
 
 def test_the_bundle_unpacks_to_what_was_packed(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from bench.losses import Prediction, Term, mse
 from bench.profiling import phases, step_profile
 from bench.runs.folder import RunFolder
 from bench.runs.writer import PlainWriter
+from bench.runtime.distributed import DistributedContext
 
 
 @pytest.fixture
@@ -83,6 +84,17 @@ def test_a_profile_holds_its_estimate(tmp_path: Path) -> None:
 def test_profile_before_training_says_so(tmp_path: Path) -> None:
     result = step_profile.measure(spec(), device=CPU, source=Balls(SIZE), folder=tmp_path / "planned")
     assert result["weights"] == "initial"
+
+
+@pytest.mark.usefixtures("unhooked")
+def test_the_first_rank_alone_measures_the_device() -> None:
+    """Products that every rank timed at once would share a CPU."""
+    first, second = (
+        step_profile.measure(spec(), device=CPU, source=Balls(SIZE), ranks=DistributedContext(rank, 2))
+        for rank in (0, 1)
+    )
+    assert first["matmul_tflops"] > 0 and first["inference"]
+    assert "matmul_tflops" not in second and not second["inference"] and second["step_time_ms"] > 0
 
 
 @dataclass(frozen=True)

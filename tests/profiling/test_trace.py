@@ -17,6 +17,8 @@ import pytest
 import torch
 from rich.console import Console
 from support.commands import SPEC
+from torch.autograd.profiler_util import FunctionEventAvg
+from torch.profiler import DeviceType
 
 import bench.run
 from bench.common.errors import UserError
@@ -32,7 +34,7 @@ from bench.execution.progress import SweepProgress
 from bench.execution.worker import missing_stages
 from bench.profiling import step_profile
 from bench.profiling.phases import PHASES
-from bench.profiling.trace import RANGES
+from bench.profiling.trace import RANGES, longest_operators
 from bench.runs.folder import RunFolder
 from models.weights import load as load_model
 
@@ -155,6 +157,28 @@ def wait_for(address: str, count: int, server: subprocess.Popen[bytes]) -> list[
                 return list(answer["runs"])
         time.sleep(0.3)
     pytest.fail("TensorBoard did not read the traces")
+
+
+def test_time_of_a_kernel_counts_once() -> None:
+    """A GPU's averages hold the operator that launches a kernel with the kernel's time, and the kernel."""
+
+    def average(name: str, kind: DeviceType, time_us: int, is_range: bool = False) -> FunctionEventAvg:
+        entry = FunctionEventAvg()
+        entry.key, entry.device_type, entry.count, entry.is_user_annotation = name, kind, 3, is_range
+        entry.self_device_time_total = time_us
+        return entry
+
+    averages = [
+        average("aten::mm", DeviceType.CPU, 3000),
+        average("gemm", DeviceType.CUDA, 3000),
+        average("aten::add", DeviceType.CPU, 1000),
+        average("add", DeviceType.CUDA, 1000),
+        average("step", DeviceType.CUDA, 4000, is_range=True),
+    ]
+    assert longest_operators(averages, torch.device("cuda")) == [
+        {"name": "gemm", "calls": 1, "ms": 1, "share": 0.75},
+        {"name": "add", "calls": 1, "ms": pytest.approx(1 / 3), "share": 0.25},
+    ]
 
 
 def test_nothing_is_measured_under_a_profiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ class HostTensors(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.accesses: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
@@ -86,7 +86,7 @@ class HostTensors(TorchDispatchMode):
             frame = [frame for frame in frames if not frame.name.startswith("__torch_")][-1]
             name = str(Path(frame.filename).relative_to(ROOT))
             if name not in ON_THE_HOST:
-                self.found.append(f"{name}:{frame.lineno}: {function}")
+                self.accesses.append(f"{name}:{frame.lineno}: {function}")
         return result
 
 
@@ -99,7 +99,7 @@ class Functions(TorchFunctionMode):
         self.host = host
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert not self.host.found, self.host.found[0]
+        assert not self.host.accesses, self.host.accesses[0]
         if function is Tensor.new_tensor:
             return args[0].new_empty(np.shape(args[1]))
         return function(*args, **(kwargs or {}))
@@ -119,20 +119,20 @@ def step(base: str, overrides: Sequence[str], misplaced: str) -> None:
             MISPLACED[misplaced](trainer)
         with HostTensors() as host, Functions(host):
             values = trainer.step(dearest_step(spec), batch)
-        assert not host.found, host.found[0]
+        assert not host.accesses, host.accesses[0]
     state = [*trainer.model.state_dict().values(), *tree_leaves(trainer.optimizer.state_dict()["state"])]
     assert all(value.device == DEVICE for value in [*values.values(), *state])
 
 
-def _host_factor(made: Callable[[Tensor], Tensor]) -> Callable[[Trainer], None]:
-    """Multiplies the first loss term by what `made` makes of its values."""
+def _host_factor(factor: Callable[[Tensor], Tensor]) -> Callable[[Trainer], None]:
+    """Multiplies the first loss term by a factor that is computed from its values."""
 
     def misplace(trainer: Trainer) -> None:
         name, term = next(iter(trainer.terms.items()))
 
         def misplaced(prediction: Prediction, batch: Batch) -> Tensor:
             values = term(prediction, batch)
-            return values * made(values)
+            return values * factor(values)
 
         trainer.terms = {**trainer.terms, name: misplaced}
 

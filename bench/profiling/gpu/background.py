@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,14 +35,22 @@ class Background:
             )
         self.running[name] = process, path
 
-    def wait(self) -> None:
-        """For all of them: timing wants a quiet machine. Raises UserError, at each call, if the required one failed."""
+    def wait(self, until: float = float("inf")) -> None:
+        """For all of them, but no longer than `until` (time.monotonic()): timing wants a quiet machine."""
         for name, (process, path) in list(self.running.items()):
-            if process.wait():
+            try:
+                process.wait(None if until == float("inf") else max(until - time.monotonic(), 0))
+            except subprocess.TimeoutExpired:
+                continue
+            if process.returncode:
                 problem = f"{name}: exit code {process.returncode}: {_reason(path)}"
                 log.warning("%s", problem)
                 self.failure = self.failure or (problem if name == self.required else "")
             del self.running[name]
+
+    def require(self) -> None:
+        """Wait for all of them. Raises UserError, at each call, if the required one failed."""
+        self.wait()
         if self.failure:
             raise UserError(self.failure)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bench.common.errors import UserError
 from bench.profiling.gpu import cost, rates, rendering, training
-from bench.profiling.gpu.suite import Measurement, Suite, find
+from bench.profiling.gpu.suite import Measurement, Suite, find, is_due
 
 PARTS = ("rates", "rendering", "cost", "training", "estimates")
 ESTIMATING = 4  # processes that trace estimates: the compilers of gsplat need cores, too
@@ -25,22 +25,22 @@ def all_measurements() -> list[Measurement]:
     ]  # fmt: skip
 
 
-def start_background(suite: Suite, measurements: Sequence[Measurement]) -> None:
-    """What the missing ones among these need from the CPU. On a GPU with gsplat's build, for this card alone."""
-    missing = [each for each in measurements if find(suite, each) is None]
-    if not missing:
+def start_background(suite: Suite, measurements: Sequence[Measurement], retry: bool) -> None:
+    """What those among these that will run need from the CPU. On a GPU with gsplat's build, for this card alone."""
+    due = [each for each in measurements if is_due(find(suite, each), retry)]
+    if not due:
         return
     environment = dict(os.environ)
     if suite.device.type == "cuda":
         suite.background.required = "gsplat's build"
         suite.background.start(suite.background.required, rendering.BUILD, environment)
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # these leave the GPU alone
-    cases = [each.name for each in missing if each.part in ("cost", "estimates")]
+    cases = [each.name for each in due if each.part in ("cost", "estimates")]
     for i in range(min(ESTIMATING, len(cases))):
         share = cases[i::ESTIMATING]
         code = f"from bench.profiling.gpu import cost; cost.prepare({share}, {suite.tiny}, {suite.device.type!r})"
         suite.background.start(f"estimates of {', '.join(share)}", code, environment)
-    if any(each.part == "training" for each in missing):
+    if any(each.part == "training" for each in due):
         code = f"from bench.profiling.gpu import training; training.prepare({suite.tiny})"
         suite.background.start("scenes", code, environment)
 

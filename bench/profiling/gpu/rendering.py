@@ -7,6 +7,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bench.profiling.gpu.suite import Measurement, Suite
 
 if TYPE_CHECKING:
@@ -36,16 +38,16 @@ def measurements() -> list[Measurement]:
 
 def compare(suite: Suite, case: Case) -> dict[str, Any]:
     """On a GPU gsplat against the reference and the CPU's kernel; on a CPU the kernel against the reference."""
-    suite.background.wait()
+    suite.background.require()
     cuda = suite.device.type == "cuda"
     first: Backend = "gsplat" if cuda else "compiled"
     others: tuple[Backend, ...] = ("reference", "compiled") if cuda else ("reference",)
-    found = {other: differences(case, first, suite.device, other) for other in others}
-    worst = max(value for values in found.values() for value in values.values())
+    by_back_end = {other: differences(case, first, suite.device, other) for other in others}
+    worst = float(np.max([value for values in by_back_end.values() for value in values.values()]))  # NaN if any is
     return {
         "case": asdict(case),
         "back_end": first,
-        "differences": found,
+        "differences": by_back_end,
         "worst": worst,
         "tolerance": TOLERANCE,
         "passed": worst < TOLERANCE,
@@ -83,7 +85,7 @@ def timed(suite: Suite, repeats: int = 10) -> dict[str, Any]:
     from bench.profiling.phases import synchronize
     from bench.rendering import render
 
-    suite.background.wait()
+    suite.background.require()
     case = Case(1, 1, 32, 500) if suite.tiny else Case(*TRAINING)
     gaussians, cameras, background = scene(case, suite.device)
     times: dict[str, list[float]] = {"forward_ms": [], "backward_ms": []}

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from bench.profiling.gpu.background import Background
 
-CODE = (  # beside the part's own file
+CODE = (
     "models", "ablations/base", "bench/rendering", "bench/outputs", "bench/losses", "bench/training", "bench/runtime",
-    "bench/data", "bench/evaluation", "bench/config", "bench/profiling/estimate", "bench/profiling/step_profile.py",
+    "bench/data", "bench/evaluation", "bench/config", "bench/profiling",
 )  # fmt: skip
 RESULTS = ("done", "oom")  # states in which a measurement has a result
 
@@ -45,9 +45,9 @@ class Suite:
         """Seconds until the deadline."""
         return self.deadline - time.monotonic()
 
-    def key(self, part: str) -> dict[str, str]:
-        """What a part's results belong to: the device, and the code that computes them."""
-        return {"device": device_name(self.device), "size": "tiny" if self.tiny else "paper", "code": code_hash(part)}
+    def key(self) -> dict[str, str]:
+        """What results belong to: the device, and the code that computes them."""
+        return {"device": device_name(self.device), "size": "tiny" if self.tiny else "paper", "code": code_hash()}
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Measurement:
     name: str
     run: Callable[[Suite], dict[str, Any]]
     about_s: float = 30.0  # on an H100; it is not started where less time is left
+    quiet: bool = True  # it starts when nothing runs in the background
 
 
 def run_all(suite: Suite, measurements: Sequence[Measurement], retry: bool) -> bool:
@@ -68,10 +69,14 @@ def run_all(suite: Suite, measurements: Sequence[Measurement], retry: bool) -> b
     complete = True
     for measurement in measurements:
         earlier = find(suite, measurement)
-        if earlier is not None and not (retry and earlier["state"] == "failed"):
+        if earlier is not None and not is_due(earlier, retry):
             _print(suite, measurement, f"{earlier['state']} earlier", earlier)
             complete &= earlier["state"] in RESULTS
-        elif suite.remaining_s() < (0 if suite.tiny else measurement.about_s):
+            continue
+        needed_s = 0 if suite.tiny else measurement.about_s
+        if measurement.quiet:
+            suite.background.wait(until=suite.deadline - needed_s)
+        if suite.remaining_s() < needed_s:
             _print(
                 suite,
                 measurement,
@@ -82,29 +87,31 @@ def run_all(suite: Suite, measurements: Sequence[Measurement], retry: bool) -> b
             record = _run(suite, measurement)
             _print(suite, measurement, record["state"], record)
             complete &= record["state"] in RESULTS
-            if not _answers(suite.device):
+            if not _works(suite.device):
                 print_line(suite.console, "the GPU no longer answers: call the command again to go on", "red")
                 return False
     return complete
 
 
+def is_due(earlier: Mapping[str, Any] | None, retry: bool) -> bool:
+    """Whether a measurement with this earlier record is to run."""
+    return earlier is None or (retry and earlier["state"] == "failed")
+
+
 def find(suite: Suite, measurement: Measurement) -> dict[str, Any] | None:
     """The record of a measurement on this device by this code, if an earlier call has left one."""
     records = _records(suite, measurement.part)
-    return next(
-        (r for r in records if r["name"] == measurement.name and suite.key(measurement.part).items() <= r.items()), None
-    )
+    return next((r for r in records if r["name"] == measurement.name and suite.key().items() <= r.items()), None)
 
 
 @cache
-def code_hash(part: str) -> str:
-    """Of all files that decide a part's results."""
+def code_hash(source: Path = SOURCE) -> str:
+    """Of all files that decide results."""
     digest = hashlib.sha256()
-    for name in (*CODE, f"bench/profiling/gpu/{part}.py"):
-        root = SOURCE / name
-        for path in [root] if root.is_file() else sorted(root.rglob("*")):
+    for folder in CODE:
+        for path in sorted((source / folder).rglob("*")):
             if path.suffix in (".py", ".cpp", ".yaml"):
-                digest.update(str(path.relative_to(SOURCE)).encode() + path.read_bytes())
+                digest.update(str(path.relative_to(source)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -115,7 +122,7 @@ def _run(suite: Suite, measurement: Measurement) -> dict[str, Any]:
     from bench.runtime import provenance
 
     started = time.monotonic()
-    record: dict[str, Any] = {"name": measurement.name, **suite.key(measurement.part)}
+    record: dict[str, Any] = {"name": measurement.name, **suite.key()}
     try:
         result = measurement.run(suite)
         record |= {"state": "done" if result.pop("passed", True) else "failed", **result}
@@ -167,9 +174,10 @@ def _free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
-def _answers(device: torch.device) -> bool:
+def _works(device: torch.device) -> bool:
     """Whether the device still works: an illegal access ends all work of a process on a GPU."""
     import torch
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bench.common.paths import SOURCE
 from bench.profiling.gpu.suite import Measurement, Suite
 
@@ -52,16 +54,17 @@ def agree(suite: Suite, model: str) -> dict[str, Any]:
     plain-torch rasterizer against the compiled one."""
     import torch
 
-    suite.background.wait()
+    suite.background.require()
     spec = _spec(model, "tiny", (*FP32, *SCENES, f"train.steps={TINY_STEPS if suite.tiny else STEPS}"))
     cpu = torch.device("cpu")
     theirs = trajectory(spec, cpu, plain=False)
     ours = trajectory(spec, suite.device, plain=suite.device == cpu)
-    worst = max(
+    differences = [
         abs(a - b) / max(abs(b), 1e-12)
         for name, losses in theirs.items()
         for a, b in zip(ours[name], losses, strict=True)
-    )
+    ]
+    worst = float(np.max(differences))  # NaN if any is
     return {
         "ours": ours,
         "cpu": theirs,
@@ -100,7 +103,7 @@ def train_shortly(suite: Suite) -> dict[str, Any]:
     from bench.runs.writer import PlainWriter
     from bench.training.train import Stopped, train
 
-    suite.background.wait()
+    suite.background.require()
     spec = _spec("ours2", "small", SHORT["tiny" if suite.tiny else "paper"])
     source = open_source(spec.data, spec.model.image_size, progress=False)
     with tempfile.TemporaryDirectory() as folder:  # weights are not kept
