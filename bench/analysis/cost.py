@@ -89,9 +89,9 @@ def _ratios(
         pair = (costs[label].get(name), costs[reference].get(name))
         yield f"{title} ÷ reference", _ratio(*pair)
     ours, theirs = printed[label], printed[reference]
-    compared = ours and theirs and ours is not theirs
-    yield PAPER_TIME, _ratio(ours.days, theirs.days) if compared else ""
-    yield PAPER_MEMORY, _ratio(ours.gpu_gb, theirs.gpu_gb) if compared else ""
+    compared = (ours, theirs) if ours and theirs and ours is not theirs else None
+    yield PAPER_TIME, _ratio(*(result.days for result in compared)) if compared else ""
+    yield PAPER_MEMORY, _ratio(*(result.gpu_gb for result in compared)) if compared else ""
 
 
 def _ratio(value: float | None, reference: float | None) -> str:
