@@ -31,13 +31,15 @@ def constant(like: Tensor, *values: float) -> Float[Tensor, " value"]:
 
 
 class TensorDataclass:
-    """Dataclasses of tensors that move to a device, or change their type, as one."""
+    """Dataclasses of tensors that move to a device, or change their type, as one; masks stay boolean."""
 
     def to(self: T, target: torch.device | str | torch.dtype) -> T:
         moved: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            moved[field.name] = value.to(target) if isinstance(value, Tensor | TensorDataclass) else value
+            is_mask = isinstance(value, Tensor) and isinstance(target, torch.dtype) and not value.is_floating_point()
+            moves = isinstance(value, Tensor | TensorDataclass) and not is_mask
+            moved[field.name] = value.to(target) if moves else value
         return type(self)(**moved)
 
 

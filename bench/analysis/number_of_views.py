@@ -35,7 +35,7 @@ class Result:
 def results(sweep: SweepResults, protocol: str) -> list[Result]:
     """Of settings that were evaluated with several numbers of views under this protocol (`<protocol>@<version>`), by
     setting, ascending in the number."""
-    found: dict[str, dict[int, Result]] = {}
+    by_setting: dict[str, dict[int, Result]] = {}
     for key in sweep.protocols():
         rows = {row.label: row for row in table_rows(sweep, key) if row.kind == "run"}
         for setting, runs in sweep.groups().items():
@@ -47,8 +47,8 @@ def results(sweep: SweepResults, protocol: str) -> list[Result]:
             row = rows[setting]
             verdict = against_baseline(row, runs, key)
             result = Result(setting, trained, number, row, evaluation["baselines"], verdict)
-            found.setdefault(setting, {})[number] = result
-    return [by_number[n] for by_number in found.values() if len(by_number) > 1 for n in sorted(by_number)]
+            by_setting.setdefault(setting, {})[number] = result
+    return [by_number[n] for by_number in by_setting.values() if len(by_number) > 1 for n in sorted(by_number)]
 
 
 def shared_baseline(of: Sequence[Result], metric: str) -> tuple[str, dict[int, float]]:

@@ -20,11 +20,11 @@ Figures = Iterator[tuple[str, "Callable[[], Figure]"]]  # file name, function th
 
 def traces(sweep: SweepResults) -> dict[str, dict[str, Any]]:
     """label → the trace of a setting's first traced seed."""
-    found: dict[str, dict[str, Any]] = {}
+    first: dict[str, dict[str, Any]] = {}
     for label, runs in sweep.groups().items():
         of_seeds = [trace for run in runs for trace in run.folder.traces().values()]
-        found |= {label: of_seeds[0]} if of_seeds else {}
-    return found
+        first |= {label: of_seeds[0]} if of_seeds else {}
+    return first
 
 
 def time_by_part(sweep: SweepResults) -> Figures:
@@ -82,9 +82,8 @@ def _twice(name: str, draw: Callable[[], Figure]) -> Figures:
 
 
 def _devices(sweep: SweepResults) -> str:
-    found = traces(sweep).values()
-    words = (
+    devices = (
         f"{t['device']}, {t['threads']} thread{'s' * (t['threads'] > 1)}, batch {t['batch']}, weights {t['weights']}"
-        for t in found
+        for t in traces(sweep).values()
     )
-    return "; ".join(dict.fromkeys(words))
+    return "; ".join(dict.fromkeys(devices))

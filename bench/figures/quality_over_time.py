@@ -27,7 +27,7 @@ def validations(records: Records) -> NDArray[np.float64]:
 def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
     """`curves`: label → the records of its seeds, with validations; of several seeds the mean and the range of PSNR.
 
-    A dashed line goes from the last validation of each setting to the axis of PSNR: where others cross it, they have
+    A dotted line goes from the last validation of each setting to the axis of PSNR: where others cross it, they have
     reached its final quality.
     """
     import matplotlib.pyplot as plt

@@ -1,1 +1,1 @@
-"""Cost of a training step: time and memory, breakdown by part, traces, benchmarks."""
+"""Cost of a training step: time and memory, its phases, traces, benchmarks."""

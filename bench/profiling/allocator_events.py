@@ -104,11 +104,11 @@ def changes(events: Sequence[dict[str, Any]], ranges: Iterable[str], device: tor
     return result
 
 
-def by_part(found: Sequence[Change], static: int, start_us: float, points: int = 400) -> dict[str, Any]:
+def by_part(changes: Sequence[Change], static: int, start_us: float, points: int = 400) -> dict[str, Any]:
     """Ready for JSON: bytes by part at the peak after `start_us`, and over time, thinned to some `points` moments."""
     held: dict[str, int] = defaultdict(int, {STATIC: static})
     moments: list[tuple[float, dict[str, int]]] = []
-    for change in found:
+    for change in changes:
         held[change.part] += change.size
         if change.time_us >= start_us:
             moments.append((change.time_us, dict(held)))
