@@ -100,11 +100,13 @@ class HeadSpec(PartSpec, ABC):
     """D: `build(…)` gives a module (list[Tokens], Views) → Dense, for each view alone (eq. 5).
 
     `view_weights`: one set for all views, or one for the first view and another for the others, as DUSt3R's two heads.
+    `mixes_views`: whether a view's channels depend on other views, which then cannot be taken in turn.
     """
 
     view_weights: ViewWeights = field(default="shared", metadata={"legacy": "shared"}, kw_only=True)
 
     layouts: ClassVar[tuple[Layout, ...]] = ("views",)  # of tokens that the head can read
+    mixes_views: ClassVar[bool] = False
 
     @abstractmethod
     def tap_levels(self, blocks: int) -> tuple[int, ...]:

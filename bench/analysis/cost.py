@@ -34,7 +34,9 @@ COLUMNS = {  # field of a profile → heading, format
     "inference.kept_gaussians": ("Kept Gaussians", "{:,.0f}"),
     "inference.views_per_s": ("Rendering [views/s]", "{:,.0f}"),
 }
+PAPER_TIME, PAPER_MEMORY = "Paper: time", "Paper: memory"
 MEMORY = ("reserved_peak_memory_gib", "allocated_peak_memory_gib", "host_peak_memory_gib")
+PAPER = "The paper: GPU [GB] of Table 3, which memory is not stated; days of training (§3.2), not of Ours1."
 Costs = Mapping[str, Mapping[str, float]]  # setting → field → mean over seeds
 
 
@@ -56,7 +58,8 @@ def build(sweep: SweepResults) -> FormattedTable | None:
     cells = pd.DataFrame(lines)
     shown = cells.loc[:, (cells != "").any()]
     title = f"Cost: {remarks.subject(sweep)}"
-    return FormattedTable(title, shown, list(_remarks(sweep, reference)), _definitions(sweep, memory))
+    notes = _definitions(sweep, memory) + ([PAPER] if PAPER_MEMORY in shown else [])
+    return FormattedTable(title, shown, list(_remarks(sweep, reference)), notes)
 
 
 def render(sweep: SweepResults) -> dict[str, str]:
@@ -81,13 +84,14 @@ def _printed(runs: Sequence[SweepRun]) -> paper.Result | None:
 def _ratios(
     label: str, reference: str, costs: Costs, memory: str, printed: Mapping[str, paper.Result | None]
 ) -> Iterator[tuple[str, str]]:
-    """To the reference: measured, and printed where the paper has both."""
+    """To the reference: measured, and printed of another base where the paper has both."""
     for title, name in (("Time", "step_time_ms"), ("Memory", memory)):
         pair = (costs[label].get(name), costs[reference].get(name))
         yield f"{title} ÷ reference", _ratio(*pair)
-    if (ours := printed[label]) and (theirs := printed[reference]):
-        yield "Paper: time", _ratio(ours.days, theirs.days)
-        yield "Paper: memory", _ratio(ours.gpu_gb, theirs.gpu_gb)
+    ours, theirs = printed[label], printed[reference]
+    compared = (ours, theirs) if ours and theirs and ours is not theirs else None
+    yield PAPER_TIME, _ratio(*(result.days for result in compared)) if compared else ""
+    yield PAPER_MEMORY, _ratio(*(result.gpu_gb for result in compared)) if compared else ""
 
 
 def _ratio(value: float | None, reference: float | None) -> str:
@@ -114,5 +118,4 @@ def _definitions(sweep: SweepResults, memory: str) -> list[str]:
     if peak:
         notes.append(f"MFU is against {peak['matmul_tflops']:.3g} TFLOP/s of {peak['matmul_dtype']} matrix products.")
     notes.append(f"Memory ÷ reference is of {COLUMNS[memory][0]}.")
-    notes.append("The paper: GPU [GB] of Table 3, which memory is not stated; days of training (§3.2), not of Ours1.")
     return notes

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 SUBMITIT_JOB_MODULE = "submitit.core._submit"  # python -m …: runs the pickled function of a job
 SUBMITIT_LOCAL_MODULE = "submitit.local._local"  # python -m …: the controller of submitit's local executor
@@ -46,6 +46,13 @@ def attention_operators() -> list[Any]:
         aten._scaled_dot_product_cudnn_attention.default,
         aten._scaled_dot_product_flash_attention_for_cpu.default,
     ]
+
+
+def is_dropout(module: nn.Module) -> bool:
+    """Whether it is one of torch's dropout layers, of whatever dimension (their base, torch.nn.modules.dropout)."""
+    import torch
+
+    return isinstance(module, torch.nn.modules.dropout._DropoutNd)
 
 
 @contextmanager

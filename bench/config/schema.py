@@ -10,7 +10,7 @@ ids of runs with `study: cost` alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
@@ -93,6 +93,12 @@ class TrainSpec:
         "small": {"steps": 3000, "batch": 16, "learning_rate": 4.0e-4, "final_learning_rate": 5.0e-6,
                   "warmup_steps": 100, "checkpoint_every": 500},
     }  # fmt: skip
+
+
+def cost_switches(train: TrainSpec) -> dict[str, Any]:
+    """The fields of COST, ready for JSON."""
+    values = asdict(train)
+    return {f.name: values[f.name] for f in fields(TrainSpec) if "cost" in f.metadata}
 
 
 REGIMES: Mapping[Regime, Mapping[str, object]] = {  # field → value, above its default and below all else

@@ -123,6 +123,9 @@ def _train(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("train.shard", "is not made for train.compile: choose one of them")
     if train.shard and train.keep == "best":
         yield Problem("train.shard", "keep: best validates in one process, which needs whole weights: use keep: last")
+    if train.head_views and spec.model.head.mixes_views:
+        text = f"head {spec.model.head.name} mixes views (its `mixes_views`), so it needs all of them at once"
+        yield Problem("train.head_views", f"{text}: set this to null")
     if train.views_at_once:
         for name, loss in _active_losses(spec).items():
             if "rendering" in loss.needs and not loss.over_views:

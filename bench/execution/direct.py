@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING
 from bench.common import environment
 from bench.common.console import command_console
 from bench.common.errors import UserError
+from bench.common.exit_codes import LOCKED
 from bench.execution.endings import ExecutionContext
 from bench.execution.options import SCALES, RunOptions
-from bench.execution.worker import work
+from bench.execution.worker import missing_stages, work
 from bench.runs.folder import RunFolder
+from bench.runs.lease import LeaseHeld
 
 if TYPE_CHECKING:
     from bench.config import Run
 
 SUFFIXES = (".yaml", ".yml")  # of a spec
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None, context: ExecutionContext | None = None) -> int:
@@ -42,7 +46,12 @@ def main(argv: Sequence[str] | None = None, context: ExecutionContext | None = N
         os.environ[name] = str(options.threads)  # read once, when torch and numpy are imported
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.captureWarnings(True)
-    return work(_folder_of_spec(options) if options.target.suffix in SUFFIXES else _folder(options), options, context)
+    try:
+        folder = _folder_of_spec(options) if options.target.suffix in SUFFIXES else _folder(options)
+    except LeaseHeld as held:
+        log.info("%s: its run is locked by %s", options.target, held)
+        return LOCKED
+    return work(folder, options, context)
 
 
 def _folder(options: argparse.Namespace) -> RunFolder:
@@ -56,9 +65,10 @@ def _folder(options: argparse.Namespace) -> RunFolder:
 
 
 def _folder_of_spec(options: argparse.Namespace) -> RunFolder:
-    """The same folder as bench.run's; rank 0 writes spec.json into it, before the others may read it.
+    """The same folder as bench.run's; rank 0 writes spec.json into it, before the others may read it, unless the run
+    has all that the spec requests.
 
-    Raises UserError for a spec that does not name one run, or whose files are missing.
+    Raises UserError for a spec that does not name one run, or whose files are missing; LeaseHeld.
     """
     from bench.execution.launcher import prepare_run_folder
     from bench.execution.session import task_of
@@ -74,7 +84,7 @@ def _folder_of_spec(options: argparse.Namespace) -> RunFolder:
         raise UserError(
             f"{run.label} starts from {', '.join(untrained)}, not trained yet: python -m bench.run does both"
         )
-    if rank == 0:
+    if rank == 0 and (missing_stages(task.folder, task.spec) or not (task.folder.path / "spec.json").is_file()):
         if problems := find_problems(run.spec):
             raise UserError("\n".join(problems))
         prepare_run_folder(task)

@@ -144,10 +144,11 @@ def _scenes(spec: RunSpec) -> tuple[dict[str, int | None], str | None]:
 
 def _cost_key(spec: Mapping[str, Any]) -> str:
     """What decides the time and memory of a training step."""
+    from bench.config.schema import TrainSpec, cost_switches
+
     train, views = spec["train"], spec["views"]
-    recomputed = {part: how for part, how in train.get("recompute", {}).items() if how != "none"}
-    switches = [train.get(name) for name in ("micro_batch", "compile", "views_at_once", "head_views")]
-    keys = [spec["model"], train["batch"], *switches, recomputed, views["inputs"],
+    switches = {name: train.get(name, value) for name, value in cost_switches(TrainSpec()).items()}
+    keys = [spec["model"], train["batch"], train.get("compile", False), switches, views["inputs"],
             views.get("training_targets") or views["targets"], sorted(spec["losses"])]  # fmt: skip
     return json.dumps(keys, sort_keys=True)
 

@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
 
 from bench.data.batch import Batch
+from bench.training.sharding import local
 from bench.training.trainer import Trainer
 
 STATIC = "weights and optimizer"
@@ -64,7 +65,8 @@ def static_tensors(trainer: Trainer) -> list[Tensor]:
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+    """What this rank holds: of a sharded tensor its part."""
+    return sum(local(tensor).untyped_storage().nbytes() for tensor in tensors)
 
 
 def chrome_trace(record: profiler) -> dict[str, Any]:

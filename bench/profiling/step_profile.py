@@ -16,6 +16,7 @@ from bench.common.compat import profiler_enabled
 from bench.common.environment import device_name
 from bench.common.errors import UserError
 from bench.common.json_files import write_json
+from bench.config.schema import cost_switches
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.profiling import flops, inference, phases, utilization
@@ -54,6 +55,7 @@ DEFINITIONS = {
     "reserved_peak_memory_gib": "torch.cuda.max_memory_reserved during the window",
     "estimate": "what --estimate gives for this spec, device and number of processes, where memory was measured",
     "forward_gflop": flops.DEFINITION,
+    "switches": "of the spec: what decides a step's cost and not what it computes (docs/cost.md)",
     "ranks": "the values of each rank; those above are the maxima",
     "load_average": "of the machine when the warm-up began, over one minute: processes that run or wait for a core",
     "device_memory_gib": "memory in use on the whole device after the window, by any process (cudaMemGetInfo)",
@@ -132,6 +134,7 @@ def measure(
         "estimate": estimate_of_profile(spec, device, ranks.world_size) if ranks.is_first and measured else None,
         "batch": spec.train.batch,
         "micro_batch": spec.train.micro_batch,
+        "switches": cost_switches(spec.train),
         "warm_up_steps": WARM_UP,
         "window_steps": WINDOW,
         "load_average": load_average,

@@ -25,6 +25,7 @@ from torch.profiler import profile as profiler
 from bench.common import compat
 from bench.common.environment import device_name
 from bench.common.json_files import write_json
+from bench.config.schema import cost_switches
 from bench.data.batch import Batch
 from bench.data.sampler import Sampler
 from bench.profiling import allocator_events
@@ -75,6 +76,7 @@ def trace(
         "ranges": RANGES,
         "batch": spec.train.batch,
         "micro_batch": spec.train.micro_batch,
+        "switches": cost_switches(spec.train),
         "weights": "trained" if trained else "initial",
         "threads": torch.get_num_threads(),
         "device": device_name(device),

@@ -62,6 +62,7 @@ def run_steps(
     if ranks.is_first:
         writer.append(SESSIONS, {"from_step": first_step, **session})
 
+    draws = ranks.is_first and not is_model_sharded(trainer.model)  # previews, by this rank alone
     steps = range(first_step, spec.train.steps)
     clock = Stopwatch.started()
     for step, batch in zip(steps, batches(sampler, steps, samples), strict=True):
@@ -86,7 +87,7 @@ def run_steps(
             checkpoint.save(writer if ranks.is_first else None, step + 1, trainer.model, trainer.optimizer, warnings)
         if stopping and not last:
             raise Stopped(f"stopped after step {step + 1} of {spec.train.steps}; a checkpoint is written")
-        if ranks.is_first and not is_model_sharded(trainer.model):  # drawn by this rank alone
+        if draws:
             preview.maybe_draw(step + 1, trainer.model)
         clock.lap_ms()
 

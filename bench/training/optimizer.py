@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config.schema import PartTraining, TrainSpec
+from bench.training.sharding import is_sharded
 from models.ead import EAD
 
 
@@ -26,20 +27,22 @@ def build(model: EAD, train: TrainSpec) -> AdamW:
     """AdamW over a model's parameters that are not frozen; only the weights of linear and convolution layers decay.
 
     Biases, norms, position tables and view embeddings do not, as in DUSt3R, MAE and DINO. A group's `rate` is the
-    learning rate of its part relative to `train.learning_rate`.
+    learning rate of its part relative to `train.learning_rate`. Sharded and whole weights are never in one group: the
+    fused update takes either.
     """
     layers = nn.Linear | nn.modules.conv._ConvNd
     decayed = {id(module.weight) for module in model.modules() if isinstance(module, layers)}
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, part in model.parts().items():
         rate = getattr(train.parts, name, PartTraining()).rate
         for parameter in part.parameters():
             if parameter.requires_grad:
-                groups.setdefault((rate, id(parameter) in decayed), []).append(parameter)
+                key = rate, id(parameter) in decayed, is_sharded(parameter)
+                groups.setdefault(key, []).append(parameter)
     return AdamW(
         [
             {"params": parameters, "weight_decay": train.weight_decay if decays else 0.0, "rate": rate}
-            for (rate, decays), parameters in sorted(groups.items(), key=lambda group: group[0], reverse=True)
+            for (rate, decays, _), parameters in sorted(groups.items(), key=lambda group: group[0], reverse=True)
         ],
         lr=train.learning_rate,
         betas=train.betas,

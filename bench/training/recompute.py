@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from bench.common.compat import attention_operators
+from bench.common.compat import attention_operators, is_dropout
 from bench.config.schema import Recompute, TrainSpec
 from models.ead import EAD
 from models.layers import Attention
@@ -39,7 +39,7 @@ def save_activations(model: EAD, train: TrainSpec) -> None:
 
 def _recompute(block: nn.Module, how: Recompute) -> None:
     """A generator's state is kept for blocks that draw random numbers alone: reading it stalls a device."""
-    options: dict[str, Any] = {"preserve_rng_state": any(isinstance(module, nn.Dropout) for module in block.modules())}
+    options: dict[str, Any] = {"preserve_rng_state": any(map(is_dropout, block.modules()))}
     if how == "selective":
         kept = attention_operators()  # little memory for the quadratic part of the arithmetic
         options["context_fn"] = partial(create_selective_checkpoint_contexts, kept)

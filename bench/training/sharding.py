@@ -7,7 +7,7 @@ What leaves a step, checkpoints above all, is whole, as a single process writes 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -49,6 +49,20 @@ def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, on every rank, which all must ask for."""
     full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
+def split_by_layout(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Those that are sharded and those that are not, which no operator takes together; neither list is empty."""
+    groups: dict[bool, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(is_sharded(tensor), []).append(tensor)
+    return list(groups.values())
 
 
 def is_model_sharded(model: EAD) -> bool:

@@ -45,6 +45,7 @@ class Trainer:
             compile_parts(self.model)
         self.optimizer = optimizer.build(self.model, spec.train)
         self.parameters = {name: list(part.parameters()) for name, part in self.model.parts().items()}  # walks are slow
+        self.clipped_together = sharding.split_by_layout(p for of_part in self.parameters.values() for p in of_part)
         self.losses = {name: loss for name, loss in spec.losses.items() if isinstance(loss, LossSpec) and loss.weight}
         self.terms: Mapping[str, Term] = {name: loss.build(device) for name, loss in self.losses.items()}
         self.renders = any("rendering" in loss.needs for loss in self.losses.values())
@@ -61,8 +62,8 @@ class Trainer:
         with phase("optimizer"):
             norms = diagnostics.gradient_norms(self.parameters)
             norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
-            every = [parameter for parameters in self.parameters.values() for parameter in parameters]
-            torch.nn.utils.clip_grads_with_norm_(every, self.spec.train.gradient_clip, norm)
+            for parameters in self.clipped_together:
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.spec.train.gradient_clip, norm)
             self.optimizer.update(norm)
         return values | norms
 

@@ -15,12 +15,12 @@ from bench.runs.folder import RunFolder, State, Status
 STEPS = {"FreeSplatter": 200.0, "Ours1": 150.0, "Ours2": 160.0}
 
 
-def written(results: Path, more: dict[str, object]) -> dict[str, Path]:
-    """The tables of ablations/cost.yaml, of whose runs each has a profile."""
-    folder, runs = record_sweep(results, ROOT / "ablations" / "cost.yaml")
+def written(results: Path, more: dict[str, object], study: str = "cost") -> dict[str, Path]:
+    """The tables of a study of cost, of whose runs each has a profile."""
+    folder, runs = record_sweep(results, ROOT / "ablations" / f"{study}.yaml")
     for run in runs:
         of_run = RunFolder(results / "runs" / run.id)
-        write_json(of_run.path / "profiles" / "cpu-1.json", profile(STEPS[run.label]) | more)
+        write_json(of_run.path / "profiles" / "cpu-1.json", profile(STEPS.get(run.label, 100.0)) | more)
         of_run.set_status(Status(State.DONE))
     return {path.name: path for path in tables.write(folder, results)}
 
@@ -31,8 +31,8 @@ def test_costs_and_their_ratios_stand_beside_the_papers(tmp_path: Path) -> None:
     files = written(tmp_path, measured)
     table = pd.read_csv(files["cost.csv"], index_col=0)
     assert list(table["Time ÷ reference"]) == [1.0, 0.75, 0.8]
-    assert list(table["Paper: memory"]) == [1.0, 0.76, 0.77]
-    assert table["Paper: time"].isna().tolist() == [False, True, False] and table["Paper: time"].iloc[2] == 0.75
+    assert list(table["Paper: memory"])[1:] == [0.76, 0.77] and table["Paper: memory"].isna().iloc[0]
+    assert table["Paper: time"].isna().tolist() == [True, True, False] and table["Paper: time"].iloc[2] == 0.75
     assert list(table["MFU"]) == ["25%"] * 3 and list(table["Latency [ms]"]) == [35] * 3
     text = files["cost.md"].read_text()
     for part in (
@@ -46,3 +46,10 @@ def test_costs_and_their_ratios_stand_beside_the_papers(tmp_path: Path) -> None:
 
 def test_profiles_from_before_such_measurements_make_no_table(tmp_path: Path) -> None:
     assert "cost.md" not in written(tmp_path, {})
+
+
+def test_a_sweep_of_one_base_is_not_compared_with_the_papers_models(tmp_path: Path) -> None:
+    files = written(tmp_path, {"scenes_per_s": 80.0}, "memory")
+    table = pd.read_csv(files["cost.csv"], index_col=0)
+    assert len(table) == 10 and list(table["Time ÷ reference"]) == [1.0] * 10
+    assert not [heading for heading in table if "Paper" in heading] and "The paper" not in files["cost.md"].read_text()

@@ -43,6 +43,12 @@ def test_tensors_without_values_are_seen() -> None:
         assert compat.shapes_only()
 
 
+def test_every_dropout_layer_is_one() -> None:
+    nn = torch.nn
+    kinds = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+    assert all(compat.is_dropout(kind()) for kind in kinds) and not compat.is_dropout(nn.Identity())
+
+
 def test_norms_and_copies_of_several_tensors() -> None:
     tensors = [torch.tensor([3.0, 4.0]), torch.tensor([[6.0], [8.0]], dtype=torch.bfloat16)]
     assert [float(norm) for norm in compat.tensor_norms(tensors)] == [5.0, 10.0]

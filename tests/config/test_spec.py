@@ -407,7 +407,7 @@ def test_a_regime_fills_in_what_nothing_sets(tmp_path: Path) -> None:
     assert tiny.id == plain.id and plain.spec.train.regime == "paper"
 
 
-def test_costs_are_told_apart_where_they_are_studied() -> None:
+def test_a_study_of_cost_has_an_id_for_each_switch() -> None:
     def ids(*words: str) -> set[str]:
         switches = ("train.micro_batch=4", "train.views_at_once=1", "train.recompute.head=block")
         return {load(BASES / "ours2.yaml", [*words, switch], "tiny").runs[0].id for switch in switches}

@@ -99,6 +99,19 @@ def test_states_and_measurements_of_matching_runs(spec: Path, capsys: pytest.Cap
     )
 
 
+@pytest.mark.parametrize("switch", ["train.shard=true", "train.fused_qkv=true", "train.recompute.head=block"])
+def test_a_measurement_with_another_switch_is_of_another_step(
+    switch: str, spec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = load(spec, ["seed=7"]).runs[1]
+    measured = run_folder(Path("results"), other.id)
+    (measured.path / "profiles").mkdir(parents=True)
+    (measured.path / "spec.json").write_text(json.dumps({"spec": to_dict(other.spec)}))
+    (measured.path / "profiles" / "cpu-1.json").write_text(json.dumps({"step_time_ms": 500.0}))
+    assert [row["measured"] is None for row in rows(spec, capsys)] == [True, False]
+    assert [row["measured"] for row in rows(spec, capsys, switch)] == [None, None]
+
+
 def test_the_results_folder_may_be_named(spec: Path) -> None:
     from bench.common.console import command_console
     from bench.execution.selection import load_sweep

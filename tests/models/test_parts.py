@@ -14,6 +14,9 @@ import pytest
 import torch
 
 import models
+from bench.common.compat import is_dropout
+from bench.config.schema import TrainSpec
+from bench.training.recompute import save_activations
 from models import parts, weights
 from models.aggregators import self_attention
 from models.ead import EAD, PACKAGES, EADSpec, Precision, count_parameters
@@ -403,6 +406,23 @@ def test_a_head_a_view() -> None:
     single = model(Views(views().images[:, :1]))
     assert single.means.shape[1] == 1
     assert EADSpec.from_dict(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize("name", parts.available(PACKAGES["head"]))
+def test_groups_of_views_are_all_of_them_at_once(name: str) -> None:
+    """train.head_views, of each head that does not say that it mixes views; dropout is drawn anew for each group."""
+    spec = spec_with("head", name)
+    if spec.head.mixes_views:
+        pytest.skip("train.head_views is refused")
+    together, grouped = spec.build(seed=0), spec.build(seed=0)
+    save_activations(grouped, TrainSpec(head_views=1))
+    for module in (*together.modules(), *grouped.modules()):
+        module.train(not is_dropout(module))
+    expected, actual = (tensors_of(model(views())) for model in (together, grouped))
+    for key, value in expected.items():
+        torch.testing.assert_close(actual[key], value, rtol=1e-4, atol=1e-5, msg=lambda text, k=key: (
+            f"{k}: a view depends on others: `mixes_views = True` in the head's Spec; {text}"
+        ))  # fmt: skip
 
 
 def test_intrinsics_alone_reach_the_encoder() -> None:

@@ -13,7 +13,7 @@ from support.balls import Balls
 from support.training import CPU, SIZE, run, spec
 
 from bench.common.errors import UserError
-from bench.config.schema import ProfileSpec
+from bench.config.schema import ProfileSpec, RecomputeSpec
 from bench.data.batch import Batch
 from bench.losses import Prediction, Term, mse
 from bench.profiling import phases, step_profile
@@ -42,7 +42,7 @@ def test_profile(tmp_path: Path) -> None:
     assert [profile[name] for name in gpu] == [None] * 3
     numbers = {name for name in profile if name.endswith(("_ms", "_gib"))}
     others = {"ranks", "load_average", "estimate", "forward_gflop", "other_share", "phases_overhead", "data_wait_share",
-              "scenes_per_s", "tflops", "matmul_tflops", "mfu", "mfu_model", "inference"}  # fmt: skip
+              "scenes_per_s", "tflops", "matmul_tflops", "mfu", "mfu_model", "inference", "switches"}  # fmt: skip
     assert numbers | others == set(profile["definitions"])
     assert profile["step_time_ms_p90"] <= profile["step_time_ms_p99"]
     assert profile["ranks"] == [{name: profile[name] for name in profile["ranks"][0]}]
@@ -81,9 +81,14 @@ def test_a_profile_holds_its_estimate(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unhooked")
-def test_profile_before_training_says_so(tmp_path: Path) -> None:
-    result = step_profile.measure(spec(), device=CPU, source=Balls(SIZE), folder=tmp_path / "planned")
+def test_a_profile_says_that_it_is_of_an_untrained_model_and_with_which_switches(tmp_path: Path) -> None:
+    changed = spec(micro_batch=2, recompute=RecomputeSpec(head="block"))
+    result = step_profile.measure(changed, device=CPU, source=Balls(SIZE), folder=tmp_path / "planned")
     assert result["weights"] == "initial"
+    assert result["switches"] == {
+        "micro_batch": 2, "recompute": {"encoder": "none", "aggregator": "none", "head": "block"},
+        "views_at_once": None, "head_views": None, "fused_qkv": False, "shard": False,
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("unhooked")

@@ -1,6 +1,7 @@
 """One of two processes of a run on this machine: `run_on_two(...)` starts both, this module's `main` is what they do.
 
 gradients BASE FILE OVERRIDES…   of one step of a base at scale tiny, whole, by parameter
+steps BASE FILE OVERRIDES…       what two steps record, and the bytes of weights and moments that a rank holds
 train FOLDER STEPS               the run of support.training, from its newest checkpoint until a step, sharded
 profile FOLDER FILE              of that run, sharded
 """
@@ -21,10 +22,12 @@ from torch import Tensor
 from bench import config
 from bench.common.json_files import write_json
 from bench.data.sampler import Sampler
+from bench.profiling.allocator_events import nbytes, static_tensors
 from bench.profiling.step_profile import measure
 from bench.runs.writer import NullWriter, PlainWriter
 from bench.runtime import rendezvous
 from bench.runtime.distributed import DistributedContext
+from bench.training.optimizer import geometry_steps
 from bench.training.sharding import whole
 from bench.training.train import Stopped, train
 from bench.training.trainer import Trainer
@@ -51,21 +54,40 @@ def run_on_two(*arguments: object) -> None:
 
 def gradients(base: str, overrides: list[str], ranks: DistributedContext) -> dict[str, Tensor]:
     """Of one step with all losses but LPIPS, summed over ranks, whole, by parameter."""
-    settings = ["train.batch=2", "losses.lpips=null", "init.encoder=scratch", *overrides]
-    (run,) = config.load(BASES / f"{base}.yaml", settings, "tiny").runs
-    trainer = Trainer(run.spec, CPU, ranks)
-    sampler = Sampler(Balls(32), run.spec.views, 0, run.spec.model.known)
+    trainer, sampler = trainer_of(base, overrides, ranks)
+    settings = trainer.spec.train
     torch.manual_seed(0)  # of dropout
-    trainer.accumulate(run.spec.train.steps - 1, sampler.training(1, ranks.samples(run.spec.train.batch)))
+    trainer.accumulate(settings.steps - 1, sampler.training(1, ranks.samples(settings.batch)))
     ranks.reduce_gradients(trainer.model)
     return {name: whole(p.grad).clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def trainer_of(base: str, overrides: list[str], ranks: DistributedContext) -> tuple[Trainer, Sampler]:
+    """Of a base at scale tiny, with all losses but LPIPS and a batch of two scenes."""
+    settings = ["train.batch=2", "losses.lpips=null", "init.encoder=scratch", *overrides]
+    (run,) = config.load(BASES / f"{base}.yaml", settings, "tiny").runs
+    return Trainer(run.spec, CPU, ranks), Sampler(Balls(32), run.spec.views, 0, run.spec.model.known)
+
+
+def steps(base: str, overrides: list[str], ranks: DistributedContext) -> dict[str, Tensor]:
+    """What two steps with all losses record, and "bytes": of the weights and moments that this rank holds."""
+    trainer, sampler = trainer_of(base, overrides, ranks)
+    first = geometry_steps(trainer.spec.train)
+    values = {}
+    for step in (first, first + 1):
+        recorded = trainer.step(step, sampler.training(step, ranks.samples(trainer.spec.train.batch)))
+        values |= {f"{name}, step {step - first}": value.detach() for name, value in recorded.items()}
+    return values | {"bytes": torch.tensor(float(nbytes(static_tensors(trainer))))}
+
+
+COMPUTED = {"gradients": gradients, "steps": steps}
 
 
 def main(what: str, first: str, second: str, *overrides: str) -> None:
     torch.set_num_threads(1)
     ranks = rendezvous.join(Path(), CPU)
-    if what == "gradients":
-        values = gradients(first, list(overrides), ranks)
+    if what in COMPUTED:
+        values = COMPUTED[what](first, list(overrides), ranks)
         if ranks.is_first:
             save_file(values, second)
     elif what == "profile":

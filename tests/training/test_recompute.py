@@ -8,13 +8,16 @@ from support.balls import Balls
 from support.base_models import BASES
 from support.ranks import gradients
 from support.training import CPU
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import config
 from bench.common.errors import ConfigError
+from bench.config.schema import RecomputeSpec, TrainSpec
 from bench.data.sampler import Sampler
 from bench.runtime.distributed import SINGLE_PROCESS
+from bench.training.recompute import save_activations
 from bench.training.trainer import Trainer
+from models.parts import spec_class
 
 TOLERANCE = 1e-5  # ‖g − g′‖ / ‖g‖ of each parameter, in float32
 MODELS: dict[str, list[str]] = {
@@ -60,6 +63,30 @@ def test_dropout_is_drawn_again_as_it_was() -> None:
         gradients("noposplat", words, SINGLE_PROCESS) for words in ([], ["train.recompute.head=block"])
     )
     assert_equal(recomputed, plain, "recomputed")
+
+
+@pytest.mark.parametrize("dropout", [nn.AlphaDropout, nn.Dropout1d])
+def test_every_kind_of_dropout_is_drawn_again(dropout: type[nn.Module]) -> None:
+    (run,) = config.load(BASES / "ours2.yaml", ["init.encoder=scratch"], "tiny").runs
+    views = Sampler(Balls(32), run.spec.views, 0).training(1, range(1)).inputs
+    results = []
+    for how in ("none", "block"):
+        model = run.spec.model.build(seed=0).train()
+        linear = next(m for m in model.aggregator.blocks[0].modules() if isinstance(m, nn.Linear))
+        linear.register_module("dropout", dropout(0.5))
+        linear.register_forward_hook(lambda module, _inputs, output: module.dropout(output))
+        save_activations(model, TrainSpec(recompute=RecomputeSpec(aggregator=how)))
+        torch.manual_seed(0)
+        model(views).means.sum().backward()
+        results.append({name: p.grad for name, p in model.aggregator.named_parameters() if p.grad is not None})
+    assert_equal(results[1], results[0], dropout.__name__)
+
+
+def test_a_head_that_mixes_views_gets_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spec_class("models.heads", "dpt"), "mixes_views", True)
+    config.load(BASES / "ours2.yaml", [], "tiny")
+    with pytest.raises(ConfigError, match=r"train.head_views.*dpt mixes views.*set this to null"):
+        config.load(BASES / "ours2.yaml", ["train.head_views=1"], "tiny")
 
 
 def test_recomputing_is_no_part_of_what_a_run_is() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.ranks import gradients, run_on_two
+from support.ranks import gradients, run_on_two, steps
 from support.training import batch_of, run, spec, stop_after
 
 from bench.common.json_files import read_json
@@ -34,6 +34,16 @@ def test_gradients_are_those_of_one_process(base: str, tmp_path: Path) -> None:
     for name, gradient in expected.items():
         if norm := float(gradient.norm()):
             assert float((actual[name] - gradient).norm()) / norm <= TOLERANCE, name
+
+
+def test_an_output_with_weights_of_its_own_is_clipped_and_updated(tmp_path: Path) -> None:
+    """Weights that stay whole beside sharded ones: two steps are those of one process, in about half of its memory."""
+    run_on_two("steps", "lrm", tmp_path / "steps.safetensors", *LEAN)
+    actual, expected = load_file(tmp_path / "steps.safetensors"), steps("lrm", [], SINGLE_PROCESS)
+    assert actual.keys() == expected.keys() and "gradient_norm/output, step 1" in actual
+    assert 0.45 < float(actual.pop("bytes")) / float(expected.pop("bytes")) < 0.75
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_checkpoints_know_nothing_of_shards(tmp_path: Path) -> None:
