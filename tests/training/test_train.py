@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -416,6 +417,20 @@ def test_step_benchmark_measures() -> None:
         measured = step_benchmark.overhead(spec(), Balls(SIZE), rounds=2, steps=8)
     assert len(measured.harness) == len(measured.plain) == 2 and min(map(min, measured.plain)) > 0
     assert f"harness {measured.difference_ms(0):+.2f} ms, × {measured.ratio():.3f}" in str(measured)
+
+
+def test_busy_neighbors_end_with_a_benchmark_that_is_killed() -> None:
+    code = (
+        "import os, signal\nfrom bench.profiling.benchmarks.step import busy_neighbors\n"
+        "with busy_neighbors(1):\n    children = open(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read()\n"
+        "    print(children, flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    (child,) = map(int, done.stdout.split())
+    deadline = time.monotonic() + 30
+    while (stat := Path(f"/proc/{child}/stat")).exists() and " Z " not in stat.read_text():
+        assert time.monotonic() < deadline, "it is still busy"
+        time.sleep(0.05)
 
 
 @dataclass(frozen=True)

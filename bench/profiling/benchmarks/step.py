@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -106,8 +107,9 @@ def overhead(spec: RunSpec, source: DataSource, rounds: int, steps: int = 40) ->
 
 @contextmanager
 def busy_neighbors(count: int) -> Iterator[None]:
-    """Processes that each keep a core busy, for a block."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    """Processes that each keep a core busy, for a block, and end with this one however it ends."""
+    busy = f"import os\nwhile os.getppid() == {os.getpid()}: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(count)]
     try:
         yield
     finally:
