@@ -33,6 +33,7 @@ from bench.training.train import Stopped, train
 from bench.training.trainer import Trainer
 from support.balls import Balls
 from support.base_models import BASES
+from support.paths import ROOT, TESTS
 from support.training import CPU, SIZE, spec, stop_after
 
 
@@ -44,7 +45,7 @@ def run_on_two(*arguments: object) -> None:
     processes = []
     for rank in range(2):
         variables = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
-                     "MASTER_PORT": port}  # fmt: skip
+                     "MASTER_PORT": port, "PYTHONPATH": f"{TESTS}{os.pathsep}{ROOT}"}  # fmt: skip
         command = [sys.executable, "-m", "support.ranks", *map(str, arguments)]
         processes.append(subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.PIPE,
                                           stderr=subprocess.STDOUT, text=True))  # fmt: skip
