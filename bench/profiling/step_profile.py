@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from bench.config.schema import RunSpec
     from bench.data.scene import DataSource
 
-WARM_UP, WINDOW = 3, 20  # steps
+WARM_UP, WINDOW = 3, 10  # steps
 GIB = 2**30
 DEFINITIONS = {
     "step_time_ms": f"median wall time of {WINDOW} whole training steps with all losses after {WARM_UP} warm-up steps, "
