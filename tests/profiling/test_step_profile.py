@@ -47,7 +47,7 @@ def test_profile(tmp_path: Path) -> None:
     assert profile["step_time_ms_p90"] <= profile["step_time_ms_p99"]
     assert profile["ranks"] == [{name: profile[name] for name in profile["ranks"][0]}]
     assert profile["weights"] == "trained" and profile["threads"] == torch.get_num_threads()
-    assert profile["device"] and profile["batch"] == 4 and profile["window_steps"] == 20
+    assert profile["device"] and profile["batch"] == 4 and profile["window_steps"] == 10
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
 
