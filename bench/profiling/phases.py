@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.data.scene import DataSource
 
 WARM_UP = 3  # steps
+FEWEST, LONGEST_S = 2, 30  # of a window: steps, seconds
 BACKWARD = ("losses backward", "rasterize backward", "head backward", "aggregator backward", "encoder backward")
 OTHER = "other"
 PHASES = ("encoder", "aggregator", "head", "rasterize", "losses", *BACKWARD, "exchange", "optimizer", "statistics",
@@ -96,11 +97,15 @@ class StepTimes:
         }
 
 
-def step_times(trainer: Trainer, batch: Batch, first: int, steps: int) -> StepTimes:
-    """`steps` plain and as many recorded training steps from step `first` on, alternating, on one batch."""
-    device = batch.targets.device
+def step_times(trainer: Trainer, batch: Batch, first: int, steps: int, longest_s: float = LONGEST_S) -> StepTimes:
+    """`steps` plain and as many recorded training steps from step `first` on, alternating, on one batch; fewer of both,
+    at least FEWEST, where all would take longer than `longest_s`."""
+    device, started = batch.targets.device, time.monotonic()
     times = StepTimes([], [], [])
     for step in range(first, first + steps):
+        late = time.monotonic() - started > longest_s
+        if trainer.ranks.any(late and len(times.plain_ms) >= FEWEST):
+            break
         times.plain_ms.append(timed_step(trainer, step, batch))
         recorder = PhaseRecorder(device)
         with recording(recorder):

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 WARM_UP, WINDOW = 3, 10  # steps
 GIB = 2**30
 DEFINITIONS = {
-    "step_time_ms": f"median wall time of {WINDOW} whole training steps with all losses after {WARM_UP} warm-up steps, "
-    "on one batch that is already on the device; the device is synchronized around each; also their percentiles 10, "
-    "90 and 99, the last of them the longest step",
-    "phases_ms": f"{phases.DEFINITION}; of {WINDOW} steps more, between those of the window",
+    "step_time_ms": f"median wall time of {WINDOW} whole training steps (fewer where a step takes long: window_steps) "
+    f"with all losses after {WARM_UP} warm-up steps, on one batch that is already on the device; the device is "
+    "synchronized around each; also their percentiles 10, 90 and 99, the last of them the longest step",
+    "phases_ms": f"{phases.DEFINITION}; of as many steps more, between those of the window",
     "other_share": "of phases_ms, of all",
     "phases_overhead": "by how much steps whose phases were measured took longer, of neighbors in the window; median",
     "data_wait_share": "of the training's time, waiting for data; nothing without a finished training",
@@ -136,7 +136,7 @@ def measure(
         "micro_batch": spec.train.micro_batch,
         "switches": cost_switches(spec.train),
         "warm_up_steps": WARM_UP,
-        "window_steps": WINDOW,
+        "window_steps": len(times.plain_ms),
         "load_average": load_average,
         "weights": "trained" if trained else "initial",
         "threads": torch.get_num_threads(),

@@ -14,7 +14,7 @@ from support.paths import ROOT, TESTS
 from support.training import CPU, SIZE, batch_of, spec
 
 from bench.config.schema import RecomputeSpec
-from bench.profiling.phases import BACKWARD, PHASES, PhaseRecorder, time_by_phase
+from bench.profiling.phases import BACKWARD, FEWEST, PHASES, PhaseRecorder, step_times, time_by_phase
 from bench.training.trainer import Trainer
 from models.phases import recording
 
@@ -46,6 +46,12 @@ def test_phases_of_steps_add_up() -> None:
     for step, phases in zip(times.recorded_ms, times.phases, strict=True):
         assert sum(phases.values()) == pytest.approx(step, rel=0.02, abs=0.2)
     assert set(times.phases_ms()) == set(PHASES) and times.overhead() > -1
+
+
+def test_a_window_of_long_steps_is_short() -> None:
+    trainer = Trainer(spec(), CPU)
+    times = step_times(trainer, batch_of(spec(), STEP), STEP, steps=9, longest_s=0)
+    assert len(times.plain_ms) == len(times.phases) == FEWEST
 
 
 def test_of_a_frozen_encoder_nothing_is_backward() -> None:

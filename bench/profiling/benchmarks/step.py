@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     runs = specs.load(options.spec, options.overrides, "tiny").runs
-    runs = tuple(run for run in runs if run.spec.seed == runs[0].spec.seed)  # other seeds cost the same
+    runs = [run for run in runs if run.spec.seed == runs[0].spec.seed]  # other seeds cost the same
     source = open_source(runs[0].spec.data, runs[0].spec.model.image_size)
     print(f"{options.threads} threads; times are medians")
     totals = {}
