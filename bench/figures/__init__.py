@@ -54,9 +54,10 @@ def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> 
         for name, draw in [figure for kind in kinds for figure in functions[kind](sweep)]:
             written.append(sweep_folder / "figures" / name)
             atomic_write(written[-1], partial(style.save, draw()))
-    if "time_by_part" in kinds and (parts := of_traces.traces(sweep)):
+    if "time_by_part" in kinds and (traces := of_traces.traces(sweep)):
         written.append(sweep_folder / "figures" / "time_by_part.json")
-        write_json(written[-1], {"runs": parts})
+        times = {label: {k: v for k, v in t.items() if k not in ("memory", "operators")} for label, t in traces.items()}
+        write_json(written[-1], {"runs": times})
     return written
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Records = Sequence[Mapping[str, Any]]  # one run's metrics.jsonl: {"step": …, "loss/mse": …}
-MOST_POINTS = 1000  # of a curve; more are thinned out, which a page's width does not show
+MOST_POINTS = 500  # of a curve; more are thinned out, which a page's width does not show
 LEGEND_CHARACTERS = 90  # of all columns of the legend together
 TITLES = {  # of eq. 6; any other term goes by its own name
     "mse": r"$\mathcal{L}_m$  mean squared error",

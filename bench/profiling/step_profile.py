@@ -6,6 +6,7 @@ import contextlib
 import os
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,32 +107,17 @@ def measure(
     phases.synchronize(device)
     _reset_peaks(device)
     times = phases.step_times(trainer, batch, first + WARM_UP, WINDOW)
-    ordered = sorted(times.plain_ms)
-    own = {
-        "step_time_ms": statistics.median(ordered),
-        "step_time_ms_p10": ordered[len(ordered) // 10],
-        "step_time_ms_p90": ordered[-1 - len(ordered) // 10],
-        "step_time_ms_p99": ordered[-1 - len(ordered) // 100],
-        "host_peak_memory_gib": _host_peak_gib(),
-        **_device_peaks(device),
-    }
+    own = _of_rank(times, device)
     if device.type == "cpu" and spec.profile.trace:
         own["allocated_peak_memory_gib"] = peak_allocated_bytes(trainer, dearest_step(spec), batch) / GIB
-    measured = own["allocated_peak_memory_gib"] is not None
     by_rank = ranks.gather(own)
-    model = whole_model(trainer.model, ranks.is_first).to(device)
     largest = {name: max((rank[name] for rank in by_rank if rank[name] is not None), default=None) for name in own}
+    model = whole_model(trainer.model, ranks.is_first).to(device)  # every rank takes part
     return {
         **largest,
-        **(
-            _of_step(trainer, model, times, max(rank["step_time_ms"] for rank in by_rank), batch)
-            if ranks.is_first
-            else {}
-        ),
+        **(_of_first_rank(trainer, model, times, largest, batch) if ranks.is_first else {}),
         "data_wait_share": ((RunFolder(folder).training() if folder else None) or {}).get("data_wait_share"),
-        "inference": inference.measure_inference(model, batch) if ranks.is_first else None,
         "ranks": by_rank,
-        "estimate": estimate_of_profile(spec, device, ranks.world_size) if ranks.is_first and measured else None,
         "batch": spec.train.batch,
         "micro_batch": spec.train.micro_batch,
         "switches": cost_switches(spec.train),
@@ -147,18 +133,39 @@ def measure(
     }
 
 
-def _of_step(trainer: Trainer, model: EAD, times: phases.StepTimes, step_ms: float, batch: Batch) -> dict[str, Any]:
-    """Where the first rank's step went, and how well it used the device."""
-    by_phase = times.phases_ms()
+def _of_rank(times: phases.StepTimes, device: torch.device) -> dict[str, float | None]:
+    """What each rank measures of the window."""
+    ordered = sorted(times.plain_ms)
+    return {
+        "step_time_ms": statistics.median(ordered),
+        "step_time_ms_p10": ordered[len(ordered) // 10],
+        "step_time_ms_p90": ordered[-1 - len(ordered) // 10],
+        "step_time_ms_p99": ordered[-1 - len(ordered) // 100],
+        "host_peak_memory_gib": _host_peak_gib(),
+        **_device_peaks(device),
+    }
+
+
+def _of_first_rank(
+    trainer: Trainer, model: EAD, times: phases.StepTimes, largest: Mapping[str, float | None], batch: Batch
+) -> dict[str, Any]:
+    """Where its step went, how well it used the device, inference with the whole model, and what was estimated.
+
+    `largest`: of all ranks' values.
+    """
+    spec, device, world_size = trainer.spec, batch.targets.device, trainer.ranks.world_size
+    step_ms, by_phase = largest["step_time_ms"], times.phases_ms()
+    assert step_ms is not None
     gflop = flops.forward_gflop(model, batch.scenes_at(0, 1).inputs)
+    measured = largest["allocated_peak_memory_gib"] is not None
     return {
         "phases_ms": by_phase,
         "other_share": by_phase[phases.OTHER] / sum(by_phase.values()),
         "phases_overhead": times.overhead(),
         "forward_gflop": gflop,
-        **utilization.utilization(
-            trainer.spec, batch.targets.device, trainer.ranks.world_size, step_ms, by_phase, gflop
-        ),
+        **utilization.utilization(spec, device, world_size, step_ms, by_phase, gflop),
+        "inference": inference.measure_inference(model, batch),
+        "estimate": estimate_of_profile(spec, device, world_size) if measured else None,
     }
 
 

@@ -31,6 +31,8 @@ def test_the_summary_holds_what_a_report_needs(
         "ATTRIBUTION-held_out.md", "environment.json", "figures", "runs.jsonl", "sweep.json", "tables"
     ]  # fmt: skip
     assert (published / "ATTRIBUTION-held_out.md").read_text() == "Ann made it"
+    assert str(tmp_path / "meshes") not in (published / "runs.jsonl").read_text()
+    assert {line["spec"]["data"]["root"] for line in read_lines(published / "runs.jsonl")} == {"meshes"}
     whole, summary = bench.report.open(sweep_copy), bench.report.open(published)
     assert summary.summary_only and not whole.summary_only
     for section in ("answers", "results"):
@@ -43,3 +45,16 @@ def test_an_unfinished_sweep_is_refused(sweep_copy: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "argv", ["publish", str(sweep_copy)])
     with pytest.raises(UserError, match=r"has no environment\.json"):
         publish.main()
+
+
+def test_data_whose_attribution_is_out_of_reach_is_refused(
+    sweep_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative data.root, and another working folder than the sweep's: its authors' names were left out."""
+    lines = read_lines(sweep_copy / "runs.jsonl")
+    lines[0]["spec"]["data"] |= {"root": "meshes"}
+    write_sweep(sweep_copy, read_json(sweep_copy / "sweep.json"), lines, read_json(sweep_copy / "environment.json"))
+    monkeypatch.setattr(sys, "argv", ["publish", str(sweep_copy), "--to", str(tmp_path / "published")])
+    with pytest.raises(UserError, match=r"no folder meshes.*run this where the sweep was run"):
+        publish.main()
+    assert not (tmp_path / "published").exists()

@@ -99,7 +99,7 @@ def test_the_first_rank_alone_measures_the_device() -> None:
         for rank in (0, 1)
     )
     assert first["matmul_tflops"] > 0 and first["inference"]
-    assert "matmul_tflops" not in second and not second["inference"] and second["step_time_ms"] > 0
+    assert not {"matmul_tflops", "inference"} & set(second) and second["step_time_ms"] > 0
 
 
 @dataclass(frozen=True)

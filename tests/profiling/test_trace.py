@@ -92,7 +92,8 @@ def test_time_by_part(results: Path) -> None:
     assert set(summary["parts_ms"]) == set(PHASES) and min(summary["parts_ms"].values()) > 0
     assert summary["step_ms"] == pytest.approx(sum(summary["parts_ms"].values()))
     assert summary["switches"]["views_at_once"] is None and not summary["switches"]["shard"]
-    assert runs["patch 8"] == summary and summary["weights"] == "trained"
+    assert runs["patch 8"].items() <= summary.items() and summary.keys() - runs["patch 8"] == {"memory", "operators"}
+    assert summary["weights"] == "trained"
     assert not list(folder.path.rglob(".tmp-*"))
 
 
