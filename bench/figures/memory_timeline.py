@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 3
-MOST_POINTS = 150  # of a panel; more are thinned out, which its width does not show
+MOST_POINTS = 120  # of a panel; more are thinned out, which its width does not show
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def draw(timelines: Mapping[str, Timeline], caption: str) -> Figure:
         shares = 100 * np.asarray(line.time_ms) / line.time_ms[-1]
         layers = [np.asarray(line.mib.get(name, np.zeros(len(shares)))) for name in names]
         total = np.sum(layers, axis=0)
-        every = slice(None, None, -(-len(shares) // MOST_POINTS))
+        every = np.unique(np.linspace(0, len(shares) - 1, MOST_POINTS).astype(int))  # the first and the last, too
         axes.stackplot(shares[every], [layer[every] for layer in layers], labels=names, step="post", linewidth=0,
                        colors=[stacked_bars.color(name) for name in names])  # fmt: skip
         peak = int(np.argmax(total))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = ("time_by_part", "memory_by_part", "memory_timeline", "top_operators")
-PANELS = 6  # the first settings of a large sweep, where each has a panel
+PANELS = 12  # the first settings of a large sweep, where each has a panel
 MIB = 2**20
 Figures = Iterator[tuple[str, "Callable[[], Figure]"]]  # file name, function that draws it
 

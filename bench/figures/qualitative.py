@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ DEPTH = "viridis_r"  # near is light
 LONGEST_LINE = 40  # characters of a heading
 HEADING_SIZE = 6.5  # points
 UPRIGHT_LINE = 18  # characters of a line of a heading that is turned
+GAP = 0.03  # between pictures, of their mean width
 ROOM = 0.94  # of a column's width, so that neighbors stand apart
 TARGETS = 2  # target views a scene, one below the other
 
@@ -34,20 +35,22 @@ def draw(samples: Mapping[str, Samples]) -> Figure:
     # columns: inputs 2 | gap | truth, models | gap | true depth, models' depths, each two cells wide
     widths = [1, 1, 0.15, *[1] * (1 + models), 0.15, *[2] * (1 + models), 0.1]
     unit = style.WIDTH / sum(widths)
-    turned = any(_unbroken(label, 72 * unit) is None for label in samples)
-    head, foot = max(0.42, *(_turned_height(label) for label in samples)) if turned else 0.42, 0.3
+    depths = [f"{label}: depth" for label in samples]
+    upright = {label for group, cells in ((list(samples), 1), (depths, 2)) for label in group
+               if any(_unbroken(other, 72 * unit * (cells - 2 * GAP)) is None for other in group)}  # fmt: skip
+    head, foot = max(0.42, *map(_turned_height, upright)) if upright else 0.42, 0.3
     height = unit * (TARGETS * scenes + 0.18 * (scenes - 1)) * 1.02
     figure = plt.figure(figsize=(style.WIDTH, height + head + foot))
     top = 1 - head / (height + head + foot)
     rows = ([1.0] * TARGETS + [0.18]) * scenes
     grid = GridSpec(
-        len(rows) - 1, len(widths), figure, 0, foot / (height + head + foot), 1, top, 0.03, 0.03, widths, rows[:-1]
+        len(rows) - 1, len(widths), figure, 0, foot / (height + head + foot), 1, top, GAP, GAP, widths, rows[:-1]
     )
     for scene in range(scenes):
         _scene(
             figure, grid, (TARGETS + 1) * scene, {k: {n: v[scene] for n, v in s.items()} for k, s in samples.items()}
         )
-    _headings(figure, grid, list(samples), turned)
+    _headings(figure, grid, list(samples), depths, upright)
     _depth_key(figure, foot / (height + head + foot))
     return figure
 
@@ -97,20 +100,22 @@ def _depth_key(figure: Figure, height: float) -> None:
     axes.text(1.04, 0.5, "far", transform=axes.transAxes, ha="left", va="center", fontsize=6.5)
 
 
-def _headings(figure: Figure, grid: GridSpec, labels: Sequence[str], turned: bool) -> None:
-    """Over the first row, none wider than its column: labels in several lines, those of the narrow columns turned where
-    one of them would break a word."""
+def _headings(
+    figure: Figure, grid: GridSpec, labels: Sequence[str], depths: Sequence[str], upright: Collection[str]
+) -> None:
+    """Over the first row, none wider than its column, in several lines; `upright` ones are turned: those of renderings,
+    or of depths, where one of them would break a word."""
     start = 5 + len(labels)
     columns = {(0, 1): "inputs", (3, 3): "truth", (start, start): "true depth"}
     columns |= {(4 + i, 4 + i): label for i, label in enumerate(labels)}
-    columns |= {(start + 1 + i, start + 1 + i): f"{label}: depth" for i, label in enumerate(labels)}
+    columns |= {(start + 1 + i, start + 1 + i): label for i, label in enumerate(depths)}
     for (left, right), label in columns.items():
         box, end = grid[0, left].get_position(figure), grid[0, right].get_position(figure)
-        upright = turned and 4 <= left < start
+        turned = label in upright
         width = (end.x1 - box.x0) * figure.get_figwidth() * 72
-        lines = style.wrap(label, UPRIGHT_LINE) if upright else _unbroken(label, width) or _broken(label, width)
-        figure.text((box.x0 + end.x1) / 2, box.y1 + 0.006, lines, ha="center", va="bottom" if upright else "baseline",
-                    rotation=90 if upright else 0, fontsize=HEADING_SIZE, linespacing=1.1)  # fmt: skip
+        lines = style.wrap(label, UPRIGHT_LINE) if turned else _unbroken(label, width) or _broken(label, width)
+        figure.text((box.x0 + end.x1) / 2, box.y1 + 0.006, lines, ha="center", va="bottom" if turned else "baseline",
+                    rotation=90 if turned else 0, fontsize=HEADING_SIZE, linespacing=1.1)  # fmt: skip
 
 
 def _unbroken(label: str, width: float) -> str | None:

@@ -59,21 +59,20 @@ def test_headings_of_pictures_are_no_wider_than_their_columns(finished_sweep: Pa
         assert not any(box.overlaps(other) for other in boxes[:i]), figure.texts[i].get_text()
 
 
-def test_no_word_of_a_heading_is_broken_where_it_can_be_turned(finished_sweep: Path) -> None:
+PRETRAINING = (
+    "FreeSplatter", "ViT from scratch", "pointmaps, rate 0.1", "surface points, rate 0.1", "convolution", "CNN"
+)  # fmt: skip
+MEMORY = ("paper regime", "micro-batches", "target views in turn", "input views of D in turn", "blocks of E recomputed")
+
+
+@pytest.mark.parametrize("labels", [PRETRAINING, (*MEMORY, "blocks of A recomputed")], ids=["renderings", "depths"])
+def test_no_word_of_a_heading_is_broken_where_it_can_be_turned(finished_sweep: Path, labels: tuple[str, ...]) -> None:
     (path, *_) = finished_sweep.parent.glob("runs/*/samples/evaluation.npz")
-    labels = (
-        "FreeSplatter",
-        "ViT from scratch",
-        "pointmaps, rate 0.1",
-        "surface points, rate 0.1",
-        "convolution",
-        "CNN",
-    )
     with np.load(path) as arrays, style.style():
         figure = qualitative.draw({label: dict(arrays) for label in labels})
         words = [" ".join(text.get_text().split()) for text in figure.texts]
         boxes = [text.get_window_extent() for text in figure.texts]
-    assert set(labels) <= set(words)
+    assert set(labels) <= set(words) and {f"{label}: depth" for label in labels} <= set(words)
     height = figure.bbox.height
     for i, box in enumerate(boxes):
         assert box.y1 <= height + 1 and not any(box.overlaps(other) for other in boxes[:i]), words[i]
