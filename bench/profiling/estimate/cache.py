@@ -13,7 +13,7 @@ import torch
 from bench.common.errors import UserError
 from bench.common.files import is_writable
 from bench.common.json_files import read_json, write_json
-from bench.common.paths import SOURCE, cache_dir
+from bench.common.paths import cache_dir, code_hash
 from bench.config.build import to_dict
 
 if TYPE_CHECKING:
@@ -45,15 +45,10 @@ def content_hash(spec: RunSpec, ranks: int, target: str) -> str:
     content = to_dict(spec)
     train = {name: value for name, value in content["train"].items() if name not in WITHOUT_COST}
     views = {name: content["views"][name] for name in ("inputs", "targets", "training_targets")}
-    decisive = [content["model"], content["losses"], views, train, ranks, target, _code_hash()]
+    decisive = [content["model"], content["losses"], views, train, ranks, target, *_code()]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @cache
-def _code_hash() -> str:
-    digest = hashlib.sha256(torch.__version__.encode())
-    for name in CODE:
-        root = SOURCE / name
-        for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
-            digest.update(str(path.relative_to(SOURCE)).encode() + path.read_bytes())
-    return digest.hexdigest()
+def _code() -> tuple[str, str]:
+    return torch.__version__, code_hash(CODE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench.common.console import print_line
 from bench.common.environment import device_name
 from bench.common.json_files import read_json, write_json
-from bench.common.paths import SOURCE
+from bench.common.paths import code_hash
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +46,7 @@ class Suite:
 
     def key(self) -> dict[str, str]:
         """What results belong to: the device, and the code that computes them."""
-        return {"device": device_name(self.device), "size": "tiny" if self.tiny else "paper", "code": code_hash()}
+        return {"device": device_name(self.device), "size": "tiny" if self.tiny else "paper", "code": _code()}
 
 
 @dataclass(frozen=True)
@@ -105,14 +104,8 @@ def find(suite: Suite, measurement: Measurement) -> dict[str, Any] | None:
 
 
 @cache
-def code_hash(source: Path = SOURCE) -> str:
-    """Of all files that decide results."""
-    digest = hashlib.sha256()
-    for folder in CODE:
-        for path in sorted((source / folder).rglob("*")):
-            if path.suffix in (".py", ".cpp", ".yaml"):
-                digest.update(str(path.relative_to(source)).encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+def _code() -> str:
+    return code_hash(CODE)[:16]
 
 
 def _run(suite: Suite, measurement: Measurement) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""A sweep's summary for results/published/: its tables, figures and records, with the authors of its data."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from bench.common.errors import UserError
+from bench.common.files import atomic_write
+from bench.common.json_files import read_lines
+
+SUMMARY = ("sweep.json", "runs.jsonl", "environment.json", "tables", "figures")
+SEARCH_FILES = ("search.json", "trials.jsonl", "front")
+RECORDS = (".json", ".jsonl")
+
+
+def publish(sweep: Path, target: Path) -> None:
+    """Copy a finished sweep's summary to the folder `target`, replacing what is there.
+
+    The ATTRIBUTION.md of the data is copied, too: figures show models whose authors must be named. The copied records
+    hold names of the data's folders, not their paths.
+
+    Errors: UserError if the sweep is not finished, or a folder of its data is absent.
+    """
+    if missing := [name for name in SUMMARY if not (sweep / name).exists()]:
+        raise UserError(f"{sweep} has no {missing[0]}: name the folder of a sweep that bench.run finished")
+    roots = _data_roots(sweep)
+    if absent := [str(root) for root in roots if not root.is_dir()]:
+        raise UserError(f"no folder {absent[0]}, whose ATTRIBUTION.md must be published with what was trained on it: "
+                        "run this where the sweep was run")  # fmt: skip
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        for name in (*SUMMARY, *(name for name in SEARCH_FILES if (sweep / name).exists())):
+            source = sweep / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name)
+            else:
+                shutil.copyfile(source, folder / name)
+        for root in roots:
+            _replace_path(folder, root)
+            if (attribution := root / "ATTRIBUTION.md").is_file():
+                shutil.copyfile(attribution, folder / f"ATTRIBUTION-{root.name}.md")
+
+    atomic_write(target, write)
+
+
+def _replace_path(folder: Path, root: Path) -> None:
+    """By the folder's name, in all records: where data lies is a matter of one machine."""
+    for path in folder.rglob("*"):
+        if path.suffix in RECORDS and str(root) in (text := path.read_text(encoding="utf-8")):
+            path.write_text(text.replace(str(root), root.name), encoding="utf-8")
+
+
+def _data_roots(sweep: Path) -> list[Path]:
+    """The folders that the runs' data was read from."""
+    data = [line.get("spec", {}).get("data", {}) for line in read_lines(sweep / "runs.jsonl")]
+    return [Path(root) for root in dict.fromkeys(d[k] for d in data for k in ("root", "evaluation_root") if d.get(k))]
