@@ -27,7 +27,7 @@ def estimate_runs(
 ) -> list[dict[str, Any]]:
     """For each run {"estimate": …, "fit": … or None}, or {"estimate": None, "estimate_problem": sentence}.
 
-    Raises UserError where --fit is asked of a CPU.
+    Raises UserError where --fit is asked of a CPU, and where processes would get different numbers of scenes.
     """
     from bench.profiling.estimate.fit import fit
 
@@ -47,6 +47,10 @@ def estimate_runs(
 def _estimate(run: Run, hardware: Hardware) -> dict[str, Any]:
     from bench.profiling.estimate.estimate import estimate
 
+    if (batch := run.spec.train.batch) % hardware.ranks:
+        assumed = f" (assumed: {hardware.assumed})" if hardware.assumed else ""
+        processes = f"the {hardware.ranks} processes of a run{assumed}"
+        raise UserError(f"{run.label}: train.batch {batch} is not a multiple of {processes}; change one of them")
     try:
         return {"estimate": estimate(run.spec, hardware)}
     except UserError:

@@ -84,6 +84,11 @@ def test_estimate_of_a_cluster(spec: Path, capsys: pytest.CaptureFixture[str]) -
     assert first["estimate"]["gpu_hours"]["low"] == pytest.approx(4 * first["estimate"]["hours"]["low"])
 
 
+def test_processes_that_cannot_share_the_batch_are_refused(spec: Path) -> None:
+    with pytest.raises(UserError, match=r"train.batch 1 is not a multiple of the 4 processes of a run \(assumed: a100"):
+        bench.run.main([str(spec), "--scale", "paper", "--estimate", "train.batch=1"])
+
+
 def test_what_does_not_fit_and_what_would(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--slurm", "cluster.yaml", "--fit", "24", TOO_LARGE, "--only", "patch 4"]
     (first,) = rows(spec, capsys, *arguments)
