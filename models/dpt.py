@@ -5,8 +5,10 @@ Source: naver/croco models/dpt_block.py, naver/dust3r dust3r/heads/dpt_head.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +22,18 @@ from models.tensors import Dense, Tokens, TokenSpec, Views
 
 @dataclass(frozen=True)
 class DPTSpec(HeadSpec):
-    """`taps`: which levels of A are read (0 = E's tokens, k = after block k), from fine to coarse."""
+    """`taps`: which levels of A are read (0 = E's tokens, k = after block k), from fine to coarse.
+
+    `initialization`: `torch`, PyTorch's defaults, as in the published code, with which the output's deviation over
+    pixels starts at some 1 % of the tokens'; or `lecun`, what short trainings need: normal weights of variance
+    1 / fan-in (LeCun et al. 1998), a fifth of that deviation in the last layer.
+    """
 
     taps: tuple[int, int, int, int] = (0, 6, 9, 12)
     layer_dims: tuple[int, int, int, int] = (96, 192, 384, 768)
     features: int = 256
     last_dim: int = 128
+    initialization: Literal["torch", "lecun"] = field(default="torch", metadata={"legacy": "torch", "replaced": True})
 
     sizes = {
         "tiny": {"taps": (0, 1, 2, 2), "layer_dims": (24, 32, 48, 64), "features": 24, "last_dim": 24},
@@ -73,7 +81,12 @@ class Fusion(nn.Module):
 
 
 class DPTTrunk(nn.Module):
-    """Four levels of tokens → one map of `features` channels at eight times the tokens' resolution."""
+    """Four levels of tokens → one map of `features` channels at eight times the tokens' resolution.
+
+    A head adds its layers, `out` the last of them, and calls `initialize` when all are there.
+    """
+
+    out: nn.Conv2d
 
     def __init__(self, spec: DPTSpec, taps: Sequence[TokenSpec]) -> None:
         super().__init__()
@@ -100,6 +113,17 @@ class DPTTrunk(nn.Module):
         assert path is not None
         return path
 
+    def initialize(self, spec: DPTSpec) -> None:
+        """As `spec.initialization` says."""
+        if spec.initialization == "torch":
+            return
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
+                inputs = 1 if isinstance(m, nn.ConvTranspose2d) else math.prod(m.kernel_size)  # its stride: no overlap
+                nn.init.normal_(m.weight, std=(0.2 if m is self.out else 1.0) * (m.in_channels * inputs) ** -0.5)
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
+
 
 class DPTHead(DPTTrunk):
     def __init__(self, spec: DPTSpec, taps: Sequence[TokenSpec], channels: Mapping[str, int]) -> None:
@@ -108,6 +132,7 @@ class DPTHead(DPTTrunk):
         self.conv1 = nn.Conv2d(spec.features, spec.features // 2, 3, padding=1)
         self.conv2 = nn.Conv2d(spec.features // 2, spec.last_dim, 3, padding=1)
         self.out = nn.Conv2d(spec.last_dim, sum(channels.values()), 1)
+        self.initialize(spec)
 
     def forward(self, taps: Sequence[Tokens], views: Views) -> Dense:
         size = views.images.shape[-2:]

@@ -65,5 +65,7 @@ def _differences(own: PartSpec, other: PartSpec, exact: bool) -> Iterator[str]:
         return
     for field in fields(own):
         mine, theirs = getattr(own, field.name), getattr(other, field.name)
+        if field.metadata.get("replaced"):  # by the weights: it decides initial values alone
+            continue
         if mine != theirs and (exact or field.name not in own.may_differ):
             yield f"{field.name} {theirs}, not {mine}"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import models
 from bench import outputs, protocols
+from bench.common.compat import is_dropout
 from bench.common.errors import UserError
 from bench.config.schema import RunSpec
 from bench.data.batch import Batch
@@ -78,9 +79,9 @@ class OverfitVerdict:
 def overrides(scenes: int, specs: Sequence[RunSpec] = ()) -> list[str]:
     """Settings of a tiny spec under which the bases pass: a minute or two of one core, one scene.
 
-    A third above the least learning rate of `specs` (the tiny scale's without any), four target views or more, little
-    geometry first (none if any of them has no term that trains alone), no LPIPS, which PSNR does not need, and a
-    pretrained encoder that learns as fast as the rest.
+    A third above the least learning rate of `specs` (the tiny scale's without any), half as many steps again if any of
+    them has dropout, four target views or more, little geometry first (none if any of them has no term that trains
+    alone), no LPIPS, which PSNR does not need, and a pretrained encoder that learns as fast as the rest.
     """
     learning_rate = min((spec.train.learning_rate for spec in specs), default=3.0e-3) * 4 / 3
     targets = max([TARGETS, *(spec.views.targets for spec in specs)])
@@ -90,13 +91,18 @@ def overrides(scenes: int, specs: Sequence[RunSpec] = ()) -> list[str]:
         f"views.overfit={scenes}",
         f"views.targets={targets}",
         f"train.batch={scenes}",
-        "train.steps=1000",
+        f"train.steps={1500 if any(map(_has_dropout, specs)) else 1000}",
         f"train.learning_rate={learning_rate:.4g}",
         "train.warmup_steps=50",
         f"train.geometry_first={0 if rendered else 0.1}",
         "losses.lpips=null",
         "train.parts.encoder.rate=1",
     ]
+
+
+def _has_dropout(spec: RunSpec) -> bool:
+    with torch.device("meta"):
+        return any(map(is_dropout, spec.model.build().modules()))
 
 
 @torch.no_grad()

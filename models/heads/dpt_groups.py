@@ -85,6 +85,7 @@ class DPTWithImage(dpt.DPTTrunk):
         self.conv = nn.Conv2d(spec.features, spec.features, 3, padding=1, bias=False)
         self.dropout = nn.Dropout(0.1)
         self.out = nn.Conv2d(spec.features, sum(channels.values()), 1)
+        self.initialize(spec)
 
     def forward(self, taps: Sequence[Tokens], views: Views) -> Dense:
         size = views.images.shape[-2:]
