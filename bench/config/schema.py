@@ -83,6 +83,7 @@ class TrainSpec:
     )  # scalars and previews (bench/training/tensorboard.py)
     keep: Literal["last", "best"] = field(default="last", metadata={"legacy": "last"})  # best: in validation PSNR
     validations: int = field(default=10, metadata={"legacy": 10})  # for `keep: best`, evenly spaced over the steps
+    ema: float | None = field(default=None, metadata={"legacy": None})  # decay of the moving average that is kept
     parts: PartsSpec = field(default=PartsSpec(), metadata={"legacy": PartsSpec()})
 
     sizes: ClassVar[Sizes] = {

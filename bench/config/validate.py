@@ -117,6 +117,8 @@ def _train(spec: RunSpec) -> Iterator[Problem]:
         )
     if not all(0 <= beta < 1 for beta in train.betas):
         yield Problem("train.betas", "each lies in [0, 1)")
+    if train.ema is not None and not 0 < train.ema < 1:
+        yield Problem("train.ema", f"{train.ema:g} is no decay: between 0 and 1, both excluded, or null for no average")
     if train.micro_batch and train.micro_batch > 0 and train.batch % train.micro_batch:
         yield Problem("train.micro_batch", f"{train.micro_batch} does not divide the batch of {train.batch}")
     if train.shard and train.compile:

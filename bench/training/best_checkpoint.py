@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,10 +46,18 @@ class BestCheckpoint:
         best = RunFolder(writer.folder).best()
         self.psnr = best["validation_psnr"] if best else float("-inf")
 
-    def maybe_validate(self, step: int, model: EAD) -> dict[str, float]:
-        """{"validation_psnr": dB} if a validation is due after `step` steps, else {}; the best weights are saved."""
+    def maybe_validate(self, step: int, trained: Callable[[], AbstractContextManager[EAD]]) -> dict[str, float]:
+        """{"validation_psnr": dB} if a validation is due after `step` steps, else {}; the best weights are saved.
+
+        They are of the model that `trained` gives.
+        """
         if step not in self.steps:
             return {}
+        with trained() as model:
+            return {"validation_psnr": self.validate(step, model)}
+
+    def validate(self, step: int, model: EAD) -> float:
+        """In dB; the weights are saved if none were better."""
         psnr = validation_psnr(model, self.sampler, self.scenes, self.protocol)
         if psnr > self.psnr:
             self.psnr = psnr
@@ -59,7 +68,7 @@ class BestCheckpoint:
                 write_json(folder / BEST_STATE, {"step": step, "protocol": self.protocol.key, "validation_psnr": psnr})
 
             self.writer.commit(BEST, write)
-        return {"validation_psnr": psnr}
+        return psnr
 
 
 @numerics.evaluation_precision()

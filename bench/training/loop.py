@@ -12,7 +12,7 @@ from bench.evaluation import scene_record
 from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import DistributedContext
-from bench.training import checkpoint, optimizer
+from bench.training import checkpoint, ema, optimizer
 from bench.training.best_checkpoint import BestCheckpoint
 from bench.training.metrics_log import MetricsLog, StepRecord, Stopwatch
 from bench.training.preview import Preview
@@ -76,7 +76,7 @@ def run_steps(
             "step_time_ms": data_wait_ms + clock.lap_ms(),
         }
         if ranks.is_first:
-            numbers |= best.maybe_validate(step + 1, trainer.model)
+            numbers |= best.maybe_validate(step + 1, trainer.trained)
         metrics.log_deferred(StepRecord(step + 1, values, numbers, batch.scenes))
 
         last, stopping = step + 1 == spec.train.steps, ranks.any(stop())
@@ -88,9 +88,10 @@ def run_steps(
         if stopping and not last:
             raise Stopped(f"stopped after step {step + 1} of {spec.train.steps}; a checkpoint is written")
         if draws:
-            preview.maybe_draw(step + 1, trainer.model)
+            preview.maybe_draw(step + 1, trainer.trained)
         clock.lap_ms()
 
+    ema.exchange(trainer.optimizer)  # for good
     summary = {"warnings": list(warnings.values()), "last_session_s": time.perf_counter() - started}
     return whole_model(trainer.model, ranks.is_first), summary | {"provenance": session}
 

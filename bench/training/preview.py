@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,19 +44,20 @@ class Preview:
         self.remaining_steps, self.next_time = FIRST_STEPS, time.monotonic() + INTERVAL_S
         self.batch: Batch | None = None
 
-    def maybe_draw(self, step: int, model: EAD) -> None:
-        """Write the preview after step 1, 2, … if one is due."""
+    def maybe_draw(self, step: int, trained: Callable[[], AbstractContextManager[EAD]]) -> None:
+        """Write the preview after step 1, 2, … if one is due, of the model that `trained` gives."""
         self.remaining_steps -= 1
         started = time.monotonic()
         if self.remaining_steps and started < self.next_time:
             return
         self.remaining_steps = 0
-        device = next(model.parameters()).device
         self.batch = self.batch or next(self.sampler.evaluation_batches(self.scenes, 1), None)
         if self.batch is None:  # every candidate is broken
             self.next_time = float("inf")
             return
-        image = draw(model, self.batch.to(device), f"step {step} of {self.steps}")
+        with trained() as model:
+            batch = self.batch.to(next(model.parameters()).device)
+            image = draw(model, batch, f"step {step} of {self.steps}")
         self.writer.commit(FILE, lambda path: save(image, path))
         finished = time.monotonic()
         self.next_time = finished + max(INTERVAL_S, (finished - started) / MAX_SHARE)

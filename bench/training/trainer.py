@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from bench.rendering import Rendering
 from bench.runtime import numerics
 from bench.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bench.runtime.shapes import to_device
-from bench.training import diagnostics, initialization, optimizer, sharding
+from bench.training import diagnostics, ema, initialization, optimizer, sharding
 from bench.training.recompute import save_activations
 from models.ead import EAD
 from models.phases import mark_backward, phase
@@ -64,8 +65,20 @@ class Trainer:
             norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
             for parameters in self.clipped_together:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.spec.train.gradient_clip, norm)
-            self.optimizer.update(norm)
+            self.update(step, norm)
         return values | norms
+
+    def update(self, step: int, gradient_norm: Tensor) -> None:
+        """The weights, unless the norm of all gradients is NaN or infinite, and what `train.ema` keeps of them."""
+        self.optimizer.update(gradient_norm)
+        if self.spec.train.ema:
+            ema.update(self.optimizer, step, self.spec.train.ema)
+
+    @contextmanager
+    def trained(self) -> Iterator[EAD]:
+        """The model as the run would keep it now: with `train.ema` its weights are their averages here."""
+        with ema.averaged(self.optimizer):
+            yield self.model
 
     def accumulate(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """The batch's share of the step's losses, micro-batch by micro-batch, each backpropagated."""

@@ -62,6 +62,11 @@ def test_estimate_of_a_cpu(spec: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert 0 < estimate["hours"]["low"] < estimate["hours"]["high"] and estimate["step_ms"] > 0
 
 
+def test_an_average_of_the_weights_is_static_memory(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    memory = rows(spec, capsys, "--estimate", "train.ema=0.99")[0]["estimate"]["memory"]
+    assert memory["static_gib"]["optimizer"] == pytest.approx(3 * memory["static_gib"]["weights"], rel=1e-2)
+
+
 def test_a_trace_is_kept_for_what_costs_the_same(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = rows(spec, capsys, "--estimate")
     kept = set((spec.parent / "cache" / "estimates").iterdir())

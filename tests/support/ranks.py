@@ -98,7 +98,8 @@ def main(what: str, first: str, second: str, *overrides: str) -> None:
     else:
         writer = PlainWriter(Path(first)) if ranks.is_first else NullWriter(Path(first))
         with contextlib.suppress(Stopped):
-            train(spec(shard=True), writer, device=CPU, source=Balls(SIZE), ranks=ranks, stop=stop_after(int(second)))
+            stop = stop_after(int(second))
+            train(spec(shard=True, ema=0.9), writer, device=CPU, source=Balls(SIZE), ranks=ranks, stop=stop)
     ranks.gather({})
     rendezvous.shutdown()
 

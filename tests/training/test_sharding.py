@@ -47,14 +47,14 @@ def test_an_output_with_weights_of_its_own_is_clipped_and_updated(tmp_path: Path
 
 
 def test_checkpoints_know_nothing_of_shards(tmp_path: Path) -> None:
-    """Steps in two processes, in one, and in two again are the steps of one: losses, clipping, weights, moments.
+    """Steps in two processes, in one, and in two again are the steps of one: losses, clipping, moments, averages.
 
     The run's profile is that of whole weights.
     """
-    alone = run(tmp_path / "alone", spec())
+    alone = run(tmp_path / "alone", spec(ema=0.9))
     run_on_two("train", tmp_path / "mixed", 6)
     with pytest.raises(Stopped):
-        run(tmp_path / "mixed", spec(), stop=stop_after(6))
+        run(tmp_path / "mixed", spec(ema=0.9), stop=stop_after(6))
     run_on_two("train", tmp_path / "mixed", 100)
     lines = [[record["loss"], record["gradient_norm/aggregator"]] for record in alone.metrics()]
     mixed = [[r["loss"], r["gradient_norm/aggregator"]] for r in type(alone)(tmp_path / "mixed").metrics()]

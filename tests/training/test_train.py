@@ -167,7 +167,7 @@ def with_dpt() -> RunSpec:
     return replace(spec(), model=replace(spec().model, encoder=encoder, head=head))
 
 
-@pytest.mark.parametrize("of", [spec(), with_dpt()], ids=["linear", "dpt"])
+@pytest.mark.parametrize("of", [spec(), with_dpt(), spec(ema=0.9)], ids=["linear", "dpt", "ema"])
 def test_resumed_is_undisturbed_to_the_bit(tmp_path: Path, of: RunSpec) -> None:
     whole = run(tmp_path / "whole", of)
     for _ in range(2):

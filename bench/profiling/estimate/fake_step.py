@@ -96,12 +96,12 @@ def dearest_step(spec: RunSpec) -> int:
 
 
 def _make_optimizer_state(trainer: Trainer, tracer: Tracer) -> None:
-    """As an earlier step left it: moments, and gradients that the next step frees."""
+    """As an earlier step left it: moments, averages of weights, and gradients that the next step frees."""
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.empty_like(parameter)
     tracer.relabel(_gradients(trainer), "gradients")
-    trainer.optimizer.update(torch.empty(()))
+    trainer.update(0, torch.empty(()))
 
 
 def _gradients(trainer: Trainer) -> list[Tensor]:
