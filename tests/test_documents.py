@@ -49,6 +49,7 @@ DRY_RUNS = {  # commands that need a cluster, a GPU, root, a network or an hour,
     "python -m bench.benchmark rendering": "python -m bench.benchmark rendering --help",
     "python -m bench.benchmark step": "python -m bench.benchmark step --help",
     "python -m bench.benchmark estimate": "python -m bench.benchmark estimate --only croco",
+    "python -m bench.benchmark estimate --scale paper": "python -m bench.benchmark estimate --scale paper --only none",
     "python -m bench.run ablations/memory.yaml --scale paper --estimate":
         "python -m bench.run ablations/memory.yaml --scale paper --dry-run",
     "python -m bench.benchmark data": "python -m bench.benchmark data --help",

@@ -14,11 +14,11 @@ from bench.common.files import atomic_write_text
 SCHEMA_VERSION = 1
 
 
-def append_line(path: Path, record: Mapping[str, object]) -> None:
-    """Append a JSON line; an incomplete last line, left by a crash, is terminated first."""
+def append_lines(path: Path, *records: Mapping[str, object]) -> None:
+    """Append JSON lines; an incomplete last line, left by a crash, is terminated first."""
     with path.open("ab+") as file:
         separator = b"\n" if _last_line_incomplete(file) else b""
-        file.write(separator + json.dumps(record).encode() + b"\n")
+        file.write(separator + b"".join(json.dumps(record).encode() + b"\n" for record in records))
 
 
 def _last_line_incomplete(file: IO[bytes]) -> bool:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from bench.common.json_files import append_line, read_json, write_json
+from bench.common.json_files import append_lines, read_json, write_json
 from bench.common.process import ProcessIdentity
 from bench.runs.writer import PlainWriter
 
@@ -190,10 +190,10 @@ class LeasedWriter(PlainWriter):
         self.lease.check()
         self.checked = now
 
-    def append(self, name: str, record: Mapping[str, object]) -> None:
+    def append(self, name: str, *records: Mapping[str, object]) -> None:
         if self.clock() - self.checked >= self.check_every_s:
             self.check()
-        append_line(self.folder / name, record)
+        append_lines(self.folder / name, *records)
 
 
 def _job() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from bench.common.files import atomic_write
-from bench.common.json_files import append_line
+from bench.common.json_files import append_lines
 
 
 @runtime_checkable
@@ -21,8 +21,8 @@ class Writer(Protocol):
         """Atomic: `write` creates a file or a directory at the path it gets, which then replaces `name`."""
         ...
 
-    def append(self, name: str, record: Mapping[str, object]) -> None:
-        """Add one JSON line."""
+    def append(self, name: str, *records: Mapping[str, object]) -> None:
+        """Add a JSON line for each record."""
         ...
 
     def remove(self, name: str) -> None:
@@ -43,9 +43,9 @@ class PlainWriter:
     def commit(self, name: str, write: Callable[[Path], None]) -> None:
         atomic_write(self.folder / name, write, self.check)
 
-    def append(self, name: str, record: Mapping[str, object]) -> None:
+    def append(self, name: str, *records: Mapping[str, object]) -> None:
         self.check()
-        append_line(self.folder / name, record)
+        append_lines(self.folder / name, *records)
 
     def remove(self, name: str) -> None:
         self.check()
@@ -65,7 +65,7 @@ class NullWriter:
     def commit(self, name: str, write: Callable[[Path], None]) -> None:
         """Does nothing."""
 
-    def append(self, name: str, record: Mapping[str, object]) -> None:
+    def append(self, name: str, *records: Mapping[str, object]) -> None:
         """Does nothing."""
 
     def remove(self, name: str) -> None:

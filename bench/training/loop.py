@@ -82,6 +82,7 @@ def run_steps(
         last, stopping = step + 1 == spec.train.steps, ranks.any(stop())
         if last or stopping or (step + 1) % spec.train.checkpoint_every == 0:
             metrics.flush()
+            metrics.write()
             if ranks.is_first:
                 scene_record.record_broken(writer, sampler)
             checkpoint.save(writer if ranks.is_first else None, step + 1, trainer.model, trainer.optimizer, warnings)

@@ -1,4 +1,8 @@
-"""Every step's record and its warnings. Values are read one step late, so that reading never stalls a device."""
+"""Every step's record and its warnings.
+
+Values are read one step late, so that reading never stalls a device, and written once a second, which spares shared
+file systems.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from bench.training.sharding import is_model_sharded
 from models.ead import EAD
 
 log = logging.getLogger(__name__)
+INTERVAL_S = 1.0  # between writes
 
 
 @dataclass
@@ -65,6 +70,8 @@ class MetricsLog:
         self.writer, self.model, self.warnings, self.batch_of = writer, model, warnings, batch_of
         self.limits = outputs.of_kind(model.spec.output.kind).limits
         self.pending: StepRecord | None = None
+        self.lines: list[dict[str, float]] = []  # read, and not yet written
+        self.next_write = 0.0
 
     def log_deferred(self, entry: StepRecord) -> None:
         """Hold a step until the next flush."""
@@ -72,12 +79,14 @@ class MetricsLog:
         self.pending = entry
 
     def flush(self) -> None:
-        """Read and write the pending step. Raises NonFinite; the weights are then those before that step."""
+        """Read the pending step, and write if it is time. Raises NonFinite; the weights are then those before that
+        step."""
         entry, self.pending = self.pending, None
         if entry is None:
             return
         record = entry.read()
         if bad := diagnostics.first_nonfinite_value(record):
+            self.write()
             scenes = ", ".join(entry.scenes[:4])
             first = "not searched for in sharded weights"
             if not is_model_sharded(self.model):  # ranks may find different modules, and would wait for each other
@@ -87,5 +96,12 @@ class MetricsLog:
             if key not in self.warnings:
                 self.warnings[key] = text
                 log.warning(text)
-        if self.writer:
-            self.writer.append("metrics.jsonl", {"step": entry.step, **record})
+        self.lines.append({"step": entry.step, **record})
+        if time.monotonic() >= self.next_write:
+            self.write()
+
+    def write(self) -> None:
+        """Write all steps that were read."""
+        if self.writer and self.lines:
+            self.writer.append("metrics.jsonl", *self.lines)
+        self.lines, self.next_write = [], time.monotonic() + INTERVAL_S

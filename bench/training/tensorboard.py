@@ -28,17 +28,16 @@ class TensorBoardWriter:
         self.events: SummaryWriter | None = None
         self.step = 0
 
-    def append(self, name: str, record: Mapping[str, object]) -> None:
-        """A record of metrics.jsonl becomes one scalar per number."""
-        self.writer.append(name, record)
-        if name != METRICS or not isinstance(step := record["step"], int):
-            return
-        self.step = step
-        if self.events is None:  # steps that a resumed run repeats replace the earlier ones
-            self.events = SummaryWriter(str(self.folder), purge_step=step)
-        for key, value in record.items():
-            if key != "step" and isinstance(value, int | float):
-                self.events.add_scalar(key, value, step)
+    def append(self, name: str, *records: Mapping[str, object]) -> None:
+        """Records of metrics.jsonl become one scalar per number."""
+        self.writer.append(name, *records)
+        for record in records if name == METRICS else ():
+            numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
+            self.step = int(numbers.pop("step"))
+            if self.events is None:  # steps that a resumed run repeats replace the earlier ones
+                self.events = SummaryWriter(str(self.folder), purge_step=self.step)
+            for key, value in numbers.items():
+                self.events.add_scalar(key, value, self.step)
 
     def commit(self, name: str, write: Callable[[Path], None]) -> None:
         """preview.png becomes a picture of the last recorded step."""

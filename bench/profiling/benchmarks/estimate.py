@@ -1,6 +1,7 @@
 """Estimate ÷ measured on a CPU: the most that tensors hold in a training step of tiny models of every kind.
 
-Measured by a profiler's allocator events (bench/profiling/allocator_events.py) in a real step.
+Measured by a profiler's allocator events (bench/profiling/allocator_events.py) in a real step. With `--scale paper` in
+one of the paper's models, with a batch of one scene: minutes and 12 GiB.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bench.profiling.estimate.memory import GIB, from_allocator_gib
 from bench.training.trainer import Trainer
 
 GOAL = 0.1  # relative difference
-SCENES = tuple(f"data.{split}_scenes=8" for split in ("training", "validation", "evaluation"))
+SCENES = {"tiny": 8, "paper": 1}  # of each split
 MIXED = ("model.precision.aggregator=bf16", "model.precision.head=bf16", "train.micro_batch=2")
 
 RECOMPUTED = tuple(f"train.recompute.{part}=block" for part in ("encoder", "aggregator", "head"))
@@ -31,11 +32,12 @@ RECOMPUTED = tuple(f"train.recompute.{part}=block" for part in ("encoder", "aggr
 
 @dataclass(frozen=True)
 class Case:
-    """A base at scale tiny, and what is changed, with a name for it."""
+    """A base, and what is changed, with a name for it."""
 
     base: str
     change: str = ""
     overrides: tuple[str, ...] = ()
+    scale: str = "tiny"
 
     @property
     def label(self) -> str:
@@ -49,6 +51,10 @@ CASES = (
     *(Case(base, "lean regime", ("train.regime=lean",)) for base in ("freesplatter", "ours2", "lrm")),
     *(Case(base) for base in ("gs_lrm", "lrm", "pf_lrm", "splatt3r", "dust3r", "croco", "vggt")),
 )
+
+FP32 = ("model.precision.aggregator=fp32", "model.precision.head=fp32")  # CPUs without AMX take minutes for bf16
+ONE_SCENE = ("data=procedural", "train.batch=1", "init.encoder=scratch", *FP32)
+PAPER_CASES = tuple(Case(base, "paper, fp32", ONE_SCENE, "paper") for base in ("freesplatter", "ours1", "ours2"))
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Comparison:
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.benchmark estimate", description=__doc__)
+    parser.add_argument("--scale", default="tiny", choices=("tiny", "paper"))
     parser.add_argument("--only", default="", metavar="TEXT", help="configurations whose name contains it")
     options = parser.parse_args(argv)
     console = command_console(to_stderr=False)
@@ -73,7 +80,8 @@ def main(argv: Sequence[str]) -> int:
     table.add_column("configuration", overflow="fold")
     for heading in ("estimate, MiB", "measured, MiB", "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
-    rows = list(compare([case for case in CASES if options.only in case.label]))
+    cases = PAPER_CASES if options.scale == "paper" else CASES
+    rows = list(compare([case for case in cases if options.only in case.label]))
     for row in rows:
         cells = [f"{row.estimated / 2**20:.1f}", f"{row.measured / 2**20:.1f}", f"{row.ratio:.3f}"]
         table.add_row(row.case.label, *cells, style="yellow" if abs(row.ratio - 1) > GOAL else None)
@@ -87,7 +95,8 @@ def compare(cases: Sequence[Case]) -> Iterator[Comparison]:
     """Estimate each, then measure it."""
     for case in cases:
         path = SOURCE / "ablations" / "base" / f"{case.base}.yaml"
-        (run,) = config.load(path, [*SCENES, *case.overrides], "tiny").runs
+        scenes = [f"data.{split}_scenes={SCENES[case.scale]}" for split in ("training", "validation", "evaluation")]
+        (run,) = config.load(path, [*scenes, *case.overrides], case.scale).runs
         spec = run.spec
         estimated = from_allocator_gib(step_cost(spec, 1, "cpu").memory) * GIB
         trainer = Trainer(spec, torch.device("cpu"))
