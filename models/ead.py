@@ -318,7 +318,8 @@ def _of(part: str, problems: Iterator[Problem]) -> Iterator[Problem]:
 
 
 def _cast(device: str, precision: Dtype) -> AbstractContextManager[None]:
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+    """Weights are cast at each use: one kept from a first use would be missing where a block is computed again."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
 def _readable_in(precision: Dtype, tokens: Tokens, views: Views) -> Tokens:

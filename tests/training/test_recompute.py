@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 from support.balls import Balls
@@ -20,14 +22,17 @@ from bench.training.trainer import Trainer
 from models.parts import spec_class
 
 TOLERANCE = 1e-5  # ‖g − g′‖ / ‖g‖ of each parameter, in float32
+BF16_TOLERANCE = 1e-2  # of all parameters together, with every part in bf16, where other groups round otherwise
 MODELS: dict[str, list[str]] = {
     "ours2": [],
     "dust3r": [],  # cross-attention, heads of their own for the first view
     "vggt": [],
     "lrm": ["train.batch=2"],
     "freesplatter": ["model.head=conv_up"],
+    "croco": [],  # the same decoder for both views: its blocks run twice
 }
 PARTS = ("encoder", "aggregator", "head")
+BF16 = [f"model.precision.{part}=bf16" for part in PARTS]
 SWITCHES = {
     "micro-batches": ["train.micro_batch=1"],
     "recomputed": [f"train.recompute.{part}=block" for part in PARTS],
@@ -35,6 +40,7 @@ SWITCHES = {
     "targets in turn": ["train.views_at_once=1"],
     "uneven groups": ["train.views_at_once=3", "train.head_views=3"],
     "input views in turn": ["train.head_views=1", "train.recompute.head=block"],
+    "input views in turn, but attention": ["train.head_views=1", "train.recompute.head=selective"],
     "micro-batches, recomputed": ["train.micro_batch=2", *(f"train.recompute.{part}=block" for part in PARTS)],
     "one product": ["train.fused_qkv=true"],
     "lean": ["train.regime=lean"],
@@ -55,6 +61,23 @@ def test_gradients_are_the_same(base: str) -> None:
     assert expected
     for name, changes in SWITCHES.items():
         assert_equal(gradients(base, [*MODELS[base], *changes], SINGLE_PROCESS), expected, name)
+
+
+@pytest.mark.parametrize("base", MODELS)
+def test_gradients_are_the_same_in_bf16(base: str) -> None:
+    """Exactly, where only activations are computed again."""
+    words = [*MODELS[base], *BF16]
+    expected = gradients(base, words, SINGLE_PROCESS)
+    for name, changes in SWITCHES.items():
+        actual = gradients(base, [*words, *changes], SINGLE_PROCESS)
+        if all(change.startswith("train.recompute") for change in changes):
+            assert_equal(actual, expected, name)
+        difference = [actual[parameter] - gradient for parameter, gradient in expected.items()]
+        assert norm_of(difference) <= BF16_TOLERANCE * norm_of(expected.values()), name
+
+
+def norm_of(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.nn.utils.get_total_norm(list(tensors))
 
 
 def test_dropout_is_drawn_again_as_it_was() -> None:
