@@ -39,7 +39,7 @@ DRY_RUNS = {  # commands that need a cluster, a GPU, root, a network or an hour,
     "tar -xf gpu_bundle.tar.xz": "true",
     "PYTHONPATH=gpu_bundle/site EAD_BENCH_CACHE=gpu_bundle/cache python3 -m bench.gpu_suite --out gpu --minutes 15":
         "python -m bench.gpu_suite --help",
-    "cp gpu/*.json results/published/hardware/": "true",
+    "mkdir -p results/published/hardware && cp gpu/*.json results/published/hardware/": "true",
     **{f"torchrun --nproc-per-node 4 -m bench.work {arguments}": "python -m bench.work --help" for arguments in (
         "ablations/base/ours2.yaml --scale paper train.steps=50000",
         "ablations/table3.yaml --scale paper --only Ours2", "results/runs/ID")},

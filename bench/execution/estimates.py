@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SHOWN_AT_PEAK = 6  # kinds of buffers
+TIMES = {"time": "hours", "GPU time": "gpu_hours"}  # of all steps: heading → field
+CPU_COLUMNS = ("allocated", "time")
+GPU_COLUMNS = ("allocated", "reserved", "device", "time", "GPU time")
+NOT_COMPILED = "train.compile: not counted; the estimates are those of steps without it"
+OMITTED = ("GPU time", "reserved", "TFLOP")  # on narrow terminals, in this order
 
 
 def estimate_runs(
@@ -89,33 +95,54 @@ def print_estimates(rows: Sequence[Mapping[str, Any]], console: Console) -> None
     lines: list[tuple[str, str | None]] = [(row["estimate_problem"], "yellow") for row in rows if not row["estimate"]]
     known = [row for row in rows if row["estimate"]]
     if known:
-        console.print(_table(known))
+        console.print(_table(known, console.width))
         lines += [(_peak(row), None) for row in known]
         lines += [(text, "red") for row in known if (text := misfit(row["label"], row["estimate"]))]
         lines += [(_tight(row), "yellow") for row in known if _is_tight(row["estimate"])]
         lines += [
             (_fit(row), None if row["fit"]["overrides"] is not None else "red") for row in known if row.get("fit")
         ]
+        lines += [(NOT_COMPILED, None)] if any(row["spec"]["train"]["compile"] for row in known) else []
         lines.append((_hardware(known[0]["estimate"]["hardware"]), None))
     for text, style in lines:
         console.print(escape(terminal(text)), style=style, highlight=False, soft_wrap=True)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    hardware = rows[0]["estimate"]["hardware"]
-    cpu = hardware["memory_gib"] is None
-    table = Table(title=escape(f"Estimated on {_name(hardware)}: TFLOP of a step, GiB of a process"))
+def _table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
+    """In so many characters: names whole, and where they leave too little room, without some of OMITTED."""
+    headings = ["TFLOP", *CPU_COLUMNS] if rows[0]["estimate"]["gpu_hours"] is None else ["TFLOP", *GPU_COLUMNS]
+    columns = {heading: [_cell(row["estimate"], heading) for row in rows] for heading in headings}
+    names = [terminal(row["label"]) for row in rows]
+    omitted = list[str]()
+    for heading in OMITTED:
+        needed = [max(map(len, cells)) + 1 for cells in [["run", *names], *([h, *c] for h, c in columns.items())]]
+        if sum(needed) + 1 > width and heading in columns:
+            del columns[heading]
+            omitted.append(heading)
+    title = f"Estimated on {_name(rows[0]['estimate']['hardware'])}: TFLOP of a step, GiB of a process"
+    caption = f"left out in {width} columns: {', '.join(omitted)}" if omitted else None
+    table = Table(box=box.SIMPLE_HEAD, padding=0, title=escape(title), caption=caption)
     table.add_column("run", overflow="fold")
-    kinds = ("allocated",) if cpu else ("allocated", "reserved", "device")
-    for heading in ["TFLOP", *kinds, "hours", *([] if cpu else ["GPU-hours"])]:
+    for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        estimate = row["estimate"]
-        cells = [_number(estimate["tflop_per_step"]["total"])]
-        cells += [_range(estimate["memory"][f"{kind}_gib"]) for kind in kinds]
-        cells += [_range(estimate["hours"])] + ([] if cpu else [_range(estimate["gpu_hours"])])
-        table.add_row(escape(terminal(row["label"])), *cells, style="red" if estimate["fits"] is False else None)
+    for name, row, *cells in zip(names, rows, *columns.values(), strict=True):
+        table.add_row(escape(name), *cells, style="red" if row["estimate"]["fits"] is False else None)
     return table
+
+
+def _cell(estimate: Mapping[str, Any], heading: str) -> str:
+    if heading == "TFLOP":
+        return _number(estimate["tflop_per_step"]["total"])
+    if heading in TIMES:
+        return _duration(estimate[TIMES[heading]])
+    return _range(estimate["memory"][f"{heading}_gib"])
+
+
+def _duration(hours: Mapping[str, float]) -> str:
+    """ "56.4–141 h", below an hour "12.1–30.2 min"."""
+    if hours["high"] >= 1:
+        return f"{_range(hours)} h"
+    return f"{_range({name: 60 * value for name, value in hours.items()})} min"
 
 
 def _range(values: Mapping[str, float]) -> str:

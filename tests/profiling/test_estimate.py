@@ -112,6 +112,84 @@ def test_what_does_not_fit_and_what_would(spec: Path, capsys: pytest.CaptureFixt
     )
 
 
+BF16 = [f"model.precision.{part}=bf16" for part in ("encoder", "aggregator", "head")]
+
+
+def test_nothing_fits_a_gpu_smaller_than_its_context(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every switch is tried, in bf16 as at paper size, where a view at a time uses the head's weights several times."""
+    arguments = ["--slurm", "cluster.yaml", "--fit", "1", "train.batch=8", *BF16, "--only", "patch 8"]
+    (first,) = rows(spec, capsys, *arguments)
+    assert first["fit"]["overrides"] is None and first["fit"]["device_gib"] > 1
+    assert bench.run.main([str(spec), *arguments]) == 0
+    assert "in 1 GB: no switch suffices, the smallest takes up to" in capsys.readouterr().out
+
+
+def test_what_cannot_be_estimated_is_not_proposed(
+    spec: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss that fails on a view or a scene alone."""
+    from bench.losses import mse
+
+    def of_several(prediction: Any, batch: Any) -> torch.Tensor:
+        scenes, views = batch.targets.shape[:2]
+        if scenes == 1 or views == 1:
+            raise RuntimeError("it needs several")
+        return torch.as_tensor((prediction.images - batch.targets).square().mean((1, 2, 3, 4)))
+
+    monkeypatch.setattr(mse, "mse", of_several)
+    arguments = ["--slurm", "cluster.yaml", TOO_LARGE, "--only", "patch 4"]
+    (first,) = rows(spec, capsys, *arguments, "--fit", "24")
+    assert first["fit"]["overrides"] and first["fit"]["overrides"][0].startswith("train.micro_batch=")
+    (first,) = rows(spec, capsys, *arguments, "--fit", "1")
+    assert first["fit"]["overrides"] is None
+
+
+@pytest.mark.long
+def test_what_makes_a_paper_model_fit(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--scale", "paper", "--only", "FreeSplatter"]
+    fits = {gb: rows(TABLE3, capsys, *small, "--fit", str(gb))[0]["fit"] for gb in (12, 8, 4)}
+    assert "train.recompute.aggregator=selective" in fits[12]["overrides"] and fits[12]["device_gib"] < 12
+    assert {"train.recompute.aggregator=block", "train.shard=true"} <= set(fits[8]["overrides"])
+    assert len({word.partition("=")[0] for word in fits[8]["overrides"]}) == len(fits[8]["overrides"])
+    assert fits[4]["overrides"] is None and 4 < fits[4]["device_gib"] < fits[8]["device_gib"] < 8
+
+
+def test_croco_can_be_estimated_under_lean(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At paper size its decoder runs in bf16, for one view after the other."""
+    words = ["--scale", "paper", "--estimate", "model.aggregator.blocks=2", "model.encoder.blocks=2"]
+    base = ROOT / "ablations" / "base" / "croco.yaml"
+    plain, lean = (rows(base, capsys, *words, f"train.regime={regime}")[0] for regime in ("paper", "lean"))
+    allocated = [row["estimate"]["memory"]["allocated_gib"]["high"] for row in (plain, lean)]
+    assert allocated[1] < allocated[0]
+
+
+LONG_NAME = "E and A recomputed but attention"
+NAMED = f"""runs:
+  - {{name: FreeSplatter}}
+  - {{name: {LONG_NAME}, train.recompute.aggregator: selective}}
+set:
+  study: cost"""
+
+
+@pytest.mark.parametrize(("columns", "omitted"), [
+    ("120", None), ("80", "left out in 80 columns: GPU time"), ("74", "left out in 74 columns: GPU time, reserved"),
+])  # fmt: skip
+def test_the_table_keeps_names_whole(
+    columns: str, omitted: str | None, spec: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And prints less than an hour in minutes, which JSON keeps in hours."""
+    spec.write_text(SPEC.replace("grid: {model.encoder.patch: [4, 8]}\nset:", NAMED))
+    monkeypatch.setenv("COLUMNS", columns)
+    arguments = [str(spec), "--estimate", "--slurm", "cluster.yaml", "train.batch=4", "train.compile=true"]
+    assert bench.run.main(arguments) == 0
+    _, _, table = capsys.readouterr().out.partition("Estimated on")
+    for name in ("FreeSplatter", LONG_NAME):
+        (line,) = (line for line in table.splitlines() if line.strip().startswith(f"{name} "))
+        assert line.rstrip().endswith(" min") and len(line) <= int(columns)
+    assert (omitted or "GPU time") in " ".join(table.split()) and ("left out" in table) == bool(omitted)
+    assert "train.compile: not counted" in table
+
+
 def test_slurm_refuses_what_cannot_fit(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(spec.parent))  # without sbatch, which is asked only after the estimate
     few = [f"data.{split}_scenes=2" for split in ("training", "validation", "evaluation")]
@@ -173,6 +251,8 @@ def test_paper_sizes() -> None:
     for run in config.load(TABLE3, scale="paper").runs:
         cost = step_cost(run.spec, 4, "cuda")
         assert 4 * (cost.tflop("forward") + cost.tflop("backward")) == pytest.approx(expected[run.label], rel=0.01)
+        reserved = cost.memory.reserved_gib
+        assert reserved.low <= reserved.expected <= reserved.high
 
 
 @pytest.mark.parametrize(("sizes", "reserved"), [

@@ -23,7 +23,7 @@ CODE = ("models", "bench/rendering", "bench/outputs", "bench/losses", "bench/tra
         "bench/profiling/estimate", "bench/data/batch.py")  # fmt: skip
 WITHOUT_COST = (
     "steps", "learning_rate", "final_learning_rate", "warmup_steps", "betas", "weight_decay", "gradient_clip",
-    "geometry_first", "checkpoint_every", "tensorboard", "keep", "validations", "regime",
+    "geometry_first", "checkpoint_every", "tensorboard", "keep", "validations", "regime", "compile",
 )  # fmt: skip
 
 

@@ -2,55 +2,58 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.config.schema import RecomputeSpec
+from bench.common.errors import UserError
 from bench.config.validate import problems
 from bench.profiling.estimate.estimate import Hardware, estimate
 
 if TYPE_CHECKING:
     from bench.config.schema import RunSpec
 
+log = logging.getLogger(__name__)
 USABLE = 0.985  # of a card's nominal memory, in GiB
 
 
 @dataclass(frozen=True)
 class Switch:
-    """A change of a spec that saves memory; it adds to those before it in SWITCHES."""
+    """Settings of a spec that save memory; they add to those before it in SWITCHES."""
 
-    overrides: tuple[str, ...]  # as on the command line
-    apply: Callable[[RunSpec], RunSpec]
+    settings: Mapping[str, object]
     consequence: str
 
+    def apply(self, spec: RunSpec) -> RunSpec:
+        for field, value in self.settings.items():
+            spec = _with(spec, field, value)
+        return spec
 
-def _train(**changes: Any) -> Callable[[RunSpec], RunSpec]:
-    return lambda spec: replace(spec, train=replace(spec.train, **changes))
 
-
-def _encoder_in_bf16(spec: RunSpec) -> RunSpec:
-    precision = replace(spec.model.precision, encoder="bf16")
-    return replace(spec, model=replace(spec.model, precision=precision))
+def _with(spec: Any, field: str, value: object) -> Any:
+    """A copy with another value of a dotted field."""
+    name, _, rest = field.partition(".")
+    return replace(spec, **{name: _with(getattr(spec, name), rest, value) if rest else value})
 
 
 SWITCHES = (
-    Switch((), lambda spec: spec, "the same gradients, summed over micro-batches"),
-    Switch(("train.views_at_once=1",), _train(views_at_once=1), "the same gradients, target views rendered in turn"),
+    Switch({}, "the same gradients, summed over micro-batches"),
+    Switch({"train.views_at_once": 1}, "the same gradients, target views rendered in turn"),
     Switch(
-        (*(f"train.recompute.{part}=selective" for part in ("encoder", "aggregator", "head")), "train.head_views=1"),
-        _train(recompute=RecomputeSpec("selective", "selective", "selective"), head_views=1),
+        {**{f"train.recompute.{part}": "selective" for part in ("encoder", "aggregator", "head")},
+         "train.head_views": 1},
         "the same gradients, an eighth more arithmetic",
     ),
     Switch(
-        ("train.recompute.encoder=block", "train.recompute.aggregator=block"),
-        _train(recompute=RecomputeSpec("block", "block", "selective")),
+        {"train.recompute.encoder": "block", "train.recompute.aggregator": "block"},
         "the same gradients, a quarter more arithmetic",
     ),
-    Switch(("train.shard=true",), _train(shard=True), "the same gradients, more exchange between GPUs"),
-    Switch(("model.precision.encoder=bf16",), _encoder_in_bf16, "another run: E in bf16"),
-)
+    Switch({"train.shard": True}, "the same gradients, more exchange between GPUs"),
+    Switch({"model.precision.encoder": "bf16"}, "another run: E in bf16"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,30 +70,45 @@ class Fit:
 
 
 def fit(spec: RunSpec, hardware: Hardware, gb: float) -> Fit:
-    """The first of `candidates` whose upper bound fits; within a switch, the largest micro-batch."""
-    smallest = float("inf")
+    """The first of SWITCHES whose upper bound fits, with the ones before it; within a switch, the largest micro-batch.
 
-    def device_gib(changed: RunSpec) -> float:
-        return float(estimate(changed, hardware)["memory"]["device_gib"]["high"])
-
-    changed, overrides = spec, tuple[str, ...]()
+    What cannot be estimated is left out; `spec` itself can be.
+    """
+    limit = gb * USABLE
+    smallest = _device_gib(spec, hardware)
+    changed = spec
+    settings: dict[str, object] = {}
     for switch in SWITCHES:
         candidate = switch.apply(changed)
         useless = candidate.train.shard and not changed.train.shard and hardware.ranks == 1
         if useless or any(problems(candidate)):  # say, a term that needs all target views at once
             continue
-        changed = candidate
-        overrides += switch.overrides
         sizes = micro_batches(spec, hardware.ranks)
-        specs = [changed, *(replace(changed, train=replace(changed.train, micro_batch=size)) for size in sizes)]
-        if (least := device_gib(specs[-1])) > gb * USABLE:
-            smallest = min(smallest, least)
+        specs = [candidate, *(_with(candidate, "train.micro_batch", size) for size in sizes)]
+        while specs and math.isinf(least := _device_gib(specs[-1], hardware)):
+            specs.pop()
+        if not specs:
             continue
-        first = bisect_left(specs, True, key=lambda candidate: device_gib(candidate) <= gb * USABLE)
-        more = (f"train.micro_batch={sizes[first - 1]}",) if first else ()
-        consequence = switch.consequence if overrides or more else ""
-        return Fit(gb, (*overrides, *more), consequence, device_gib(specs[first]))
+        changed, settings = candidate, {**settings, **switch.settings}
+        smallest = min(smallest, least)
+        if least > limit:
+            continue
+        first = bisect_left(specs, True, key=lambda candidate: _device_gib(candidate, hardware) <= limit)
+        proposal = {**settings, **({"train.micro_batch": sizes[first - 1]} if first else {})}
+        overrides = tuple(f"{field}={str(value).lower()}" for field, value in proposal.items())
+        return Fit(gb, overrides, switch.consequence if overrides else "", _device_gib(specs[first], hardware))
     return Fit(gb, None, "", smallest)
+
+
+def _device_gib(spec: RunSpec, hardware: Hardware) -> float:
+    """Upper bound; infinite where it cannot be estimated."""
+    try:
+        return float(estimate(spec, hardware)["memory"]["device_gib"]["high"])
+    except UserError:
+        raise
+    except Exception:  # whatever a user's own part raises on tensors without values
+        log.debug("estimate of a candidate", exc_info=True)
+        return math.inf
 
 
 def micro_batches(spec: RunSpec, ranks: int) -> list[int]:

@@ -67,11 +67,16 @@ def memory_of(trace: Trace, share: float) -> Memory:
         peaks[name] = sizes, allocator.peak_allocated / GIB, allocator.reserved / GIB
     at_peak, static = _by_label(peaks["expected"][0], trace)
     return Memory(
-        allocated_gib=Range(**{name: allocated for name, (_, allocated, _) in peaks.items()}),
-        reserved_gib=Range(**{name: reserved for name, (_, _, reserved) in peaks.items()}),
+        allocated_gib=_range({name: allocated for name, (_, allocated, _) in peaks.items()}),
+        reserved_gib=_range({name: reserved for name, (_, _, reserved) in peaks.items()}),
         at_peak_gib={label: size / GIB for label, size in at_peak.most_common() if size},
         static_gib={label: static[label] / GIB for label in STATIC},
     )
+
+
+def _range(gib: Mapping[str, float]) -> Range:
+    """Larger buffers may fit the allocator's segments better, so that it reserves less."""
+    return Range(min(gib.values()), gib["expected"], max(gib.values()))
 
 
 def from_allocator_gib(memory: Memory) -> float:

@@ -20,7 +20,11 @@ FEW_SCENES = ("data=procedural", "data.training_scenes=16", "data.validation_sce
 MODELS = ("ours2", "freesplatter", "ours1")  # of Table 3
 GB, GIB = 10**9, 2**30  # bytes; the paper does not say which of them its GB are
 MEMORY = ("allocated_peak_memory", "reserved_peak_memory", "device_memory")
-REGIMES: dict[str, tuple[str, ...]] = {"paper": (), "lean": ("train.regime=lean",)}
+REGIMES: dict[str, tuple[str, ...]] = {
+    "paper": (),
+    "lean": ("train.regime=lean",),
+    "lean, micro-batches of 4": ("train.regime=lean", "train.micro_batch=4"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Case:
         from bench import config
         from bench.config.schema import InitSpec
 
-        scenes = min(self.scenes, 2) if suite_is_tiny else self.scenes
+        scenes = min(self.scenes, 4) if suite_is_tiny else self.scenes
         given = [*FEW_SCENES, "views.choice=rig", f"train.batch={scenes}", *self.overrides]
         given += ["profile.trace=true"] if device_type == "cpu" else []
         path = SOURCE / "ablations" / "base" / f"{self.base}.yaml"
