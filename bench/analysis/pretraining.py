@@ -29,21 +29,21 @@ def tflop(run: SweepRun, runs: Mapping[str, SweepRun]) -> float | None:
 def _costs(run: SweepRun, runs: Mapping[str, SweepRun]) -> Iterator[tuple[str, float | None]]:
     """(what it starts from, 10¹² operations of its training) for each part, then for what that starts from."""
     for source in (run.line.get("spec") or {}).get("init", {}).values():
-        if "run" in source:
-            parent = runs[source["id"]]
+        if source == "scratch":
+            continue
+        if "shipped" in source:
+            yield source["sha256"], _training_of_shipped(source)
+        elif parent := runs.get(source.get("id")):
             yield parent.id, _training(parent)
             yield from _costs(parent, runs)
-        elif "shipped" in source:
-            yield source["sha256"], _training_of_shipped(source)
-        elif source != "scratch":
-            yield source["weights"], None
+        else:
+            yield str(source), None
 
 
 def _training(run: SweepRun) -> float | None:
     """By the profile of the run itself."""
-    gflop = next(iter(run.folder.profiles().values()), {}).get("forward_gflop")
-    train = run.line["spec"]["train"]
-    return None if gflop is None else _operations(gflop, train["batch"], train["steps"])
+    profile = next(iter(run.folder.profiles().values()), {})
+    return _operations(profile | run.line["spec"]["train"])
 
 
 def _training_of_shipped(source: Mapping[str, str]) -> float | None:
@@ -51,8 +51,9 @@ def _training_of_shipped(source: Mapping[str, str]) -> float | None:
     path = SOURCE / "models" / "pretrained" / f"{source['shipped']}.json"
     card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     facts = card.get("facts", {}) if card.get("sha256") == source["sha256"] else {}
-    return _operations(facts["forward_gflop"], facts["batch"], facts["steps"]) if "forward_gflop" in facts else None
+    return _operations(facts)
 
 
-def _operations(forward_gflop: float, batch: int, steps: int) -> float:
-    return 3 * forward_gflop * batch * steps / 1000
+def _operations(known: Mapping[str, Any]) -> float | None:
+    gflop: float | None = known.get("forward_gflop")
+    return None if gflop is None else 3 * gflop * known["batch"] * known["steps"] / 1000
