@@ -24,6 +24,7 @@ FEW = (
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)  # a minute on an idle core
 def test_table3_at_small_scale_trains_its_encoder_and_starts_from_it(tmp_path: Path) -> None:
     runs = {run.label: run for run in config.load(TABLE3, FEW, "small").runs}
     for run in runs.values():  # else a minute goes into timing steps
