@@ -37,10 +37,11 @@ def of_sweep(sweep: SweepResults) -> dict[str, Series]:
     bases = {label: str(runs[0].line.get("base")) for label, runs in sweep.groups().items()}
     names = models_and_variants(bases)
     variants = [variant for variant, _ in Counter(variant for _, variant in names.values()).most_common()]
-    shared = 1 < len(set(bases.values())) < len(bases) and len(variants) <= len(LINES)
-    if not shared or len(set(names.values())) < len(names):
+    models, count = list(dict.fromkeys(model for model, _ in names.values())), len(set(bases.values()))
+    enough = count == len(models) <= len(style.PALETTE) and len(variants) <= len(LINES)
+    if not 1 < count < len(bases) or not enough or len(set(names.values())) < len(names):
         return of_labels(list(bases))
-    colors = style.series_colors(list(dict.fromkeys(model for model, _ in names.values())))
+    colors = style.series_colors(models)
     return {
         label: Series(model, variant, colors[model], LINES[variants.index(variant)])
         for label, (model, variant) in names.items()
