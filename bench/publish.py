@@ -1,4 +1,4 @@
-"""`python -m bench.publish SWEEP_FOLDER`: copy a sweep's summary (tables, figures, records) to results/published/."""
+"""`python -m bench.publish SWEEP_FOLDER`: copy a sweep's report, tables, figures and records to results/published/."""
 
 from __future__ import annotations
 

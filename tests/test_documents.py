@@ -200,6 +200,21 @@ def test_parameters_in_readme_are_counted() -> None:
     assert len(counts) >= 3 and counts == {name: sizes[name]["parameters"] for name in counts}
 
 
+def test_the_readme_prints_the_published_table() -> None:
+    """Its lines of Table 3 against results/published/table3_tiny, column by column."""
+
+    def rows(text: str) -> dict[str, dict[str, str]]:
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+        start = next(i for i, line in enumerate(lines) if "PSNR ↑" in line)
+        return {line[0]: dict(zip(lines[start][1:], line[1:], strict=True)) for line in lines[start + 2 : start + 5]}
+
+    printed = rows((ROOT / "README.md").read_text(encoding="utf-8"))
+    published = rows((ROOT / "results/published/table3_tiny/tables/table.md").read_text(encoding="utf-8"))
+    assert list(printed) == ["FreeSplatter", "Ours1", "Ours2"]
+    for model, cells in printed.items():
+        assert cells == {name: published[model][name] for name in cells}
+
+
 @pytest.mark.parametrize(("page", "question", "file"), [
     ("docs/extending.md", "Where is the optimizer set up, and how do I change it?", "bench/training/optimizer.py"),
     ("docs/extending.md", "loss term", "bench/losses/NAME.py"),

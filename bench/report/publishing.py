@@ -1,4 +1,4 @@
-"""A sweep's summary for results/published/: its tables, figures and records, with the authors of its data."""
+"""A sweep's summary for results/published/: its report, tables, figures and records, with the authors of its data."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from bench.common.files import atomic_write
 from bench.common.json_files import read_lines
 
 SUMMARY = ("sweep.json", "runs.jsonl", "environment.json", "tables", "figures")
-SEARCH_FILES = ("search.json", "trials.jsonl", "front")
-RECORDS = (".json", ".jsonl")
+WHERE_PRESENT = ("report.html", "search.json", "trials.jsonl", "front")
+TEXTS = (".json", ".jsonl", ".html")
 
 
 def publish(sweep: Path, target: Path) -> None:
     """Copy a finished sweep's summary to the folder `target`, replacing what is there.
 
-    The ATTRIBUTION.md of the data is copied, too: figures show models whose authors must be named. The copied records
-    hold names of the data's folders, not their paths.
+    The ATTRIBUTION.md of the data is copied, too: figures show models whose authors must be named. The copies hold
+    names of the data's folders, not their paths.
 
     Errors: UserError if the sweep is not finished, or a folder of its data is absent.
     """
@@ -31,7 +31,7 @@ def publish(sweep: Path, target: Path) -> None:
 
     def write(folder: Path) -> None:
         folder.mkdir()
-        for name in (*SUMMARY, *(name for name in SEARCH_FILES if (sweep / name).exists())):
+        for name in (*SUMMARY, *(name for name in WHERE_PRESENT if (sweep / name).exists())):
             source = sweep / name
             if source.is_dir():
                 shutil.copytree(source, folder / name)
@@ -46,9 +46,9 @@ def publish(sweep: Path, target: Path) -> None:
 
 
 def _replace_path(folder: Path, root: Path) -> None:
-    """By the folder's name, in all records: where data lies is a matter of one machine."""
+    """By the folder's name, in records and report: where data lies is a matter of one machine."""
     for path in folder.rglob("*"):
-        if path.suffix in RECORDS and str(root) in (text := path.read_text(encoding="utf-8")):
+        if path.suffix in TEXTS and str(root) in (text := path.read_text(encoding="utf-8")):
             path.write_text(text.replace(str(root), root.name), encoding="utf-8")
 
 
