@@ -164,7 +164,8 @@ def _systematization(sweep: SweepData) -> dict[str, Any]:
 
 def _paper(sweep: SweepData) -> dict[str, Any]:
     comparison, differing = sweep.paper(), sweep.deviations()
-    columns: list[Any] = list(comparison.columns)
+    columns: list[Any] = [c for c in comparison.columns if c[0] != sweep.scale or comparison[c].notna().any()]
+    comparison = comparison[columns]
     models = list(comparison["model", ""])
     lines = [(models.count(row[0]) if row[0] not in models[:i] else 0,
               [_number(quantity, value) for (_, quantity), value in zip(columns, row, strict=True)])

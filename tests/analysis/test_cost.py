@@ -67,6 +67,7 @@ def test_a_study_of_cost_shows_no_quality_of_models_that_are_hardly_trained(tmp_
                                                                         "Status"]  # fmt: skip
     assert "hardly trained" in sweep.figure("qualitative").html and "Time ÷ reference" in sweep.show("results").html
     assert "ratios to the reference" in sweep.show("answers").html
+    assert sweep.show("paper").html.count("PSNR") == 1  # the paper's
 
 
 def test_profiles_from_before_such_measurements_make_no_table(tmp_path: Path) -> None:
