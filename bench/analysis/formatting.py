@@ -16,7 +16,7 @@ DAGGER = "†"  # marks runs that do not exceed a baseline
 HEADINGS = {"reserved_peak_memory_gib": "GPU mem. [GiB]", "host_peak_memory_gib": "Host mem. [GiB]",
             "forward_gflop": "Forward [GFLOP]", "step_time_ms": "Step [ms]"}  # fmt: skip
 DECIMALS = {"ssim": 3, "lpips_vgg": 3, "lpips_alex": 3, "depth_error": 3, "point_error": 3,
-            "completion_error": 3, "step_time_ms": 0}  # fmt: skip
+            "completion_error": 3, "step_time_ms": 0, "pretraining_tflop": 1}  # fmt: skip
 ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.analysis import pretraining
 from bench.analysis.formatting import format_number
 from bench.analysis.sweep_results import SweepResults, SweepRun
 
@@ -51,10 +52,13 @@ class TableRow:
 def table_rows(sweep: SweepResults, protocol: str) -> list[TableRow]:
     """Runs in the sweep's order with seeds together, then the baselines of their evaluations."""
     rows, baselines = [], dict[str, tuple[str, TableRow]]()
+    by_id = {run.id: run for run in sweep.runs}
     for label, runs in sweep.groups().items():
         evaluations = [run.folder.evaluations().get(protocol) for run in runs]
         own = _baseline_rows(evaluation for evaluation in evaluations if evaluation)
         rows.append(_run_row(label, runs, evaluations, own))
+        for run in runs:
+            rows[-1].append({pretraining.COLUMN: pretraining.tflop(run, by_id)})
         for row in own.values():
             baselines.setdefault(repr((row.label, row.values)), (label, row))
     counts = Counter(row.label for _, row in baselines.values())

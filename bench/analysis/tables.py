@@ -12,13 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis import answers, cost, number_of_views, remarks, systematization
+from bench.analysis import answers, cost, number_of_views, pretraining, remarks, systematization
 from bench.analysis.formatting import (
     ARROWS,
     DAGGER,
     HEADINGS,
     PARAMETERS,
     FormattedTable,
+    format_number,
     markdown,
     millions,
     terminal,
@@ -64,8 +65,9 @@ def terminal_summary(sweep_folder: Path, results: Path) -> str:
 def build_table(sweep: SweepResults, protocol: str) -> FormattedTable:
     """The table of one protocol's results."""
     rows, metrics = table_rows(sweep, protocol), protocol_metrics(sweep, protocol)
+    definitions = remarks.definitions(sweep, metrics) + ([pretraining.DEFINITION] if _pretrained(rows) else [])
     return FormattedTable(remarks.caption(sweep, protocol), _cells(rows, metrics),
-                          remarks.remarks(sweep, protocol, rows), remarks.definitions(sweep, metrics))  # fmt: skip
+                          remarks.remarks(sweep, protocol, rows), definitions)  # fmt: skip
 
 
 def render(sweep: SweepResults, protocol: str) -> dict[str, str]:
@@ -89,6 +91,8 @@ def frame(rows: Sequence[TableRow], metrics: Sequence[Mapping[str, str]]) -> pd.
             line[f"{metric['name']}_sd"] = row.deviation(metric["name"])
         for part in ("encoder", "aggregator", "head", "total"):
             line[f"parameters_{part}"] = (row.parameters or {}).get(part)
+        if _pretrained(rows):
+            line[pretraining.COLUMN] = row.mean(pretraining.COLUMN)
         line["not_beaten"] = "; ".join(row.baselines_not_exceeded)
         line |= {f"measured/{name}": row.mean(name) for name in MEASURED}
         lines.append(line)
@@ -105,7 +109,13 @@ def _cells(rows: Sequence[TableRow], metrics: Sequence[Mapping[str, str]]) -> pd
             line[metric["heading"] + ARROWS[metric["better"]]] = format_cell(row, metric["name"])
         line[PARAMETERS] = millions((row.parameters or {}).get("total"))
         line |= {heading: format_cell(row, name) for name, heading in HEADINGS.items()}
+        line[pretraining.HEADING] = format_number(pretraining.COLUMN, row.mean(pretraining.COLUMN))
         line["Status"] = row.status if row.kind == "run" else row.kind
         lines.append(line)
     cells = pd.DataFrame(lines)
     return cells.loc[:, (cells != "").any()]
+
+
+def _pretrained(rows: Sequence[TableRow]) -> bool:
+    """Whether any run starts from something whose training was counted."""
+    return any(pretraining.COLUMN in row.values for row in rows)

@@ -46,6 +46,7 @@ def print_dry_run(
     sweep's; `ranks`: the number of processes that share a run's batch; `estimates`, one a run: those of
     bench.execution.estimates."""
     from bench.analysis.formatting import millions
+    from bench.profiling.proportions import compact
 
     rows = dry_run_rows(sweep, chosen, folder.parent, ranks)
     if estimates is not None:
@@ -72,6 +73,7 @@ def print_dry_run(
     if any(row["not_swept"] for row in rows):
         lines.append((f"{NOT_SWEPT} differs although the spec does not sweep it", "yellow"))
     lines.append((f"State: {states}", None))
+    lines += [(text, None) for text in compact(sweep)]
     lines += [(_measurement(name, seeds[0]), None) for name, seeds in groups.items() if seeds[0]["measured"]]
     lines += [(f"Results: {folder.resolve()}", None), (_disk(rows, folder.parent), None)]
     lines += [(text, "yellow") for text in dict.fromkeys(text for row in rows for text in row["shortfalls"])]

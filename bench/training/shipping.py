@@ -21,7 +21,7 @@ LICENSE = (
 )
 
 
-def ship(run: Path, name: str, part: str, command: str, to: Path | None = None) -> Path:
+def ship(run: Path, name: str, part: str, command: str, gives: str | None = None, to: Path | None = None) -> Path:
     """Write NAME.safetensors, NAME.json and NAME.md; returns the first's path. Raises WeightsError."""
     folder, target = RunFolder(run), to or pretrained.FOLDER
     state = weights.part_of(weights.read_own(run / weights.WEIGHTS_FILE), part)
@@ -30,7 +30,7 @@ def ship(run: Path, name: str, part: str, command: str, to: Path | None = None) 
         "part": part,
         "spec": weights.load_spec(run).to_dict()[part],
         "sha256": hashlib.sha256(content).hexdigest(),
-        "facts": facts(folder, state, part, command),
+        "facts": facts(folder, state, part, command) | ({"gives": gives} if gives else {}),
     }
     target.mkdir(parents=True, exist_ok=True)
     path = target / f"{name}.safetensors"
@@ -61,6 +61,7 @@ def facts(folder: RunFolder, state: Mapping[str, Tensor], part: str, command: st
         "steps": train["steps"],
         "batch": train["batch"],
         "seed": spec["seed"],
+        "forward_gflop": next(iter(folder.profiles().values()), {}).get("forward_gflop"),  # of the whole model, a scene
         "training_s": training["training_s"],
         "threads": training.get("threads"),
         "device": provenance["device_name"],
@@ -106,7 +107,7 @@ The {card["part"]} of run `{known["run"]}`: `init: {{{card["part"]}: {{shipped: 
 | data | {known["data"]["name"]}: {data}; {known["image_size"]} px |
 | views | {known["views"]["inputs"]} inputs, {choice["name"]} |
 | steps | {known["steps"]:,} of {known["batch"]} scenes, seed {known["seed"]} |
-| time | {known["training_s"] / 60:.0f} minutes, {known["threads"]} thread(s) of {known["device"]} |
+{_operations(known)}| time | {known["training_s"] / 60:.0f} minutes, {known["threads"]} thread(s) of {known["device"]} |
 | commit | `{known["commit"]}`, torch {known["torch"]}, {known["time"]} |
 | command | `{known["command"]}` |
 | license | {known["license"]} |
@@ -120,4 +121,16 @@ trained for surface points, so its pictures are poor):
 
 Made for the procedural scenes and the camera rig of the tiny scale. It has seen nothing else, and is no encoder for
 photographs.
-"""
+{_gives(known)}"""
+
+
+def _operations(known: Mapping[str, Any]) -> str:
+    """A line of the table; empty where the run was not profiled."""
+    if not (gflop := known.get("forward_gflop")):
+        return ""
+    total = 3 * gflop * known["batch"] * known["steps"] / 1000
+    return f"| operations | {total:,.3g} TFLOP: {gflop:.3f} GFLOP of a scene's forward pass × 3 × scenes × steps |\n"
+
+
+def _gives(known: Mapping[str, Any]) -> str:
+    return f"\n## What it gives\n\n{known['gives']}\n" if known.get("gives") else ""

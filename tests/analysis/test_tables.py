@@ -52,7 +52,7 @@ def test_markdown_has_scale_protocol_data_commit_and_what_tiny_is_evidence_for(f
         assert part in notes, part
     rows = table.cells.set_index("").to_dict("index")
     assert rows["FreeSplatter †"]["PSNR ↑"] == "18.20 ± 0.28" and rows["Ours1"]["Params."] == "307M"
-    assert [cell for cell in rows["Ours2"].values() if cell] == ["2.9M", "1 failed, 1 planned"]
+    assert [cell for cell in rows["Ours2"].values() if cell] == ["2.9M", "108.3", "1 failed, 1 planned"]
     assert "flat mean color in the true mask (oracle)" in rows
     assert all(any(column) for _, column in table.cells.items())  # GPU memory is none of these
     assert "measured/reserved_peak_memory_gib" in pd.read_csv(finished_sweep / "tables" / "table.csv")
@@ -140,3 +140,38 @@ def test_an_encoder_that_resizes_is_marked_as_not_comparable(tmp_path: Path) -> 
     sweep, _ = record_sweep(tmp_path, ROOT / "ablations" / "encoder.yaml", scale="paper")
     notes = [note for note in rewrite(sweep)[1].splitlines() if "does not compare" in note]
     assert len(notes) == 1 and "pretrained DINOv2: E resizes its images to 14/16 of their side" in notes[0]
+
+
+def test_what_a_shipped_encoder_cost_is_a_column(sweep_copy: Path) -> None:
+    """By its card; and only where a run starts from something."""
+    table, text = rewrite(sweep_copy)
+    facts = read_json(ROOT / "models" / "pretrained" / "tiny_surface_points.json")["facts"]
+    expected = 3 * facts["forward_gflop"] * facts["batch"] * facts["steps"] / 1000
+    assert table.pretraining_tflop["Ours1"] == table.pretraining_tflop["Ours2"] == pytest.approx(expected)
+    assert pd.isna(table.pretraining_tflop["FreeSplatter"])
+    cells = read_markdown(text).cells.set_index("")["Pretraining [TFLOP]"]
+    assert (cells["Ours1"], cells["FreeSplatter †"]) == (f"{expected:.1f}", "")
+    assert sum(note.startswith("Pretraining [TFLOP]: ") for note in read_markdown(text).definitions) == 1
+
+
+GRAPH = """base: freesplatter
+set: {train: {steps: 50, warmup_steps: 5, batch: 8}}
+runs:
+  - {name: first}
+  - {name: second, init: {encoder: {run: first}, aggregator: {run: first}}}
+  - {name: third, init: {encoder: {run: second}, head: {run: first}}, train.steps: 60}
+  - {name: given, init: {encoder: {run: first}, head: {weights: runs/mine}}}
+"""
+
+
+def test_pretraining_counts_each_run_of_the_chain_once(tmp_path: Path) -> None:
+    path = tmp_path / "graph.yaml"
+    path.write_text(GRAPH)
+    folder, runs = record_sweep(tmp_path, path)
+    assert "pretraining_tflop" not in rewrite(folder)[0]  # nothing is profiled, so nothing is known
+    for run, gflop in zip(runs, (2.0, 4.0, 8.0, 16.0), strict=True):
+        write_json(tmp_path / "runs" / run.id / "profiles" / "cpu-1.json", profile(1.0) | {"forward_gflop": gflop})
+    table = rewrite(folder)[0].pretraining_tflop
+    assert pd.isna(table["first"]) and pd.isna(table["given"])  # nothing says what its head took
+    assert table["second"] == pytest.approx(3 * 2.0 * 8 * 50 / 1000)
+    assert table["third"] == pytest.approx(3 * (2.0 + 4.0) * 8 * 50 / 1000)

@@ -83,3 +83,14 @@ def test_describe_gives_the_papers_parameters() -> None:
     assert rows[0]["missing_files"] == [data] and "data.root=FOLDER" in data
     assert "weights/MASt3R" in weights and "sha256" in weights
     json.dumps(rows)
+
+
+def test_table3_at_small_scale_pretrains_its_encoder_first() -> None:
+    """None ships for it: E comes from the run that pretrain_encoder.yaml asks for, too."""
+    pretraining, free_splatter, *ours = load(BASES.parent / "table3.yaml", scale="small").runs
+    assert [run.label for run in (free_splatter, *ours)] == ["FreeSplatter", "Ours1", "Ours2"]
+    same = {run.label: run.id for run in load(BASES.parent / "pretrain_encoder.yaml", scale="small").runs}
+    assert pretraining.id == same["surface points"] and pretraining.parents == free_splatter.parents == ()
+    for run in ours:
+        assert run.parents == (pretraining.id,) and run.spec.train.parts.encoder.rate == 0.1
+    assert load(BASES.parent / "table3.yaml", scale="small").reference == "FreeSplatter"

@@ -1,6 +1,7 @@
 """`init: {encoder: {shipped: NAME}}`, the weights that ship, and `bench.ship`, which makes them."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from support.training import spec
 
 from bench import ship
 from bench.common.errors import ConfigError, UserError
+from bench.common.json_files import write_json
 from bench.config import from_dict, load, run_id, to_dict
 from bench.config.schema import Shipped
+from bench.execution.selection import select_runs
 from bench.training import initialization
 from models import pretrained, weights
 from models.pretrained import Card
@@ -29,8 +32,15 @@ def test_what_ships_is_small_and_fits_its_card(name: str) -> None:
     assert (pretrained.FOLDER / f"{name}.safetensors").stat().st_size <= 4_000_000
     assert sum(tensor.numel() for tensor in pretrained.read(name).values()) == card.facts["parameters"]
     text = (pretrained.FOLDER / f"{name}.md").read_text()
-    for value in (card.sha256, card.facts["command"], card.facts["commit"], card.facts["license"]):
+    for value in (card.facts["gives"], card.sha256, card.facts["command"], card.facts["commit"], card.facts["license"]):
         assert value in text
+
+
+def test_the_command_of_the_card_makes_the_run_that_it_names() -> None:
+    facts = pretrained.card("tiny_surface_points").facts
+    _, _, _, path, only, label = shlex.split(facts["command"])
+    assert only == "--only"
+    assert [run.id for run in select_runs(load(path), label)] == [facts["run"]]
 
 
 def test_tiny_ours_start_from_it_and_the_encoder_learns_slowly() -> None:
@@ -94,4 +104,10 @@ def test_ship_writes_weights_and_card_of_a_finished_run(tmp_path: Path) -> None:
     assert card.facts["parameters"] == sum(tensor.numel() for tensor in trained.values())
     assert 0 < card.facts["largest_rounding"] < 1e-3
     assert card.spec == json.loads((run / "spec.json").read_text())["spec"]["model"]["encoder"]
-    assert "python -m bench.run mine.yaml" in (tmp_path / "mine.md").read_text()
+    text = (tmp_path / "mine.md").read_text()
+    assert "python -m bench.run mine.yaml" in text and "TFLOP" not in text and "What it gives" not in text
+    write_json(run / "profiles" / "cpu-1.json", {"forward_gflop": 250.0})
+    ship.main([str(run), "mine", "--command", "x", "--gives", "+1 dB: SWEEP", "--to", str(tmp_path)])
+    text = (tmp_path / "mine.md").read_text()
+    operations = 3 * 250 * of.train.batch * of.train.steps / 1000
+    assert f"{operations:.3g} TFLOP" in text and text.endswith("## What it gives\n\n+1 dB: SWEEP\n")

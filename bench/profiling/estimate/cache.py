@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.config.schema import RunSpec
 
 CODE = ("models", "bench/rendering", "bench/outputs", "bench/losses", "bench/training", "bench/runtime",
-        "bench/profiling/estimate", "bench/data/batch.py")  # fmt: skip
+        "bench/profiling/estimate", "bench/profiling/flops.py", "bench/data/batch.py")  # fmt: skip
 WITHOUT_COST = (
     "steps", "learning_rate", "final_learning_rate", "warmup_steps", "betas", "weight_decay", "gradient_clip",
     "geometry_first", "checkpoint_every", "tensorboard", "keep", "validations", "regime",
