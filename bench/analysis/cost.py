@@ -4,7 +4,7 @@ reference beside the paper's."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -28,6 +28,7 @@ COLUMNS = {  # field of a profile → heading, format
     "reserved_peak_memory_gib": ("Reserved [GiB]", "{:.3g}"),
     "device_memory_gib": ("Device [GiB]", "{:.3g}"),
     "other_share": ("Other", "{:.1%}"),
+    "phases_overhead": ("Measuring phases", "{:+.1%}"),
     "data_wait_share": ("Waiting for data", "{:.1%}"),
     "inference.latency_ms": ("Latency [ms]", "{:.3g}"),
     "inference.peak_memory_gib": ("Inference [GiB]", "{:.3g}"),
@@ -58,7 +59,7 @@ def build(sweep: SweepResults) -> FormattedTable | None:
     cells = pd.DataFrame(lines)
     shown = cells.loc[:, (cells != "").any()]
     title = f"Cost: {remarks.subject(sweep)}"
-    notes = _definitions(sweep, memory) + ([PAPER] if PAPER_MEMORY in shown else [])
+    notes = _definitions(sweep, memory, list(map(str, shown))) + ([PAPER] if PAPER_MEMORY in shown else [])
     return FormattedTable(title, shown, list(_remarks(sweep, reference)), notes)
 
 
@@ -108,10 +109,10 @@ def _remarks(sweep: SweepResults, reference: str) -> Iterator[str]:
         yield f"Estimate ÷ measured: {'; '.join(f'{label}: {text}' for label, text in ratios.items())}."
 
 
-def _definitions(sweep: SweepResults, memory: str) -> list[str]:
+def _definitions(sweep: SweepResults, memory: str, headings: Collection[str]) -> list[str]:
     profiles = [profile for run in sweep.runs for profile in run.folder.profiles().values()]
     texts: dict[str, Any] = dict(item for profile in profiles for item in profile["definitions"].items())
-    names = dict.fromkeys(name.partition(".")[0] for name in COLUMNS)
+    names = dict.fromkeys(name.partition(".")[0] for name, (heading, _) in COLUMNS.items() if heading in headings)
     notes = [f"{PARAMETERS} are trained parameters, truncated to millions as in the paper."]
     notes += [f"{COLUMNS[name][0] if name in COLUMNS else name}: {texts[name]}." for name in names if name in texts]
     peak = next((p for p in profiles if p.get("matmul_tflops")), None)

@@ -19,7 +19,7 @@ DEFAULT_COLUMNS = ("psnr", "psnr_foreground", "ssim", "lpips_vgg", "parameters",
 PARAMETER_COLUMNS = {"parameters": "total", "parameters_encoder": "encoder", "parameters_aggregator": "aggregator",
                      "parameters_head": "head"}  # fmt: skip
 NOT_APPLICABLE = "--"  # to a baseline; what is missing of a run is an empty cell
-NOT_PRINTED = ("--force", " is empty: ", remarks.TINY)  # notes for those who work with the runs
+NOT_PRINTED = ("--force", " is missing: ", remarks.TINY)  # notes for those who work with the runs
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from bench.analysis.table_rows import OF, TableRow
 from bench.runtime import provenance
 
 TINY = (
-    "Tiny results (CPU, minutes of training at 32 px, a small encoder of this repository in place of MASt3R's) are "
-    "evidence that the mechanics work and for claim 3 (grid artifact of linear heads, reduced by a DPT head). They are "
-    "no evidence for claims 1 and 2 (quality and cost of a pretrained encoder) at the paper's size, nor comparable "
-    "with its numbers. The standard deviation between seeds is about 0.2 dB: differences need at least 3 seeds."
+    "Tiny results (minutes of training on a CPU at 32 px, a small encoder of this repository in place of MASt3R's) "
+    "show that the mechanics work, in which direction a change goes, and claim 3 (grid artifact of linear heads, "
+    "reduced by a DPT head). The sizes of their differences do not carry over to the paper's scale, and their numbers "
+    "are not comparable with the paper's."
 )
+SEEDS = "The standard deviation of PSNR between seeds is about 0.2 dB: differences need at least 3 seeds."
 STEP_TIMES = "Step times"
 ORACLE = (
     "exceeds every model here because it is given each target view's true mask: the background and the silhouette's "
@@ -79,13 +80,13 @@ def remarks(sweep: SweepResults, protocol: str, rows: Sequence[TableRow]) -> lis
     """What keeps the numbers from being taken at face value."""
     runs = [row for row in rows if row.kind == "run"]
     untrained = [run for run in sweep.runs if run.line.get("steps") == 0]
-    notes = [TINY] if sweep.scale == "tiny" and len(untrained) < len(sweep.runs) else []
+    notes = [*filter(None, [tiny_remark(sweep)])]
     notes += [_untrained(untrained)] if untrained else []
     notes += [*_evaluation_notes(sweep, protocol), *_resizing_notes(sweep), *_baseline_notes(rows)]
     if any(len(row.values.get("psnr", ())) > 1 for row in runs):
         notes.append("± is the standard deviation between seeds (n − 1).")
     missing = {n: r for _, e in _evaluations(sweep, protocol) for n, r in e.get("missing", {}).items()}
-    notes += [f"{name} is empty: {reason}." for name, reason in missing.items()]
+    notes += [f"{name} is missing: {reason}." for name, reason in missing.items()]
     notes += [*code_notes(sweep, protocol), *_data_notes(sweep, protocol, runs)]
     notes += filter(None, [step_conditions(sweep)])
     if unfinished := [f"{row.label}: {row.status}" for row in runs if row.status != "done"]:
@@ -93,14 +94,22 @@ def remarks(sweep: SweepResults, protocol: str, rows: Sequence[TableRow]) -> lis
     return notes
 
 
+def tiny_remark(sweep: SweepResults) -> str:
+    """What results of scale tiny are evidence for; empty at other scales, and where nothing was trained."""
+    if sweep.scale != "tiny" or all(run.line.get("steps") == 0 for run in sweep.runs):
+        return ""
+    return TINY if sweep.studies_cost else f"{TINY} {SEEDS}"
+
+
 def definitions(sweep: SweepResults, metrics: Sequence[Mapping[str, str]]) -> list[str]:
     """What each column means, and on what it was measured."""
     notes = [f"{PARAMETERS} are trained parameters, truncated to millions as in the paper."]
-    profile = next((p for run in sweep.runs for p in run.folder.profiles().values()), None)
-    if profile:
+    profiles = [profile for run in sweep.runs for profile in run.folder.profiles().values()]
+    if profile := next(iter(profiles), None):
         step, memory = (profile["definitions"][name] for name in ("step_time_ms", "host_peak_memory_gib"))
         notes.append(f"Step: {step}.")
-        notes.append(f"Host mem.: {memory}. GPU mem.: reserved; empty on a CPU.")
+        on_gpu = any(profile.get("reserved_peak_memory_gib") for profile in profiles)
+        notes.append(f"Host mem.: {memory}.{' GPU mem.: reserved.' if on_gpu else ''}")
         if flops := profile["definitions"].get("forward_gflop"):
             notes.append(f"Forward: {flops}.")
     if ratios := estimate_ratios(sweep):

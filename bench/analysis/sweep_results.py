@@ -103,8 +103,15 @@ class SweepResults:
         """setting → its resolved spec as dotted fields, without the seed; of a summary those that it records."""
         return {label: _resolved_fields(runs[0]) for label, runs in self.groups().items()}
 
+    @property
+    def studies_cost(self) -> bool:
+        """Whether all runs have `study: cost`: they are hardly trained, so no quality of theirs is shown."""
+        return bool(self.runs) and all(run.line.get("spec", {}).get("study") == "cost" for run in self.runs)
+
     def protocols(self) -> list[str]:
-        """The keys under which any run has been evaluated, the specs' own order first."""
+        """The keys under which any run has been evaluated, the specs' own order first; none for a study of cost."""
+        if self.studies_cost:
+            return []
         return list(dict.fromkeys(key for run in self.runs for key in run.folder.evaluations()))
 
 

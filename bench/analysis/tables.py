@@ -1,7 +1,7 @@
 """Table 3 of any sweep: quality, parameters, memory and time of its runs beside baselines → CSV, Markdown, LaTeX.
 
-A number here is read from a run's JSON; what is missing is an empty cell with the run's status. Columns `measured/…` of
-the CSV depend on the machine: leave them out to compare tables.
+A number here is read from a run's JSON; what is missing is an empty cell with the run's status; what every row lacks is
+a column of the CSV alone. Its columns `measured/…` depend on the machine: leave them out to compare tables.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ def frame(rows: Sequence[TableRow], metrics: Sequence[Mapping[str, str]]) -> pd.
 
 
 def _cells(rows: Sequence[TableRow], metrics: Sequence[Mapping[str, str]]) -> pd.DataFrame:
+    """A line a row; without columns in which no row has anything, as GPU memory of a CPU."""
     lines = []
     for row in rows:
         line = {"": row.label + (f" {DAGGER}" if row.baselines_not_exceeded else "")}
@@ -108,11 +109,11 @@ def _cells(rows: Sequence[TableRow], metrics: Sequence[Mapping[str, str]]) -> pd
             line[metric["heading"] + ARROWS[metric["better"]]] = format_cell(row, metric["name"])
         line[PARAMETERS] = millions((row.parameters or {}).get("total"))
         line |= {heading: format_cell(row, name) for name, heading in HEADINGS.items()}
-        if _pretrained(rows):
-            line[pretraining.HEADING] = format_number(pretraining.COLUMN, row.mean(pretraining.COLUMN))
+        line[pretraining.HEADING] = format_number(pretraining.COLUMN, row.mean(pretraining.COLUMN))
         line["Status"] = row.status if row.kind == "run" else row.kind
         lines.append(line)
-    return pd.DataFrame(lines)
+    cells = pd.DataFrame(lines)
+    return cells.loc[:, (cells != "").any()]
 
 
 def _pretrained(rows: Sequence[TableRow]) -> bool:

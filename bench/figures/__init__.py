@@ -62,19 +62,22 @@ def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> 
 
 
 def _loss_curves(sweep: SweepResults) -> Figures:
-    from bench.figures import loss_curves
+    from bench.figures import loss_curves, series
 
     metrics = {label: [run.folder.metrics() for run in runs] for label, runs in sweep.groups().items()}
     curves = {label: recorded for label, runs in metrics.items() if (recorded := [steps for steps in runs if steps])}
     if curves:
         for suffix in ("png", "svg"):
-            yield f"loss_curves.{suffix}", partial(loss_curves.draw, curves)
+            yield f"loss_curves.{suffix}", partial(loss_curves.draw, curves, series.of_sweep(sweep))
 
 
 def _qualitative(sweep: SweepResults) -> Figures:
-    """The first seed of each setting: of most of those that show the same scenes and views, in the sweep's order."""
+    """The first seed of each setting: of most of those that show the same scenes and views, in the sweep's order. None
+    of a study of cost, whose models are hardly trained."""
     from bench.figures import qualitative
 
+    if sweep.studies_cost:
+        return
     sheets: dict[bytes, dict[str, Any]] = {}
     for label, runs in sweep.groups().items():
         samples = next((s for run in runs if (s := _samples(run)) is not None), None)
@@ -88,7 +91,7 @@ def _qualitative(sweep: SweepResults) -> Figures:
 
 def _comparison(sweep: SweepResults) -> Figures:
     from bench.analysis.table_rows import table_rows
-    from bench.figures import comparison
+    from bench.figures import comparison, series
 
     protocols = sweep.protocols()
     if not protocols:
@@ -105,7 +108,7 @@ def _comparison(sweep: SweepResults) -> Figures:
     times = {row.label: row.values.get("step_time_ms", []) for row in runs}
     if any(times.values()):  # not where nothing was trained
         panels.append(comparison.Panel("Step time [ms]", "lower", times, decimals=0))
-    yield "comparison.png", partial(comparison.draw, panels, [row.label for row in runs])
+    yield "comparison.png", partial(comparison.draw, panels, [row.label for row in runs], series.of_sweep(sweep))
 
 
 def _number_of_views(sweep: SweepResults) -> Figures:
@@ -163,7 +166,7 @@ def _trained_panels(sweep: SweepResults) -> Iterator[Panel]:
 
 def _quality_over_time(sweep: SweepResults) -> Figures:
     """Of settings that validated during training (`train.keep: best`)."""
-    from bench.figures import quality_over_time
+    from bench.figures import quality_over_time, series
 
     metrics = {label: [run.folder.metrics() for run in runs] for label, runs in sweep.groups().items()}
     curves = {
@@ -173,7 +176,7 @@ def _quality_over_time(sweep: SweepResults) -> Figures:
     }
     if curves:
         for suffix in ("png", "svg"):
-            yield f"quality_over_time.{suffix}", partial(quality_over_time.draw, curves)
+            yield f"quality_over_time.{suffix}", partial(quality_over_time.draw, curves, series.of_sweep(sweep))
 
 
 def _diagrams(sweep: SweepResults) -> Figures:

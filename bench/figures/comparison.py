@@ -10,6 +10,7 @@ import numpy as np
 
 from bench.common.labels import mathtext
 from bench.figures import style
+from bench.figures.series import Series, of_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +31,8 @@ class Panel:
     decimals: int = 2
 
 
-def draw(panels: Sequence[Panel], labels: Sequence[str]) -> Figure:
-    """Labels from top to bottom, in the sweep's order."""
+def draw(panels: Sequence[Panel], labels: Sequence[str], series: Mapping[str, Series] | None = None) -> Figure:
+    """Labels from top to bottom, in the sweep's order; `series`: their colors, by default one for each."""
     import matplotlib.pyplot as plt
 
     names = [style.wrap(label) for label in labels]
@@ -39,7 +40,7 @@ def draw(panels: Sequence[Panel], labels: Sequence[str]) -> Figure:
     height = max(0.24, 0.13 * lines) * len(labels) + 1.05
     figure, grid = plt.subplots(1, len(panels), figsize=(style.WIDTH, height), sharey=True, squeeze=False,
                                 layout="constrained")  # fmt: skip
-    colors = style.series_colors(labels)
+    colors = {label: one.color for label, one in (series or of_labels(labels)).items()}
     for axes, panel in zip(grid[0], panels, strict=True):
         _panel(axes, panel, labels, colors)
     grid[0][0].set_yticks(range(len(labels)), names)

@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 
 from bench.common.labels import mathtext
 from bench.figures import style
+from bench.figures.series import Series, handles, of_labels
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Records = Sequence[Mapping[str, Any]]  # one run's metrics.jsonl: {"step": …, "loss/mse": …}
 MOST_POINTS = 500  # of a curve; more are thinned out, which a page's width does not show
-LEGEND_CHARACTERS = 90  # of all columns of the legend together
+LEGEND_CHARACTERS = 110  # of all columns of the legend together
+FEW = 4  # curves, whose raw values do not yet cover their means
+SHADE = "#EBEBEB"  # of steps before the first rendering
 TITLES = {  # of eq. 6; any other term goes by its own name
     "mse": r"$\mathcal{L}_m$  mean squared error",
     "lpips": r"$\mathcal{L}_l$  LPIPS",
@@ -25,9 +29,11 @@ TITLES = {  # of eq. 6; any other term goes by its own name
 }
 
 
-def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
-    """`curves`: label → the records of its seeds. Steps at the start with L_3D alone are shaded."""
+def draw(curves: Mapping[str, Sequence[Records]], series: Mapping[str, Series] | None = None) -> Figure:
+    """`curves`: label → the records of its seeds; `series`: how each is drawn, by default in a color of its own.
+    Steps at the start with L_3D alone are shaded."""
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
     from matplotlib.ticker import LogLocator, NullFormatter
 
     terms = sorted(
@@ -35,30 +41,27 @@ def draw(curves: Mapping[str, Sequence[Records]]) -> Figure:
          for key in record if key.startswith("loss/")},
         key=lambda term: (*TITLES, term).index(term),
     )  # fmt: skip
-    columns = max(len(terms), 1)
-    figure, grid = plt.subplots(1, columns, figsize=(style.WIDTH, 2.5), squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(1, max(len(terms), 1), squeeze=False, layout="constrained")
     firsts = [points_only_steps(records) for runs in curves.values() for records in runs]
     geometry_first = min((first for first in firsts if first is not None), default=0)
-    colors, dashes = style.series_colors(list(curves)), style.dashes(list(curves))
+    looks = series or of_labels(list(curves))
     for axes, term in zip(grid[0], terms, strict=False):
         for label, runs in curves.items():
-            _curve(axes, label, runs, f"loss/{term}", colors[label], dashes[label])
+            _curve(axes, runs, f"loss/{term}", looks[label], raw=len(curves) <= FEW)
         if geometry_first:
-            axes.axvspan(0, geometry_first, color="#F0F0F0", zorder=0, linewidth=0)
+            axes.axvspan(0, geometry_first, color=SHADE, zorder=0, linewidth=0)
         axes.set(title=TITLES.get(term, mathtext(term)), xlabel="training step", xlim=(0, None))
         if _all_positive(curves, f"loss/{term}"):
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter("{x:g}")
-    if geometry_first:
-        axes = grid[0][0]
-        axes.text(geometry_first / 2, 0.98, r"$\mathcal{L}_{3D}$ alone", transform=axes.get_xaxis_transform(),
-                  ha="center", va="top", fontsize=6.5, color=style.FAINT)  # fmt: skip
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    longest = max((len(line) for label in labels for line in label.splitlines()), default=1)
-    columns = max(1, min(len(labels), 4, LEGEND_CHARACTERS // longest))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    legend: list[Artist] = [*handles({label: looks[label] for label in curves})]
+    longest = max((len(line) for artist in legend for line in str(artist.get_label()).splitlines()), default=1)
+    legend += [Patch(color=SHADE, label=r"$\mathcal{L}_{3D}$ alone")] if geometry_first else []
+    columns = max(1, min(len(legend), 6, LEGEND_CHARACTERS // (longest + 5)))
+    figure.set_size_inches(style.WIDTH, 2.2 + 0.16 * -(-len(legend) // columns))
+    figure.legend(handles=legend, loc="outside lower center", ncols=columns, handlelength=2.6, fontsize=7)
     return figure
 
 
@@ -71,24 +74,23 @@ def points_only_steps(records: Records) -> int | None:
     return None if first is None else max(0, first - 1)
 
 
-def _curve(axes: Axes, label: str, runs: Sequence[Records], key: str, color: str, dash: str) -> None:
-    """Raw values faint, their running mean on top; of several seeds the mean curve and the range."""
+def _curve(axes: Axes, runs: Sequence[Records], key: str, look: Series, raw: bool) -> None:
+    """The running mean, under it faint the `raw` values; of several seeds the mean curve and the range."""
     series = [np.array([(r["step"], r[key]) for r in records if r.get(key) is not None]) for records in runs]
     series = [values for values in series if len(values)]
     if not series:
-        axes.plot([], [], color=color, linestyle=dash, label=style.wrap(label, 60))
         return
     length = min(len(values) for values in series)
     steps = series[0][:length, 0]
-    raw = np.stack([values[:length, 1] for values in series])
-    smooth = np.stack([_running_mean(values) for values in raw])
+    recorded = np.stack([values[:length, 1] for values in series])
+    smooth = np.stack([_running_mean(values) for values in recorded])
     every = slice(None, None, -(-length // MOST_POINTS))
-    if len(series) == 1:
-        axes.plot(steps[every], raw[0, every], color=color, linewidth=0.4, alpha=0.25)
-    else:
+    if len(series) == 1 and raw:
+        axes.plot(steps[every], recorded[0, every], color=look.color, linewidth=0.4, alpha=0.25)
+    elif len(series) > 1:
         low, high = smooth.min(0), smooth.max(0)
-        axes.fill_between(steps[every], low[every], high[every], color=color, alpha=0.18, linewidth=0)
-    axes.plot(steps[every], smooth.mean(0)[every], color=color, linestyle=dash, label=style.wrap(label, 60))
+        axes.fill_between(steps[every], low[every], high[every], color=look.color, alpha=0.18, linewidth=0)
+    axes.plot(steps[every], smooth.mean(0)[every], color=look.color, linestyle=look.line)
 
 
 def _all_positive(curves: Mapping[str, Sequence[Records]], key: str) -> bool:

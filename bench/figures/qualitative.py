@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Samples = Mapping[str, NDArray[np.generic]]  # samples/evaluation.npz of a run
 DEPTH = "viridis_r"  # near is light
 LONGEST_LINE = 40  # characters of a heading
-HEADING_SIZE = 6.5  # points
-UPRIGHT_LINE = 18  # characters of a line of a heading that is turned
+SIZES = (6.5, 6.0, 5.5, 5.0)  # points, of all headings: the first at which no word is broken
+UPRIGHT_LINES = (14, 18)  # characters of a line of a heading that is turned: usual, most
 GAP = 0.03  # between pictures, of their mean width
 ROOM = 0.94  # of a column's width, so that neighbors stand apart
 TARGETS = 2  # target views a scene, one below the other
@@ -36,9 +36,10 @@ def draw(samples: Mapping[str, Samples]) -> Figure:
     widths = [1, 1, 0.15, *[1] * (1 + models), 0.15, *[2] * (1 + models), 0.1]
     unit = style.WIDTH / sum(widths)
     depths = [f"{label}: depth" for label in samples]
-    upright = {label for group, cells in ((list(samples), 1), (depths, 2)) for label in group
-               if any(_unbroken(other, 72 * unit * (cells - 2 * GAP)) is None for other in group)}  # fmt: skip
-    head, foot = max(0.42, *map(_turned_height, upright)) if upright else 0.42, 0.3
+    sizes = [(group, _size(group, 72 * unit * (cells - 2 * GAP))) for group, cells in ((list(samples), 1), (depths, 2))]
+    size = min((fitting for _, fitting in sizes if fitting), default=SIZES[0])
+    upright = [label for group, fitting in sizes if fitting is None for label in group]
+    head, foot = max(0.42, *(_turned_height(label, size) for label in upright)) if upright else 0.42, 0.3
     height = unit * (TARGETS * scenes + 0.18 * (scenes - 1)) * 1.02
     figure = plt.figure(figsize=(style.WIDTH, height + head + foot))
     top = 1 - head / (height + head + foot)
@@ -50,8 +51,8 @@ def draw(samples: Mapping[str, Samples]) -> Figure:
         _scene(
             figure, grid, (TARGETS + 1) * scene, {k: {n: v[scene] for n, v in s.items()} for k, s in samples.items()}
         )
-    _headings(figure, grid, list(samples), depths, upright)
-    _depth_key(figure, foot / (height + head + foot))
+    _headings(figure, grid, list(samples), depths, upright, size)
+    _depth_key(figure, foot / (height + head + foot), size)
     return figure
 
 
@@ -91,20 +92,20 @@ def _frame(axes: Axes) -> None:
         spine.set(visible=True, linewidth=0.4, color=style.RULE)
 
 
-def _depth_key(figure: Figure, height: float) -> None:
+def _depth_key(figure: Figure, height: float, size: float) -> None:
     """The colors of depth: one scale a scene, set by the true surface."""
     axes = figure.add_axes((0.78, 0.25 * height, 0.13, 0.22 * height))
     axes.imshow(np.linspace(0, 1, 128)[None], cmap=DEPTH, aspect="auto")
     style.remove_spines(axes)
-    axes.text(-0.04, 0.5, "depth: near", transform=axes.transAxes, ha="right", va="center", fontsize=6.5)
-    axes.text(1.04, 0.5, "far", transform=axes.transAxes, ha="left", va="center", fontsize=6.5)
+    axes.text(-0.04, 0.5, "depth: near", transform=axes.transAxes, ha="right", va="center", fontsize=size)
+    axes.text(1.04, 0.5, "far", transform=axes.transAxes, ha="left", va="center", fontsize=size)
 
 
 def _headings(
-    figure: Figure, grid: GridSpec, labels: Sequence[str], depths: Sequence[str], upright: Collection[str]
+    figure: Figure, grid: GridSpec, labels: Sequence[str], depths: Sequence[str], upright: Collection[str], size: float
 ) -> None:
     """Over the first row, none wider than its column, in several lines; `upright` ones are turned: those of renderings,
-    or of depths, where one of them would break a word."""
+    or of depths, where one of them would break a word even in the smallest of SIZES."""
     start = 5 + len(labels)
     columns = {(0, 1): "inputs", (3, 3): "truth", (start, start): "true depth"}
     columns |= {(4 + i, 4 + i): label for i, label in enumerate(labels)}
@@ -113,36 +114,49 @@ def _headings(
         box, end = grid[0, left].get_position(figure), grid[0, right].get_position(figure)
         turned = label in upright
         width = (end.x1 - box.x0) * figure.get_figwidth() * 72
-        lines = style.wrap(label, UPRIGHT_LINE) if turned else _unbroken(label, width) or _broken(label, width)
+        lines = _turned(label) if turned else _unbroken(label, width, size) or _broken(label, width, size)
         figure.text((box.x0 + end.x1) / 2, box.y1 + 0.006, lines, ha="center", va="bottom" if turned else "baseline",
-                    rotation=90 if turned else 0, fontsize=HEADING_SIZE, linespacing=1.1)  # fmt: skip
+                    rotation=90 if turned else 0, fontsize=size, linespacing=1.1)  # fmt: skip
 
 
-def _unbroken(label: str, width: float) -> str | None:
+def _size(labels: Sequence[str], width: float) -> float | None:
+    """The largest of SIZES at which all labels fit into a width in points without a broken word; None if none is."""
+    return next((size for size in SIZES if all(_unbroken(label, width, size) for label in labels)), None)
+
+
+def _unbroken(label: str, width: float, size: float) -> str | None:
     """The label in as few lines as fit into a width in points, whole and without breaking a word; None if none do."""
     longest = max(map(len, label.split()), default=1)
     for characters in range(LONGEST_LINE, longest - 1, -1):
         lines = style.wrap(label, characters)
-        if not lines.endswith("…") and _text_width(lines) <= ROOM * width:
+        if not lines.endswith("…") and _text_width(lines, size) <= ROOM * width:
             return lines
     return None
 
 
-def _broken(label: str, width: float) -> str:
+def _broken(label: str, width: float, size: float) -> str:
     """The same with words broken and the end left out, as far as it must be."""
     wrapped = (style.wrap(label, characters) for characters in range(LONGEST_LINE, 3, -1))
-    return next((lines for lines in wrapped if _text_width(lines) <= ROOM * width), style.wrap(label, 4))
+    return next((lines for lines in wrapped if _text_width(lines, size) <= ROOM * width), style.wrap(label, 4))
 
 
-def _turned_height(label: str) -> float:
+def _turned(label: str) -> str:
+    """In as few short lines as hold it whole, and these as short as can be; else with its end left out."""
+    longest = max(map(len, label.split()), default=1)
+    whole = [lines for n in range(longest, max(UPRIGHT_LINES) + 1) if not (lines := style.wrap(label, n)).endswith("…")]
+    for limit in UPRIGHT_LINES:
+        if fits := [lines for lines in whole if max(map(len, lines.splitlines())) <= limit]:
+            return min(fits, key=lambda lines: lines.count("\n"))  # the first of them has the shortest lines
+    return style.wrap(label, max(UPRIGHT_LINES))
+
+
+def _turned_height(label: str, size: float) -> float:
     """Inches above the pictures that a turned heading takes."""
-    return _text_width(style.wrap(label, UPRIGHT_LINE)) / 72 + 0.08
+    return _text_width(_turned(label), size) / 72 + 0.08
 
 
-def _text_width(lines: str) -> float:
+def _text_width(lines: str, size: float) -> float:
     """In points, of the widest line."""
     from matplotlib.textpath import TextPath
 
-    return max(
-        (TextPath((0, 0), line, size=HEADING_SIZE).get_extents().width for line in lines.split("\n")), default=0.0
-    )
+    return max((TextPath((0, 0), line, size=size).get_extents().width for line in lines.split("\n")), default=0.0)

@@ -101,13 +101,8 @@ def wrap(label: str, width: int = 30) -> str:
 
 
 def series_colors(labels: Sequence[str]) -> dict[str, str]:
-    """label → color: the same for a run in every figure of its sweep."""
+    """label → color, by their order."""
     return {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(labels)}
-
-
-def dashes(labels: Sequence[str]) -> dict[str, str]:
-    """label → line style, another one each time the palette starts again."""
-    return {label: ("-", "--", ":", "-.")[i // len(PALETTE) % 4] for i, label in enumerate(labels)}
 
 
 def remove_spines(axes: Axes) -> None:

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 LOG_LINES = 12
 CAPTIONS = {
-    "loss_curves": "Each term of the loss (eq. 6) against the training step, as in the paper's Fig. 3. Faint: as "
-    "recorded; strong: running mean over 4 % of the steps; shaded: steps with L_3D alone; bands: range between seeds.",
+    "loss_curves": "Each term of the loss (eq. 6) against the training step, as in the paper's Fig. 3. Faint, of "
+    "few settings: as recorded; strong: running mean over 4 % of the steps; shaded: steps with L_3D alone; bands: "
+    "range between seeds.",
     "qualitative": "Inputs, true and rendered target views; right, the depth of the first input view's Gaussians "
     "inside the true mask, as the paper's Fig. 2, beside the true depth. One depth scale a scene.",
     "comparison": "Quality and step time; lines are the baselines of the same scenes and views.",
@@ -45,7 +46,8 @@ CAPTIONS = {
     "top_operators": "The operators that take most of a training step's time, without those that run inside of them.",
     "number_of_views": "Against the number of input views: quality, and where models were trained with several numbers "
     "step time, memory and forward operations. Rings: the number that a model was trained with; dotted: the baseline.",
-    "quality_over_time": "Validation PSNR against minutes of training; bands: range between seeds; dotted: final PSNR. "
+    "quality_over_time": "Validation PSNR against minutes of training; bands: range between seeds; dotted: what the "
+    "first setting came to. Settings of one base share a color where their lines tell them apart. "
     "Before the end the learning rate is still high, which costs quality.",
 }
 EMPTY = {
@@ -56,6 +58,8 @@ EMPTY = {
     "number_of_views": "No model was trained or evaluated with several numbers of input views.",
     "quality_over_time": "No run validated while it trained: train.keep=best does.",
 }
+UNTRAINED = ("qualitative", "comparison")  # say nothing of a study of cost
+STUDY_OF_COST = "A study of cost: its models are hardly trained, so their quality is not shown."
 HEADINGS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "lpips_vgg": "LPIPS (VGG) ↓",
             "lpips_alex": "LPIPS (Alex) ↓", "parameters_millions": "Params.", "parameters_total": "Params.",
             "gpu_gb": "GPU [GB]", "measured/reserved_peak_memory_gib": "GPU mem. [GiB]"}  # fmt: skip
@@ -73,7 +77,10 @@ def figure(sweep: SweepData, name: str) -> Html:
     """Raises UserError naming the figures."""
     if name not in CAPTIONS:
         raise UserError(f"no figure {name!r} in a report: choose from {', '.join(CAPTIONS)}")
-    values = {"figures": _drawn(sweep, name), "empty": EMPTY[name], "folded": []}
+    if sweep.records.studies_cost and name in UNTRAINED:
+        values: dict[str, Any] = {"figures": [], "empty": STUDY_OF_COST}
+    else:
+        values = {"figures": _drawn(sweep, name), "empty": EMPTY[name]}
     return Html(render("figures", values), f"<{name} of {sweep!r}>")
 
 
@@ -85,18 +92,20 @@ def _drawn(sweep: SweepData, name: str) -> list[tuple[Path, str]]:
 
 def _question(sweep: SweepData) -> dict[str, Any]:
     states = Counter(sweep.status(run).state for run in sweep.records.runs)
-    tiny = sweep.scale == "tiny" and any(run.line.get("steps") != 0 for run in sweep.records.runs)
     return {
         "css": css("pieces"), "states": dict(states), "total": sum(states.values()), "record": sweep.records.sweep,
-        "command": command(sweep), "evidence": remarks.TINY if tiny else "",
+        "command": command(sweep), "evidence": remarks.tiny_remark(sweep.records),
     }  # fmt: skip
 
 
 def _answers(sweep: SweepData) -> dict[str, Any]:
     table = sweep.answer_table()
+    if sweep.records.studies_cost:
+        return {"answer": None, "reason": "A study of cost: ratios to the reference are in the first table below."}
     if table is None:
         one = len(sweep.records.groups()) < 2
-        return {"answer": None, "reason": "has fewer than two" if one else "has no results yet"}
+        reason = "has fewer than two" if one else "has no results yet"
+        return {"answer": None, "reason": f"No settings to compare: the sweep {reason}."}
     return {"answer": grid(table.cells, table.text_columns), "title": table.title, "remarks": table.remarks}
 
 
@@ -140,10 +149,10 @@ def _drawings(sweep: SweepData) -> dict[str, Any]:
 def _results(sweep: SweepData) -> dict[str, Any]:
     entries = []
     for table in sweep.result_tables():
-        cells = table.cells.loc[:, (table.cells != "").any()]
-        kinds = [status if status in ("baseline", "oracle") else "run" for status in cells["Status"]]
-        notes = [note for note in table.remarks if note != remarks.TINY]  # it stands below the question
-        entries.append((table, grid(cells.assign(kind=kinds), {cells.columns[0], "Status"}, kind="kind"), notes))
+        statuses = table.cells.get("Status", [""] * len(table.cells))
+        kinds = [status if status in ("baseline", "oracle") else "run" for status in statuses]
+        notes = [note for note in table.remarks if remarks.TINY not in note]  # it stands below the question
+        entries.append((table, grid(table.cells.assign(kind=kinds), {"", "Status"}, kind="kind"), notes))
     return {"tables": entries}
 
 
@@ -155,7 +164,8 @@ def _systematization(sweep: SweepData) -> dict[str, Any]:
 
 def _paper(sweep: SweepData) -> dict[str, Any]:
     comparison, differing = sweep.paper(), sweep.deviations()
-    columns: list[Any] = list(comparison.columns)
+    columns: list[Any] = [c for c in comparison.columns if c[0] != sweep.scale or comparison[c].notna().any()]
+    comparison = comparison[columns]
     models = list(comparison["model", ""])
     lines = [(models.count(row[0]) if row[0] not in models[:i] else 0,
               [_number(quantity, value) for (_, quantity), value in zip(columns, row, strict=True)])

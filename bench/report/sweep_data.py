@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis import answers, deviations, number_of_views, systematization, tables
+from bench.analysis import answers, cost, deviations, number_of_views, systematization, tables
 from bench.analysis.formatting import FormattedTable, read_markdown
 from bench.analysis.sweep_results import SweepResults, SweepRun, protocol_metrics, read_sweep
 from bench.analysis.table_rows import MEASURED, table_rows
@@ -64,7 +64,7 @@ class SweepData:
         }  # fmt: skip
 
     def protocols(self) -> list[str]:
-        """name@version of every protocol that some run was evaluated under."""
+        """name@version of every protocol that some run was evaluated under; none for a study of cost."""
         return self.records.protocols()
 
     def table(self, protocol: str | None = None) -> pd.DataFrame:
@@ -96,7 +96,9 @@ class SweepData:
         return answers.build_answers(self.records, next(iter(self.protocols()), ""))
 
     def result_tables(self) -> Iterator[FormattedTable]:
-        """The result tables as text, one a protocol."""
+        """The result tables as text, one a protocol; of a study of cost that of the costs before."""
+        if self.records.studies_cost and (table := self._costs_table()):
+            yield table
         if self.summary_only:
             for path in sorted((self.folder / "tables").glob("table[._]*md")):
                 yield read_markdown(path.read_text(encoding="utf-8"))
@@ -115,6 +117,9 @@ class SweepData:
         if self.summary_only:
             return self._written("number_of_views")
         return number_of_views.build(self.records, next(iter(self.protocols()), ""))
+
+    def _costs_table(self) -> FormattedTable | None:
+        return self._written("cost") if self.summary_only else cost.build(self.records)
 
     def _written(self, stem: str) -> FormattedTable | None:
         path = self.folder / "tables" / f"{stem}.md"

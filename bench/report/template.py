@@ -32,7 +32,7 @@ sweep.show("drawings")
 # %% [markdown]
 # ## Results
 #
-# Means over the evaluation scenes, none of which was trained on, under the protocol that the caption names.
+# Quality: means over the evaluation scenes, none of which was trained on, under the protocol that the caption names.
 
 # %%
 sweep.show("results")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from support.paths import ROOT
-from support.sweeps import profile, record_sweep
+from support.sweeps import PROTOCOL, evaluation, profile, record_sweep, samples
 
+import bench.report
+from bench import figures
 from bench.analysis import tables
 from bench.common.json_files import write_json
 from bench.runs.folder import RunFolder, State, Status
@@ -27,12 +30,14 @@ def written(results: Path, more: dict[str, object], study: str = "cost") -> dict
 
 def test_costs_and_their_ratios_stand_beside_the_papers(tmp_path: Path) -> None:
     measured = {"scenes_per_s": 80.0, "mfu": 0.25, "matmul_tflops": 0.05, "matmul_dtype": "float32",
-                "weights": "initial", "inference": {"latency_ms": 35.0, "views_per_s": 1110.0}}  # fmt: skip
+                "phases_overhead": 0.0123, "weights": "initial",
+                "inference": {"latency_ms": 35.0, "views_per_s": 1110.0}}  # fmt: skip
     files = written(tmp_path, measured)
     table = pd.read_csv(files["cost.csv"], index_col=0)
     assert list(table["Time ÷ reference"]) == [1.0, 0.75, 0.8]
     assert list(table["Paper: memory"])[1:] == [0.76, 0.77] and table["Paper: memory"].isna().iloc[0]
     assert table["Paper: time"].isna().tolist() == [True, True, False] and table["Paper: time"].iloc[2] == 0.75
+    assert list(table["Measuring phases"]) == ["+1.2%"] * 3
     assert list(table["MFU"]) == ["25%"] * 3 and list(table["Latency [ms]"]) == [35] * 3
     text = files["cost.md"].read_text()
     for part in (
@@ -42,6 +47,27 @@ def test_costs_and_their_ratios_stand_beside_the_papers(tmp_path: Path) -> None:
         "which memory is not",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("study", ["cost", "memory"])
+def test_a_study_of_cost_shows_no_quality_of_models_that_are_hardly_trained(tmp_path: Path, study: str) -> None:
+    written(tmp_path, {"scenes_per_s": 80.0}, study)
+    for run in (tmp_path / "runs").iterdir():
+        write_json(run / "evals" / f"{PROTOCOL.key}.json", evaluation(12.0, 6.0))
+        samples(run / "samples", 0.0)
+    folder = tmp_path / f"{study}_tiny"
+    files = {path.name: path for path in tables.write(folder, tmp_path)}
+    assert set(files) == {"cost.csv", "cost.md", "table.csv", "table.md", "table.tex"}
+    for name in ("table.md", "table.tex", "table.csv"):
+        assert "PSNR" not in files[name].read_text() and "nearest input view" not in files[name].read_text(), name
+    assert figures.write(folder, tmp_path, ["qualitative", "comparison"]) == []
+    sweep = bench.report.open(folder)
+    first, second = sweep.result_tables()
+    assert "Time ÷ reference" in first.cells
+    assert list(second.cells) == ["", "Params.", "Host mem. [GiB]", "Step [ms]", "Pretraining [TFLOP]", "Status"]
+    assert "hardly trained" in sweep.figure("qualitative").html and "Time ÷ reference" in sweep.show("results").html
+    assert "ratios to the reference" in sweep.show("answers").html
+    assert sweep.show("paper").html.count("PSNR") == 1  # the paper's
 
 
 def test_profiles_from_before_such_measurements_make_no_table(tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.paths import ROOT
+from support.sweeps import record_sweep
 
 from bench import figures
+from bench.analysis.sweep_results import read_sweep
 from bench.common.json_files import read_json, read_lines
-from bench.figures import comparison, loss_curves, qualitative, style
+from bench.figures import comparison, loss_curves, qualitative, series, style
 from bench.runs.folder import write_sweep
 
 PLAIN = [kind for kind in figures.KINDS if kind != "model"]
@@ -59,6 +62,15 @@ def test_headings_of_pictures_are_no_wider_than_their_columns(finished_sweep: Pa
         assert not any(box.overlaps(other) for other in boxes[:i]), figure.texts[i].get_text()
 
 
+def test_short_headings_are_horizontal_in_a_smaller_font(finished_sweep: Path) -> None:
+    (path, *_) = finished_sweep.parent.glob("runs/*/samples/evaluation.npz")
+    with np.load(path) as arrays, style.style():
+        figure = qualitative.draw({label: dict(arrays) for label in ("FreeSplatter", "Ours1", "Ours2")})
+        assert {text.get_rotation() for text in figure.texts} == {0.0}
+        assert len({text.get_fontsize() for text in figure.texts}) == 1
+        assert "FreeSplatter" in [text.get_text() for text in figure.texts]
+
+
 PRETRAINING = (
     "FreeSplatter", "ViT from scratch", "pointmaps, rate 0.1", "surface points, rate 0.1", "convolution", "CNN"
 )  # fmt: skip
@@ -99,7 +111,37 @@ def test_loss_curves_shade_the_steps_before_rendering() -> None:
         figure = loss_curves.draw({"a": [records, records], "b": [records]})
         assert [axes.get_title().split("  ")[1] for axes in figure.axes] == ["mean squared error", "point error"]
         assert all(axes.get_yscale() == "log" for axes in figure.axes)
-        assert {text.get_text() for text in figure.legends[0].get_texts()} == {"a", "b"}
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", r"$\mathcal{L}_{3D}$ alone"]
+        assert not any(axes.texts for axes in figure.axes)
+
+
+def test_many_loss_curves_leave_room_for_the_panels() -> None:
+    records = [{"step": s, "loss/points": 1.0, "loss/mse": 0.5} for s in range(1, 12)]
+    with style.style():
+        figure = loss_curves.draw({f"a setting with a long name, number {i}": [records] for i in range(25)})
+        figure.canvas.draw()
+        assert all(axes.get_position().height * figure.get_figheight() > 1.3 for axes in figure.axes)
+
+
+def test_settings_of_one_base_share_a_color_and_one_change_a_line(tmp_path: Path) -> None:
+    folder, _ = record_sweep(tmp_path, ROOT / "ablations" / "equal_time.yaml")
+    looks = series.of_sweep(read_sweep(folder, tmp_path))
+    colors = {label: looks[label].color for label in ("FreeSplatter", "Ours1", "Ours2")}
+    assert len(set(colors.values())) == 3
+    for label, look in looks.items():
+        model, _, variant = label.partition(", ")
+        assert (look.model, look.variant, look.color) == (model, variant, colors[model])
+        assert look.line == {"": "-", "former recipe": "--", "equal time": "-."}[variant]
+    names = [handle.get_label() for handle in series.handles(looks)]
+    assert names == ["FreeSplatter", "Ours1", "Ours2", "equal time", "former recipe"]
+
+
+@pytest.mark.parametrize("name", ["table3", "patch_size", "recipe"])  # a setting a base, one base, too many changes
+def test_other_settings_have_colors_of_their_own(tmp_path: Path, name: str) -> None:
+    folder, _ = record_sweep(tmp_path, ROOT / "ablations" / f"{name}.yaml")
+    looks = series.of_sweep(read_sweep(folder, tmp_path))
+    assert len({(look.color, look.line) for look in looks.values()}) == len(looks)
+    assert [handle.get_label() for handle in series.handles(looks)] == list(looks)
 
 
 def test_a_comparison_has_a_panel_a_quantity_and_labels_as_text() -> None:

@@ -30,5 +30,13 @@ def test_seeds_are_averaged_as_far_as_all_have_come() -> None:
     assert lines[r"\$b\$"] == [[1.0, 14.0], [3.0, 16.0]]
 
 
+def test_one_line_marks_what_the_first_setting_came_to() -> None:
+    with style.style():
+        figure = quality_over_time.draw({"a": [RECORDS], "b": [RECORDS], "c": [RECORDS]})
+        dotted = [line for line in figure.axes[0].get_lines() if line.get_linestyle() == ":"]
+    assert [list(line.get_ydata()) for line in dotted] == [[16.0, 16.0]]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a: last"]
+
+
 def test_a_sweep_that_does_not_validate_has_no_such_figure(finished_sweep: Path) -> None:
     assert not list((finished_sweep / "figures").glob("quality_over_time.*"))

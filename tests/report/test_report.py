@@ -62,7 +62,8 @@ def test_text_of_users_is_escaped_and_reported(finished_sweep: Path, page: Page)
 
 def test_the_page_tells_the_sweep(page: Page) -> None:
     text = " ".join(" ".join(page.text).split())
-    for part in ("Of 6 runs: 4 done, 1 failed, 1 planned", "no evidence for claims 1 and 2", "self_attention (4, 4)",
+    for part in ("Of 6 runs: 4 done, 1 failed, 1 planned", "do not carry over to the paper's scale",
+                 "self_attention (4, 4)",
                  "per_image_white@1", "nearest input view", "flat mean color", "18.20 ± 0.28", "in train", "/log.txt",
                  "Traceback: the last line", "--retry failed", "Ours2", "git checkout 0123456789abcdef",
                  "the sweep ran", "+0.950 [+0.315, +1.585] decided", "Differences from FreeSplatter", "190–220",
