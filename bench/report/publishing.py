@@ -18,7 +18,7 @@ def publish(sweep: Path, target: Path) -> None:
     """Copy a finished sweep's summary to the folder `target`, replacing what is there.
 
     The ATTRIBUTION.md of the data is copied, too: figures show models whose authors must be named. The copies hold
-    names of the data's folders, not their paths.
+    names of the data's folders and of weights that a run starts from, not their paths.
 
     Errors: UserError if the sweep is not finished, or a folder of its data is absent.
     """
@@ -37,22 +37,30 @@ def publish(sweep: Path, target: Path) -> None:
                 shutil.copytree(source, folder / name)
             else:
                 shutil.copyfile(source, folder / name)
+        for path in [*roots, *_weights(sweep)]:
+            _replace_path(folder, path)
         for root in roots:
-            _replace_path(folder, root)
             if (attribution := root / "ATTRIBUTION.md").is_file():
                 shutil.copyfile(attribution, folder / f"ATTRIBUTION-{root.name}.md")
 
     atomic_write(target, write)
 
 
-def _replace_path(folder: Path, root: Path) -> None:
-    """By the folder's name, in records and report: where data lies is a matter of one machine."""
+def _replace_path(folder: Path, given: Path) -> None:
+    """By its name, in records and report: where data and weights lie is a matter of one machine."""
     for path in folder.rglob("*"):
-        if path.suffix in TEXTS and str(root) in (text := path.read_text(encoding="utf-8")):
-            path.write_text(text.replace(str(root), root.name), encoding="utf-8")
+        if path.suffix in TEXTS and str(given) in (text := path.read_text(encoding="utf-8")):
+            path.write_text(text.replace(str(given), given.name), encoding="utf-8")
 
 
 def _data_roots(sweep: Path) -> list[Path]:
     """The folders that the runs' data was read from."""
     data = [line.get("spec", {}).get("data", {}) for line in read_lines(sweep / "runs.jsonl")]
     return [Path(root) for root in dict.fromkeys(d[k] for d in data for k in ("root", "evaluation_root") if d.get(k))]
+
+
+def _weights(sweep: Path) -> list[Path]:
+    """The files that parts of the runs start from."""
+    specs = [line.get("spec", {}) for line in read_lines(sweep / "runs.jsonl")]
+    starts = [start for spec in specs for start in spec.get("init", {}).values() if isinstance(start, dict)]
+    return [Path(path) for path in dict.fromkeys(start.get("weights") for start in starts) if path]

@@ -42,6 +42,16 @@ def test_the_summary_holds_what_a_report_needs(
     assert list(summary.differences().verdict) == list(whole.differences().verdict)
 
 
+def test_no_path_of_weights_is_published(sweep_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = read_lines(sweep_copy / "runs.jsonl")
+    lines[0]["spec"]["init"] = {"encoder": {"weights": str(tmp_path / "dino.pth")}, "head": "scratch"}
+    write_sweep(sweep_copy, read_json(sweep_copy / "sweep.json"), lines, read_json(sweep_copy / "environment.json"))
+    monkeypatch.setattr(sys, "argv", ["publish", str(sweep_copy), "--to", str(tmp_path / "published")])
+    assert publish.main() == 0
+    published = read_lines(tmp_path / "published" / sweep_copy.name / "runs.jsonl")
+    assert published[0]["spec"]["init"]["encoder"] == {"weights": "dino.pth"}
+
+
 def test_an_unfinished_sweep_is_refused(sweep_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (sweep_copy / "environment.json").unlink()
     monkeypatch.setattr(sys, "argv", ["publish", str(sweep_copy)])
