@@ -78,11 +78,16 @@ def compare_variants(sweep: SweepResults, protocol: str) -> list[Comparison]:
 
 
 def scores_of(runs: Sequence[SweepRun], protocol: str, metric: str) -> Scores:
-    """seed → scene → value, of the runs that were evaluated."""
+    """seed → scene → value, of the runs that were evaluated. Scenes of other data, or of another seed of procedural
+    data, are other scenes, whatever their names."""
     scores: dict[int, dict[str, float]] = {}
     for i, run in enumerate(runs):
+        data = (run.line.get("spec") or {}).get("data", {})
+        source = f"{data.get('name')} {data.get('seed')}"
         scenes = run.folder.evaluations().get(protocol, {}).get("per_scene", {})
-        if values := {scene: values[metric] for scene, values in scenes.items() if values.get(metric) is not None}:
+        if values := {
+            f"{source} {scene}": values[metric] for scene, values in scenes.items() if values.get(metric) is not None
+        }:
             scores[i if run.seed is None else run.seed] = values
     return scores
 

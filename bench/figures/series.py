@@ -37,6 +37,7 @@ def of_sweep(sweep: SweepResults) -> dict[str, Series]:
     bases = {label: str(runs[0].line.get("base")) for label, runs in sweep.groups().items()}
     names = models_and_variants(bases)
     variants = [variant for variant, _ in Counter(variant for _, variant in names.values()).most_common()]
+    variants.sort(key=bool)  # a model as it is has the solid line
     models, count = list(dict.fromkeys(model for model, _ in names.values())), len(set(bases.values()))
     enough = count == len(models) <= len(style.PALETTE) and len(variants) <= len(LINES)
     if not 1 < count < len(bases) or not enough or len(set(names.values())) < len(names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -37,8 +38,9 @@ def publish(sweep: Path, target: Path) -> None:
                 shutil.copytree(source, folder / name)
             else:
                 shutil.copyfile(source, folder / name)
-        for path in [*roots, *_weights(sweep)]:
-            _replace_path(folder, path)
+        for path in sorted({*roots, *_weights(sweep)}, key=lambda path: -len(str(path))):
+            if path.is_absolute() and path.name:
+                _replace_path(folder, path)
         for root in roots:
             if (attribution := root / "ATTRIBUTION.md").is_file():
                 shutil.copyfile(attribution, folder / f"ATTRIBUTION-{root.name}.md")
@@ -48,9 +50,10 @@ def publish(sweep: Path, target: Path) -> None:
 
 def _replace_path(folder: Path, given: Path) -> None:
     """By its name, in records and report: where data and weights lie is a matter of one machine."""
+    whole = re.compile(rf"(?<![\w./~-]){re.escape(str(given))}(?![\w.-])")  # no part of a longer path or name
     for path in folder.rglob("*"):
         if path.suffix in TEXTS and str(given) in (text := path.read_text(encoding="utf-8")):
-            path.write_text(text.replace(str(given), given.name), encoding="utf-8")
+            path.write_text(whole.sub(lambda _: given.name, text), encoding="utf-8")
 
 
 def _data_roots(sweep: Path) -> list[Path]:

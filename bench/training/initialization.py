@@ -19,7 +19,7 @@ from bench.config.user_files import verify_files, weight_file, weight_files
 from bench.runs.folder import RunFolder
 from bench.runtime.shapes import build_without_values
 from models import pretrained, published, transfer, weights
-from models.ead import EAD
+from models.ead import EAD, EADSpec
 from models.published import Layout, State, WeightsError
 from models.weights import SPEC_FILE, WEIGHTS_FILE
 
@@ -169,7 +169,7 @@ def _overrides(spec: RunSpec, part: str, folder: Path) -> list[str]:
         return []
     theirs, ours = weights.load_spec(folder).to_dict(), spec.model.to_dict()
     names = ("encoder", "aggregator", "head", "output") if part == "model" else (part,)
-    settings = [word for name in names for word in _different(f"model.{name}", theirs[name], ours[name])]
+    settings = [word for name in names for word in _different(spec.model, name, theirs[name], ours[name])]
     if part == "model" and (folder / "spec.json").is_file():
         frame = RunFolder(folder).spec()["views"]["frame"]
         settings += [f"views.frame={frame}"] if frame != spec.views.frame else []
@@ -178,12 +178,13 @@ def _overrides(spec: RunSpec, part: str, folder: Path) -> list[str]:
     return settings
 
 
-def _different(key: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:
-    """All of a part's settings if it is another one, else those that differ."""
+def _different(model: EADSpec, name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:
+    """All of a part's settings if it is another one, else those that differ and do not decide initial values alone."""
+    key, replaced = f"model.{name}", {f.name for f in fields(getattr(model, name)) if f.metadata.get("replaced")}
     other = theirs["name"] != ours["name"]
     if other:
         yield f"{key}={theirs['name']}"
     for field, value in theirs.items():
-        if field != "name" and (other or value != ours[field]):
+        if field != "name" and (other or value != ours[field]) and field not in replaced:
             text = list(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else value
             yield shlex.quote(f"{key}.{field}={text}")

@@ -65,32 +65,35 @@ def run_steps(
     draws = ranks.is_first and not is_model_sharded(trainer.model)  # previews, by this rank alone
     steps = range(first_step, spec.train.steps)
     clock = Stopwatch.started()
-    for step, batch in zip(steps, batches(sampler, steps, samples), strict=True):
-        data_wait_ms = clock.lap_ms()
-        batch = batch.to(device)
-        values = trainer.step(step, batch)
-        metrics.flush()  # the step before this one
-        numbers = {
-            "learning_rate": optimizer.learning_rate(step, spec.train),
-            "data_wait_ms": data_wait_ms,
-            "step_time_ms": data_wait_ms + clock.lap_ms(),
-        }
-        if ranks.is_first:
-            numbers |= best.maybe_validate(step + 1, trainer.trained)
-        metrics.log_deferred(StepRecord(step + 1, values, numbers, batch.scenes))
-
-        last, stopping = step + 1 == spec.train.steps, ranks.any(stop())
-        if last or stopping or (step + 1) % spec.train.checkpoint_every == 0:
-            metrics.flush()
-            metrics.write()
+    with metrics:
+        for step, batch in zip(steps, batches(sampler, steps, samples), strict=True):
+            data_wait_ms = clock.lap_ms()
+            batch = batch.to(device)
+            values = trainer.step(step, batch)
+            metrics.flush()  # the step before this one
+            numbers = {
+                "learning_rate": optimizer.learning_rate(step, spec.train),
+                "data_wait_ms": data_wait_ms,
+                "step_time_ms": data_wait_ms + clock.lap_ms(),
+            }
             if ranks.is_first:
-                scene_record.record_broken(writer, sampler)
-            checkpoint.save(writer if ranks.is_first else None, step + 1, trainer.model, trainer.optimizer, warnings)
-        if stopping and not last:
-            raise Stopped(f"stopped after step {step + 1} of {spec.train.steps}; a checkpoint is written")
-        if draws:
-            preview.maybe_draw(step + 1, trainer.trained)
-        clock.lap_ms()
+                numbers |= best.maybe_validate(step + 1, trainer.trained)
+            metrics.log_deferred(StepRecord(step + 1, values, numbers, batch.scenes))
+
+            last, stopping = step + 1 == spec.train.steps, ranks.any(stop())
+            if last or stopping or (step + 1) % spec.train.checkpoint_every == 0:
+                metrics.flush()
+                metrics.write()
+                if ranks.is_first:
+                    scene_record.record_broken(writer, sampler)
+                checkpoint.save(
+                    writer if ranks.is_first else None, step + 1, trainer.model, trainer.optimizer, warnings
+                )
+            if stopping and not last:
+                raise Stopped(f"stopped after step {step + 1} of {spec.train.steps}; a checkpoint is written")
+            if draws:
+                preview.maybe_draw(step + 1, trainer.trained)
+            clock.lap_ms()
 
     ema.exchange(trainer.optimizer)  # for good
     summary = {"warnings": list(warnings.values()), "last_session_s": time.perf_counter() - started}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench import outputs
 from bench.data.batch import Batch
+from bench.runs.lease import LeaseLost
 from bench.runs.writer import Writer
 from bench.training import diagnostics
 from bench.training.diagnostics import NonFinite
@@ -73,6 +74,13 @@ class MetricsLog:
         self.lines: list[dict[str, float]] = []  # read, and not yet written
         self.next_write = 0.0
 
+    def __enter__(self) -> None:
+        """A block of steps: what was read before one of them fails is written."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, LeaseLost):  # the run is another process's then
+            self.write()
+
     def log_deferred(self, entry: StepRecord) -> None:
         """Hold a step until the next flush."""
         self.flush()
@@ -86,7 +94,6 @@ class MetricsLog:
             return
         record = entry.read()
         if bad := diagnostics.first_nonfinite_value(record):
-            self.write()
             scenes = ", ".join(entry.scenes[:4])
             first = "not searched for in sharded weights"
             if not is_model_sharded(self.model):  # ranks may find different modules, and would wait for each other

@@ -128,8 +128,9 @@ def _operations(known: Mapping[str, Any]) -> str:
     """A line of the table; empty where the run was not profiled."""
     if not (gflop := known.get("forward_gflop")):
         return ""
-    total = 3 * gflop * known["batch"] * known["steps"] / 1000
-    return f"| operations | {total:,.3g} TFLOP: {gflop:.3f} GFLOP of a scene's forward pass × 3 × scenes × steps |\n"
+    tflop = 3 * gflop * known["batch"] * known["steps"] / 1000
+    total = f"{tflop:,.0f}" if tflop >= 100 else f"{tflop:.3g}"
+    return f"| operations | {total} TFLOP: {gflop:.3f} GFLOP of a scene's forward pass × 3 × scenes × steps |\n"
 
 
 def _gives(known: Mapping[str, Any]) -> str:

@@ -110,6 +110,13 @@ def test_a_field_that_nobody_swept_is_marked(tmp_path: Path) -> None:
     assert "Not swept, but different between settings: model.encoder.patch" in html
 
 
+def test_other_scenes_of_the_same_names_are_not_paired(tmp_path: Path) -> None:
+    """Procedural scenes of another seed, such as those of a pretraining run."""
+    runs = "runs: [{name: plain}, {name: wider, model.encoder.width: 96}, {name: elsewhere, data.seed: 7}]\n"
+    rows = answers(sweep_of(tmp_path, runs, {"plain": 17.0, "wider": 17.5, "elsewhere": 12.0}))
+    assert [variant for _, variant in rows.index] == ["wider"]
+
+
 def test_a_sweep_of_one_setting_has_no_answer(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "seeds: [0, 1]\n", {"all seeds": 20.0, "seed 0": 20.0, "seed 1": 20.0})
     written = tables.write(sweep, sweep.parent)

@@ -125,8 +125,8 @@ def run_worker(worker: Worker) -> int:
     return original_run(worker)
 
 
-def append(writer: PlainWriter, name: str, record: Mapping[str, object]) -> None:
-    original_append(writer, name, record)
+def append(writer: PlainWriter, name: str, *records: Mapping[str, object]) -> None:
+    original_append(writer, name, *records)
     log_write(writer, name)
 
 

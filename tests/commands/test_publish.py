@@ -24,14 +24,15 @@ def test_the_summary_holds_what_a_report_needs(
     for line in lines:
         line["spec"]["data"] |= {"root": str(tmp_path / "meshes"), "evaluation_root": str(tmp_path / "held_out")}
     write_sweep(sweep_copy, read_json(sweep_copy / "sweep.json"), lines, read_json(sweep_copy / "environment.json"))
-    (sweep_copy / "report.html").write_text(f"trained on {tmp_path / 'meshes'}")
+    longer = f"{tmp_path / 'meshes'}_v2 /data{tmp_path / 'meshes'}"  # other paths, which hold this one
+    (sweep_copy / "report.html").write_text(f"trained on {tmp_path / 'meshes'}, not {longer}")
     monkeypatch.setattr(sys, "argv", ["publish", str(sweep_copy), "--to", str(tmp_path / "published")])
     assert publish.main() == publish.main() == 0  # again: replaced
     published = tmp_path / "published" / sweep_copy.name
     assert sorted(path.name for path in published.iterdir()) == [
         "ATTRIBUTION-held_out.md", "environment.json", "figures", "report.html", "runs.jsonl", "sweep.json", "tables"
     ]  # fmt: skip
-    assert (published / "report.html").read_text() == "trained on meshes"
+    assert (published / "report.html").read_text() == f"trained on meshes, not {longer}"
     assert (published / "ATTRIBUTION-held_out.md").read_text() == "Ann made it"
     assert str(tmp_path / "meshes") not in (published / "runs.jsonl").read_text()
     assert {line["spec"]["data"]["root"] for line in read_lines(published / "runs.jsonl")} == {"meshes"}

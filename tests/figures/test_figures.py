@@ -136,6 +136,16 @@ def test_settings_of_one_base_share_a_color_and_one_change_a_line(tmp_path: Path
     assert names == ["FreeSplatter", "Ours1", "Ours2", "equal time", "former recipe"]
 
 
+def test_a_model_as_it_is_has_the_solid_line(tmp_path: Path) -> None:
+    """Though another variant is more common."""
+    runs = [("A", "freesplatter", 1), ("A, x", "freesplatter", 2), ("B, x", "ours1", 2), ("B, y", "ours1", 3)]
+    lines = [f'  - {{name: "{name}", base: {base}, train.batch: {batch}}}' for name, base, batch in runs]
+    (tmp_path / "question.yaml").write_text("# Which?\nruns:\n" + "\n".join(lines) + "\n")
+    folder, _ = record_sweep(tmp_path, tmp_path / "question.yaml")
+    looks = series.of_sweep(read_sweep(folder, tmp_path))
+    assert [look.line for look in looks.values()] == ["-", "--", "--", "-."]
+
+
 @pytest.mark.parametrize("name", ["table3", "patch_size", "recipe"])  # a setting a base, one base, too many changes
 def test_other_settings_have_colors_of_their_own(tmp_path: Path, name: str) -> None:
     folder, _ = record_sweep(tmp_path, ROOT / "ablations" / f"{name}.yaml")

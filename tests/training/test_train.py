@@ -255,6 +255,27 @@ class WatchRenderings(points.Spec):
         return watched
 
 
+@dataclass(frozen=True)
+class FailsAtFifth(points.Spec):
+    """L_3D, which runs out of memory in the fifth step."""
+
+    def build(self, device: torch.device) -> Term:
+        term, calls = super().build(device), iter(range(100))
+
+        def failing(prediction: Prediction, batch: Batch) -> Tensor:
+            if next(calls) == 4:
+                raise torch.OutOfMemoryError("no memory")
+            return term(prediction, batch)
+
+        return failing
+
+
+def test_steps_before_a_failure_are_recorded(tmp_path: Path) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        run(tmp_path, replace(spec(), losses={"points": FailsAtFifth()}))
+    assert [record["step"] for record in RunFolder(tmp_path).metrics()] == [1, 2, 3]  # the fourth was not read yet
+
+
 def test_geometry_comes_first_without_rendering(tmp_path: Path) -> None:
     steps = run(tmp_path, replace(spec(), losses={"mse": mse.Spec(), "points": WatchRenderings()})).metrics()
     assert WatchRenderings.rendered == [False] * 6 + [True] * 14
