@@ -1,7 +1,7 @@
 """Every step's record and its warnings.
 
-Values are read one step late, so that reading never stalls a device, and written once a second, which spares shared
-file systems.
+Values are read one step late, so that reading never stalls a device, and written at most ten times a second, which
+spares shared file systems.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.training.sharding import is_model_sharded
 from models.ead import EAD
 
 log = logging.getLogger(__name__)
-INTERVAL_S = 1.0  # between writes
+INTERVAL_S = 0.1  # between writes
 
 
 @dataclass

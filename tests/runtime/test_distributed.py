@@ -119,14 +119,14 @@ def test_a_stop_of_one_rank_stops_all_at_one_step_and_resumes(
     folder = new(task, tmp_path, checkpoint_every=1000)
     processes = step(2, folder, "srun")
     deadline = time.monotonic() + 100
-    while len(folder.metrics()) < 3 and time.monotonic() < deadline:
+    while not folder.metrics() and time.monotonic() < deadline:
         time.sleep(0.02)
     processes[1].send_signal(signal.SIGTERM)  # srun signals every task; one must be enough
     outputs = [process.communicate(timeout=100)[0] for process in processes]
     (checkpoint,) = folder.checkpoints()
     done = json.loads((checkpoint / "state.json").read_text())["step"]
     assert [process.returncode for process in processes] == [130, 0], outputs
-    assert 3 <= done < 24 and folder.status().state == "cancelled"
+    assert 1 <= done < 24 and folder.status().state == "cancelled"
     finish(step(2, folder, "srun"))
     torch.testing.assert_close(losses(folder), losses(alone), rtol=2e-3, atol=1e-5)
 
