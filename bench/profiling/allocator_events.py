@@ -39,10 +39,10 @@ class Change:
 
 
 def peak_allocated_bytes(trainer: Trainer, step: int, batch: Batch) -> int:
-    """Of a training step after another has made the optimizer's state."""
+    """Of a training step, after an update without gradients has made the optimizer's state."""
     for parameter in trainer.model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    trainer.update(step, torch.zeros(()))
+    trainer.update(step, torch.zeros((), device=batch.targets.device))
     trainer.optimizer.zero_grad(set_to_none=True)  # the profiler does not see buffers freed that it did not see made
     return peak_allocated(lambda: trainer.step(step, batch), static_tensors(trainer), batch.targets.device)
 
