@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -157,6 +158,12 @@ def _turned_height(label: str, size: float) -> float:
 
 def _text_width(lines: str, size: float) -> float:
     """In points, of the widest line."""
+    return size * max(map(_line_width, lines.split("\n")), default=0.0)
+
+
+@cache
+def _line_width(line: str) -> float:
+    """Of a line of size 1, to which others are proportional: matplotlib takes some 10 ms to tell it."""
     from matplotlib.textpath import TextPath
 
-    return max((TextPath((0, 0), line, size=size).get_extents().width for line in lines.split("\n")), default=0.0)
+    return float(TextPath((0, 0), line, size=1).get_extents().width)
