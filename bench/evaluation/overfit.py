@@ -77,9 +77,10 @@ class OverfitVerdict:
 
 
 def overrides(scenes: int, specs: Sequence[RunSpec] = ()) -> list[str]:
-    """Settings of a tiny spec under which the bases pass: a minute or two of one core, one scene.
+    """Settings of a tiny spec under which the bases pass: half a minute to two of one core, one scene.
 
-    A third above the least learning rate of `specs` (the tiny scale's without any), half as many steps again if any of
+    Training ends as soon as the check passes (bench/training/memorized.py): the steps are the most that it takes. A
+    third above the least learning rate of `specs` (the tiny scale's without any), half as many steps again if any of
     them has dropout, four target views or more, little geometry first (none if any of them has no term that trains
     alone), no LPIPS, which PSNR does not need, and a pretrained encoder that learns as fast as the rest.
     """
@@ -105,12 +106,17 @@ def _has_dropout(spec: RunSpec) -> bool:
         return any(map(is_dropout, spec.model.build().modules()))
 
 
-@torch.no_grad()
 def check_overfit(spec: RunSpec, folder: Path, *, device: torch.device, source: DataSource) -> OverfitVerdict:
-    """Of a finished run that overfitted. Raises UserError for an output of which nothing can be checked, and for a view
-    choice whose inputs depend on its targets."""
+    """Of a finished run that overfitted. Raises as `verdict` does."""
     numerics.configure(device, numerics.EVALUATION_PRECISION, spec.seed)
-    model = models.load(folder, device)
+    return verdict(spec, models.load(folder, device), source)
+
+
+@torch.no_grad()
+def verdict(spec: RunSpec, model: EAD, source: DataSource) -> OverfitVerdict:
+    """Of a model in evaluation mode. Raises UserError for an output of which nothing can be checked, and for a view
+    choice whose inputs depend on its targets."""
+    device = next(model.parameters()).device
     protocol = protocols.get(spec.evaluation.protocols[0])
     sampler = Sampler(source, spec.views, spec.seed, spec.model.known)
     trained = sampler.evaluation(sampler.training_scenes, protocol.background_gray)

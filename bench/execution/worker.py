@@ -191,9 +191,10 @@ class Worker:
         from bench.runtime import provenance
 
         result = check_overfit(spec, self.folder.path, device=device, source=source)
+        steps = (self.folder.training() or {}).get("steps")
         content = {
             "passed": result.passed,
-            "text": str(result),
+            "text": f"{result}, after {steps} of {spec.train.steps} steps",
             "provenance": provenance.of_stage(spec.model.precision, device),
         }
         self.writer.commit("overfit.json", lambda path: write_json(path, content))

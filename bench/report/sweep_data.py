@@ -53,14 +53,14 @@ class SweepData:
         return pd.DataFrame([self._run(run) for run in self.records.runs])
 
     def _run(self, run: SweepRun) -> dict[str, Any]:
-        line, status = run.line, self.status(run)
+        line, status, training = run.line, self.status(run), run.folder.training() or {}
         return {
             "label": run.label, "id": run.id, "group": run.group, "seed": run.seed,
             "status": status.state, "phase": status.phase, "message": status.message,
             **{part: (line.get("model") or {}).get(part) for part in PARTS},
-            "steps": line.get("steps"), "tokens_per_scene": line.get("tokens_per_scene"),
+            "steps": training.get("steps", line.get("steps")), "tokens_per_scene": line.get("tokens_per_scene"),
             "parameters": (line.get("parameters") or {}).get("total"),
-            "training_s": (run.folder.training() or {}).get("training_s"),
+            "training_s": training.get("training_s"),
         }  # fmt: skip
 
     def protocols(self) -> list[str]:

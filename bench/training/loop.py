@@ -12,7 +12,7 @@ from bench.evaluation import scene_record
 from bench.runs.writer import Writer
 from bench.runtime import provenance
 from bench.runtime.distributed import DistributedContext
-from bench.training import checkpoint, ema, optimizer
+from bench.training import checkpoint, ema, memorized, optimizer
 from bench.training.best_checkpoint import BestCheckpoint
 from bench.training.metrics_log import MetricsLog, StepRecord, Stopwatch
 from bench.training.preview import Preview
@@ -42,7 +42,8 @@ def run_steps(
     ranks: DistributedContext,
     stop: Callable[[], bool],
 ) -> tuple[EAD, dict[str, Any]]:
-    """Train to the last step. Returns the model and the summary of this session, ready for JSON.
+    """Train to the last step, or until the check of `views.overfit` passes. Returns the model and the summary of this
+    session, ready for JSON.
 
     Raises NonFinite (the checkpoint before that step stays), Stopped (a checkpoint is written) and UserError.
     """
@@ -64,6 +65,7 @@ def run_steps(
 
     draws = ranks.is_first and not is_model_sharded(trainer.model)  # previews, by this rank alone
     steps = range(first_step, spec.train.steps)
+    completed = first_step
     clock = Stopwatch.started()
     with metrics:
         for step, batch in zip(steps, batches(sampler, steps, samples), strict=True):
@@ -80,23 +82,28 @@ def run_steps(
                 numbers |= best.maybe_validate(step + 1, trainer.trained)
             metrics.log_deferred(StepRecord(step + 1, values, numbers, batch.scenes))
 
-            last, stopping = step + 1 == spec.train.steps, ranks.any(stop())
-            if last or stopping or (step + 1) % spec.train.checkpoint_every == 0:
+            completed = step + 1
+            last, stopping = completed == spec.train.steps, ranks.any(stop())
+            if memorized.is_due(spec, completed):
+                last |= ranks.any(draws and memorized.is_memorized(spec, source, completed, trainer.trained))
+            if last or stopping or completed % spec.train.checkpoint_every == 0:
                 metrics.flush()
                 metrics.write()
                 if ranks.is_first:
                     scene_record.record_broken(writer, sampler)
                 checkpoint.save(
-                    writer if ranks.is_first else None, step + 1, trainer.model, trainer.optimizer, warnings
+                    writer if ranks.is_first else None, completed, trainer.model, trainer.optimizer, warnings
                 )
             if stopping and not last:
-                raise Stopped(f"stopped after step {step + 1} of {spec.train.steps}; a checkpoint is written")
+                raise Stopped(f"stopped after step {completed} of {spec.train.steps}; a checkpoint is written")
             if draws:
-                preview.maybe_draw(step + 1, trainer.trained)
+                preview.maybe_draw(completed, trainer.trained)
+            if last:
+                break
             clock.lap_ms()
 
     ema.exchange(trainer.optimizer)  # for good
-    summary = {"warnings": list(warnings.values()), "last_session_s": time.perf_counter() - started}
+    summary = {"steps": completed, "warnings": list(warnings.values()), "last_session_s": time.perf_counter() - started}
     return whole_model(trainer.model, ranks.is_first), summary | {"provenance": session}
 
 

@@ -78,10 +78,9 @@ def finish(spec: RunSpec, writer: Writer, model: EAD, summary: Mapping[str, Any]
         weights.load_strict(model, load_file(folder.path / BEST / weights.WEIGHTS_FILE), source=BEST)
     step_ms, wait_ms = (sum(record[key] for record in steps) for key in ("step_time_ms", "data_wait_ms"))
     content = {
-        "steps": spec.train.steps,
         "training_s": step_ms / 1000,
         "data_wait_share": wait_ms / step_ms if step_ms else None,
-        "kept": best or {"step": spec.train.steps},
+        "kept": best or {"step": summary["steps"]},
         "final": {key: value for key, value in steps[-1].items() if key.startswith("loss")},
         "threads": torch.get_num_threads(),
         **summary,

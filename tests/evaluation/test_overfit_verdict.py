@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.balls import Balls
@@ -16,6 +17,7 @@ from bench.data.view_selection import rig
 from bench.evaluation import overfit
 from bench.evaluation.overfit import Criterion, OverfitVerdict
 from bench.losses import completion, confidence_points
+from bench.training import memorized
 from models.aggregators import cross_attention
 from models.encoders import croco
 from models.outputs import pixels, pointmap
@@ -70,3 +72,40 @@ def test_outputs_without_pictures_have_their_own(
     run(tmp_path, of)
     verdict = overfit.check_overfit(of, tmp_path, device=CPU, source=Balls(SIZE))
     assert [c.name for c in verdict.criteria] == [criterion] and not verdict.passed and verdict.value(criterion) > 0
+
+
+def completing(**changes: Any) -> RunSpec:
+    """A model of two views that completes one scene's patches."""
+    base = two_views(spec(warmup_steps=1, geometry_first=0.0, batch=1, **changes))
+    return replace(base, model=replace(base.model, output=pixels.Spec()), losses={"completion": completion.Spec()})
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(10.0, 10), (0.0, 25)])
+def test_training_ends_once_the_check_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, steps: int
+) -> None:
+    """And the weights kept are those that passed; without passing it goes to the last step."""
+    monkeypatch.setattr(overfit, "MAX_COMPLETION_ERROR", limit)
+    monkeypatch.setattr(memorized, "EVERY", 10)
+    of = completing(steps=25)
+    folder = run(tmp_path, of)
+    training = folder.training()
+    assert training is not None and training["steps"] == steps and training["kept"] == {"step": steps}
+    assert len(folder.metrics()) == steps and not folder.checkpoints()
+    assert overfit.check_overfit(of, tmp_path, device=CPU, source=Balls(SIZE)).passed is (steps < 25)
+
+
+def test_the_checks_change_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overfit, "MAX_COMPLETION_ERROR", 0.0)
+    losses = []
+    for every in (4, 100):
+        monkeypatch.setattr(memorized, "EVERY", every)
+        losses.append([record["loss"] for record in run(tmp_path / str(every), completing(steps=10)).metrics()])
+    assert losses[0] == losses[1]
+
+
+def test_only_the_last_weights_are_checked_early() -> None:
+    overfitting = completing(steps=100)
+    best = replace(overfitting, train=replace(overfitting.train, keep="best"))
+    assert memorized.is_due(overfitting, memorized.EVERY) and not memorized.is_due(best, memorized.EVERY)
+    assert not memorized.is_due(spec(steps=100), memorized.EVERY)
