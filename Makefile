@@ -1,6 +1,7 @@
 # make run        set up, then train and evaluate the default question (minutes on two cores)
 # make test       set up, then the tests
 # make test-all   also the long ones: overfitting one scene, torch.compile; with REQUIRE=slurm, as root, a real SLURM
+#                 of this machine, which mostly waits and so runs beside the others
 #                 (both: JOBS test processes of one thread each, two unless told otherwise)
 # make campaign   some 60 faults over a sweep on a real SLURM of this machine, as root; its report goes to DIR
 # make lint       ruff and mypy --strict
@@ -16,7 +17,7 @@ JOBS ?= 2
 # Each process takes tests from the end of another's list when its own is done; fixtures of a module are mostly made once.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: run test test-all campaign lint setup clean
+.PHONY: run test test-all test-slurm test-others campaign lint setup clean
 
 setup: $(VENV)/ready
 
@@ -37,8 +38,13 @@ test: setup
 	$(PYTEST) -m 'not long and not slurm'
 
 test-all: setup
-	$(PYTEST) -m 'not slurm'
+	$(MAKE) --no-print-directory --jobs=2 test-slurm test-others
+
+test-slurm: setup
 	$(BIN)/python -m pytest -m slurm
+
+test-others: setup
+	$(PYTEST) -m 'not slurm'
 
 campaign: setup
 	PYTHONPATH=.:tests $(BIN)/python tests/campaigns/fault_campaign.py $(DIR)
