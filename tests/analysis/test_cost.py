@@ -108,5 +108,5 @@ def test_profiles_from_before_such_measurements_make_no_table(tmp_path: Path) ->
 def test_a_sweep_of_one_base_is_not_compared_with_the_papers_models(tmp_path: Path) -> None:
     files = written(tmp_path, {"scenes_per_s": 80.0}, "memory")
     table = pd.read_csv(files["cost.csv"], index_col=0)
-    assert len(table) == 10 and list(table["Time ÷ reference"]) == [1.0] * 10
+    assert len(table) == 11 and list(table["Time ÷ reference"]) == [1.0] * 11
     assert not [heading for heading in table if "Paper" in heading] and "The paper" not in files["cost.md"].read_text()
