@@ -11,9 +11,8 @@ from bench.runs.folder import RunFolder
 from bench.runtime import lpips_weights
 
 MEASURED = {"step_time_ms": ("Step", "ms"), "host_peak_memory_gib": ("Host mem.", "GiB"),
-            "allocated_peak_memory_gib": ("Allocated GPU mem.", "GiB"),
+            "allocated_peak_memory_gib": ("Allocated mem.", "GiB"),
             "reserved_peak_memory_gib": ("GPU mem.", "GiB")}  # fmt: skip
-GPU_ONLY = ("allocated_peak_memory_gib", "reserved_peak_memory_gib")
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class Objective:
 
     def unavailable_reason(self, device: str) -> str | None:
         """Why no run on this machine will have it; None if nothing is known to be in the way."""
-        if self.name in GPU_ONLY and device == "cpu":
-            return f"{self.name} is empty on a CPU: use host_peak_memory_gib, or --device cuda"
+        if self.name == "reserved_peak_memory_gib" and device == "cpu":
+            return f"{self.name} is empty on a CPU: use allocated_peak_memory_gib, or --device cuda"
         for net in get_args(lpips_weights.Net):
             if self.name == f"lpips_{net}" and not lpips_weights.backbone_available(net):
                 return f"{self.name} needs its trained backbone: run `python -m bench.setup`"

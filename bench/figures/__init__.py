@@ -32,6 +32,8 @@ AS_PNG = ("qualitative", "comparison")  # alone; all other kinds as SVG, too
 KINDS = ("loss_curves", "qualitative", "comparison", "model", *of_traces.KINDS, "number_of_views", "quality_over_time")
 MODELS = 6  # columns of the qualitative sheet, and diagrams: the first ones of a large sweep
 AGAINST_VIEWS = ("psnr", "lpips_vgg", "depth_error", "point_error", "completion_error")
+MEMORY = (("reserved_peak_memory_gib", "GPU memory"), ("allocated_peak_memory_gib", "Allocated memory"),
+          ("host_peak_memory_gib", "Host memory"))  # fmt: skip
 COMPARED = (("psnr", "PSNR [dB]"), ("psnr_foreground", "FG PSNR [dB]"), ("grid_ratio", "Grid ratio"))
 
 Figures = Iterator[tuple[str, "Callable[[], Figure]"]]  # file name, function that draws it
@@ -176,8 +178,7 @@ def _trained_panels(sweep: SweepResults) -> Iterator[Panel]:
     protocol = next(iter(sweep.protocols()), "")
     series = series_over(sweep, "views.inputs")
     rows = {row.label: row for row in table_rows(sweep, protocol) if row.kind == "run"}
-    on_gpu = any(row.values.get("reserved_peak_memory_gib") for row in rows.values())
-    memory = ("reserved_peak_memory_gib", "GPU memory") if on_gpu else ("host_peak_memory_gib", "Host memory")
+    memory = next((m for m in MEMORY if all(m[0] in row.values for row in rows.values())), MEMORY[-1])
     quality = () if results(sweep, protocol) else (("psnr", "PSNR [dB] ↑"),)
     for name, title in (*quality, ("step_time_ms", "Step time [ms] ↓"), (memory[0], f"{memory[1]} [GiB] ↓"),
                         ("forward_gflop", "Forward [GFLOP] ↓")):  # fmt: skip

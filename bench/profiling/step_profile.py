@@ -51,10 +51,10 @@ DEFINITIONS = {
     **utilization.DEFINITIONS,
     **inference.DEFINITIONS,
     "host_peak_memory_gib": "peak resident memory of the process during the window (VmHWM, reset before it)",
-    "allocated_peak_memory_gib": "torch.cuda.max_memory_allocated during the window; on a CPU, for runs with "
-    "profile.trace, the most that tensors hold in a step after it, by a profiler's allocator events",
+    "allocated_peak_memory_gib": "torch.cuda.max_memory_allocated during the window; on a CPU the most that "
+    "tensors hold in a step after it, by a profiler's allocator events",
     "reserved_peak_memory_gib": "torch.cuda.max_memory_reserved during the window",
-    "estimate": "what --estimate gives for this spec, device and number of processes, where memory was measured",
+    "estimate": "what --estimate gives for this spec, device and number of processes",
     "forward_gflop": flops.DEFINITION,
     "switches": "of the spec: what decides a step's cost and not what it computes (docs/cost.md)",
     "ranks": "the values of each rank; those above are the maxima",
@@ -108,7 +108,7 @@ def measure(
     _reset_peaks(device)
     times = phases.step_times(trainer, batch, first + WARM_UP, WINDOW)
     own = _of_rank(times, device)
-    if device.type == "cpu" and spec.profile.trace:
+    if device.type == "cpu":
         own["allocated_peak_memory_gib"] = peak_allocated_bytes(trainer, dearest_step(spec), batch) / GIB
     by_rank = ranks.gather(own)
     largest = {name: max((rank[name] for rank in by_rank if rank[name] is not None), default=None) for name in own}
@@ -157,7 +157,6 @@ def _of_first_rank(
     step_ms, by_phase = largest["step_time_ms"], times.phases_ms()
     assert step_ms is not None
     gflop = flops.forward_gflop(model, batch.scenes_at(0, 1).inputs)
-    measured = largest["allocated_peak_memory_gib"] is not None
     return {
         "phases_ms": by_phase,
         "other_share": by_phase[phases.OTHER] / sum(by_phase.values()),
@@ -165,7 +164,7 @@ def _of_first_rank(
         "forward_gflop": gflop,
         **utilization.utilization(spec, device, world_size, step_ms, by_phase, gflop),
         "inference": inference.measure_inference(model, batch),
-        "estimate": estimate_of_profile(spec, device, world_size) if measured else None,
+        "estimate": estimate_of_profile(spec, device, world_size),
     }
 
 

@@ -13,7 +13,7 @@ from support.balls import Balls
 from support.training import CPU, SIZE, run, spec
 
 from bench.common.errors import UserError
-from bench.config.schema import ProfileSpec, RecomputeSpec
+from bench.config.schema import RecomputeSpec
 from bench.data.batch import Batch
 from bench.losses import Prediction, Term, mse
 from bench.profiling import phases, step_profile
@@ -38,8 +38,8 @@ def test_profile(tmp_path: Path) -> None:
     assert (tmp_path / "profiles" / "cpu-1.json").is_file()
     assert 0 < profile["step_time_ms_p10"] <= profile["step_time_ms"] <= profile["step_time_ms_p90"]
     assert 0.05 < profile["host_peak_memory_gib"] < 8
-    gpu = ("allocated_peak_memory_gib", "reserved_peak_memory_gib", "device_memory_gib")
-    assert [profile[name] for name in gpu] == [None] * 3
+    assert 0 < profile["allocated_peak_memory_gib"] < profile["host_peak_memory_gib"]
+    assert profile["reserved_peak_memory_gib"] is profile["device_memory_gib"] is None  # of a GPU
     numbers = {name for name in profile if name.endswith(("_ms", "_gib"))}
     others = {"ranks", "load_average", "estimate", "forward_gflop", "other_share", "phases_overhead", "data_wait_share",
               "scenes_per_s", "tflops", "matmul_tflops", "mfu", "mfu_model", "inference", "switches"}  # fmt: skip
@@ -71,9 +71,8 @@ def test_a_profile_says_what_a_step_does_and_what_the_model_costs_to_use(tmp_pat
 
 @pytest.mark.usefixtures("unhooked")
 def test_a_profile_holds_its_estimate(tmp_path: Path) -> None:
-    """On a CPU memory is measured, and the estimate made, for runs that are traced; within a tenth of each other."""
-    traced = replace(spec(steps=4), profile=ProfileSpec(trace=True))
-    step_profile.profile(traced, PlainWriter(tmp_path), device=CPU, source=Balls(SIZE))
+    """What tensors hold on a CPU is measured and estimated, within a tenth of each other."""
+    step_profile.profile(spec(steps=4), PlainWriter(tmp_path), device=CPU, source=Balls(SIZE))
     (profile,) = RunFolder(tmp_path).profiles().values()
     measured, estimate = profile["allocated_peak_memory_gib"], profile["estimate"]
     assert estimate["allocated_peak_memory_gib"] == pytest.approx(measured, rel=0.1)
@@ -120,10 +119,12 @@ class Counted(mse.Spec):
 
 @pytest.mark.usefixtures("unhooked")
 def test_steps_of_the_window_have_all_losses() -> None:
-    """geometry_first covers the first steps of a training: those of the window come after it, and render."""
+    """geometry_first covers the first steps of a training: those of the window come after it, and render. So does the
+    step whose memory is measured, and the one that the estimate traces where the cache does not have it."""
     of = replace(spec(), losses={**spec().losses, "mse": Counted()})
     step_profile.measure(of, device=CPU, source=Balls(SIZE))
-    assert len(Counted.evaluations) == step_profile.WARM_UP + 2 * step_profile.WINDOW
+    timed = step_profile.WARM_UP + 2 * step_profile.WINDOW
+    assert len(Counted.evaluations) in (timed + 1, timed + 2)
 
 
 def test_refused_while_shapes_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

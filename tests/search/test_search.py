@@ -362,7 +362,7 @@ def test_bad_input_is_one_clear_error(options: list[str], text: str, tmp_path: P
 
 def test_memory_of_a_gpu_is_no_objective_on_a_cpu(tmp_path: Path) -> None:
     text = SPEC.replace("[psnr, parameters]", "[psnr, reserved_peak_memory_gib]")
-    with pytest.raises(UserError, match="empty on a CPU: use host_peak_memory_gib"):
+    with pytest.raises(UserError, match="empty on a CPU: use allocated_peak_memory_gib"):
         main(command(tmp_path, "--device", "cpu", text=text))
 
 

@@ -37,14 +37,13 @@ class Case:
     scenes: int = SCENES
     overrides: tuple[str, ...] = ()
 
-    def spec(self, suite_is_tiny: bool, device_type: str) -> RunSpec:
-        """On a CPU with a trace, without which no memory is measured there. Nothing of `init` is read."""
+    def spec(self, suite_is_tiny: bool) -> RunSpec:
+        """Nothing of `init` is read."""
         from bench import config
         from bench.config.schema import InitSpec
 
         scenes = min(self.scenes, 4) if suite_is_tiny else self.scenes
         given = [*FEW_SCENES, "views.choice=rig", f"train.batch={scenes}", *self.overrides]
-        given += ["profile.trace=true"] if device_type == "cpu" else []
         path = SOURCE / "ablations" / "base" / f"{self.base}.yaml"
         (run,) = config.load(path, given, "tiny" if suite_is_tiny else "paper").runs
         return replace(run.spec, init=InitSpec())
@@ -79,7 +78,7 @@ def measure_case(suite: Suite, case: Case) -> dict[str, Any]:
     from bench.profiling.step_profile import measure
 
     suite.background.require()
-    spec = case.spec(suite.tiny, suite.device.type)
+    spec = case.spec(suite.tiny)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in spec.model.build().parameters())
     source = open_source(spec.data, spec.model.image_size, progress=False)
@@ -116,6 +115,6 @@ def prepare(names: Sequence[str], tiny: bool, device_type: str) -> None:
 
     for case in CASES:
         if case.name in names:
-            spec = case.spec(tiny, device_type)
+            spec = case.spec(tiny)
             open_source(spec.data, spec.model.image_size, progress=False)
             cached_step_cost(spec, 1, "cpu" if device_type == "cpu" else "cuda")
