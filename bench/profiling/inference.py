@@ -27,7 +27,7 @@ DEFINITIONS = {
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")
+@torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]
 def measure_inference(model: EAD, batch: Batch) -> dict[str, float | int | None]:
     """Of the batch's first scene, ready for JSON; None for what the output does not have."""
     scene, device = batch.scenes_at(0, 1), batch.targets.device
