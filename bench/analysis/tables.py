@@ -6,6 +6,7 @@ a column of the CSV alone. Its columns `measured/…` depend on the machine: lea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,19 @@ from bench.analysis.formatting import (
 from bench.analysis.paper_table import paper_table
 from bench.analysis.sweep_results import SweepResults, protocol_metrics, read_sweep
 from bench.analysis.table_rows import MEASURED, TableRow, format_cell, table_rows
-from bench.common.files import atomic_write_text
+from bench.common.files import atomic_write_text, remove_files
+
+WRITTEN = re.compile(  # names of the files of `write`
+    r"((answers|table)(_\w+@\d+\w*)?\.(csv|md|tex))|((table1|number_of_views)(_\w+@\d+\w*)?\.(csv|md))|cost\.(csv|md)"
+)
 
 
 def write(sweep_folder: Path, results: Path) -> list[Path]:
     """tables/answers.{csv,md,tex}, where there is something to compare, tables/table.{csv,md,tex} and, where models
     differ as the paper's Table 1 does, tables/table1.{csv,md} and, where they were evaluated with several numbers of
     views, tables/number_of_views.{csv,md} for the first protocol; answers_<protocol>@<version>.* and so on for others;
-    where steps were profiled, tables/cost.{csv,md}. Files that hold the same already are not touched. Returns all."""
+    where steps were profiled, tables/cost.{csv,md}. Files that hold the same already are not touched; those of
+    these names that the sweep no longer has are removed. Returns all."""
     sweep = read_sweep(sweep_folder, results)
     by_name = {f"cost.{suffix}": text for suffix, text in cost.render(sweep).items()}
     for i, protocol in enumerate(sweep.protocols() or [""]):
@@ -47,6 +53,9 @@ def write(sweep_folder: Path, results: Path) -> list[Path]:
     for path, text in written.items():
         if not path.is_file() or path.read_bytes() != text.encode():
             atomic_write_text(path, text)
+    if not sweep.summary_only:
+        names = {path.name for path in (sweep_folder / "tables").iterdir()}
+        remove_files(sweep_folder / "tables", filter(WRITTEN.fullmatch, names - by_name.keys()))
     return list(written)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -49,6 +49,12 @@ def atomic_write_text(target: Path, text: str, check: Callable[[], None] = lambd
         path.write_text(text, encoding="utf-8")
 
     atomic_write(target, write, check)
+
+
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Those of these names that exist."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 def is_writable(folder: Path) -> bool:

@@ -163,11 +163,13 @@ class Session:
         """Write sweep.json, runs.jsonl and environment.json; the records of runs.jsonl."""
         import torch
 
+        from bench import figures
         from bench.analysis.sweep_sources import sweep_sources
         from bench.config import bases_at_paper_scale
         from bench.runtime import provenance
 
         lines = sweep_lines(self.sweep, self.results)
+        figures.remove_former_diagrams(self.folder, lines)
         content = {"name": self.sweep.name, "scale": self.sweep.scale, "question": self.sweep.question,
                    "spec": str(self.sweep.path), "overrides": list(self.sweep.overrides),
                    "reference": self.sweep.reference, "folder_name": self.options.name,

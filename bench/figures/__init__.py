@@ -7,7 +7,7 @@ and draws what its runs hold: a run that lacks a stage is missing in the figure 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.analysis.formatting import ARROWS
-from bench.analysis.sweep_results import SweepResults, SweepRun, read_sweep
+from bench.analysis.sweep_results import SweepResults, SweepRun, group_names, read_sweep
 from bench.common import labels
-from bench.common.files import atomic_write
-from bench.common.json_files import write_json
+from bench.common.files import atomic_write, remove_files
+from bench.common.json_files import read_lines, write_json
 from bench.figures import of_traces
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from bench.figures.number_of_views import Panel
 
+AS_PNG = ("qualitative", "comparison")  # alone; all other kinds as SVG, too
 KINDS = ("loss_curves", "qualitative", "comparison", "model", *of_traces.KINDS, "number_of_views", "quality_over_time")
 MODELS = 6  # columns of the qualitative sheet, and diagrams: the first ones of a large sweep
 AGAINST_VIEWS = ("psnr", "lpips_vgg", "depth_error", "point_error", "completion_error")
@@ -41,7 +42,7 @@ Figures = Iterator[tuple[str, "Callable[[], Figure]"]]  # file name, function th
 def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> list[Path]:
     """figures/: loss_curves, qualitative, comparison, model_<label>, of traced runs those of `of_traces` and a JSON of
     time_by_part, number_of_views of sweeps over it, in training or evaluation, quality_over_time where training
-    validated; returns what was written.
+    validated; returns what was written. Those of `kinds` that the sweep no longer has are removed.
 
     Of all `kinds`, only `model` imports torch.
     """
@@ -60,7 +61,27 @@ def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> 
         written.append(sweep_folder / "figures" / "time_by_part.json")
         times = {label: {k: v for k, v in t.items() if k not in ("memory", "operators")} for label, t in traces.items()}
         write_json(written[-1], {"runs": times})
+    if not sweep.summary_only:
+        remove_files(sweep_folder / "figures", _names(kinds, sweep.groups()) - {path.name for path in written})
     return written
+
+
+def remove_former_diagrams(sweep_folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Of settings that the sweep's recorded lines of runs.jsonl name and its new ones do not."""
+    before, now = (
+        set(group_names({line["id"]: line for line in of}).values())
+        for of in (read_lines(sweep_folder / "runs.jsonl"), lines)
+    )
+    remove_files(sweep_folder / "figures", _names(["model"], before - now))
+
+
+def _names(kinds: Collection[str], settings: Collection[str]) -> set[str]:
+    """Of all files that `write` makes of a sweep with these settings, if it has what each of `kinds` shows."""
+    diagrams = map(diagram_name, settings) if "model" in kinds else ()
+    times = ("time_by_part.json",) if "time_by_part" in kinds else ()
+    others = [kind for kind in kinds if kind != "model"]
+    return {*diagrams, *times, *(f"{kind}.png" for kind in others),
+            *(f"{kind}.svg" for kind in others if kind not in AS_PNG)}  # fmt: skip
 
 
 def _loss_curves(sweep: SweepResults) -> Figures:
@@ -115,11 +136,15 @@ def _comparison(sweep: SweepResults) -> Figures:
 
 def _number_of_views(sweep: SweepResults) -> Figures:
     """Of models that were trained with several numbers of input views, or evaluated with other numbers than trained."""
-    from bench.figures import number_of_views
+    from bench.analysis.variants import series_over
+    from bench.figures import number_of_views, series
 
     if panels := [*_evaluated_panels(sweep), *_trained_panels(sweep)]:
+        colors = {setting: one.color for setting, one in series.of_sweep(sweep).items()}
+        for model, by_views in series_over(sweep, "views.inputs").items():
+            colors[model] = colors[next(iter(by_views.values()))]
         for suffix in ("png", "svg"):
-            yield f"number_of_views.{suffix}", partial(number_of_views.draw, panels)
+            yield f"number_of_views.{suffix}", partial(number_of_views.draw, panels, colors)
 
 
 def _evaluated_panels(sweep: SweepResults) -> Iterator[Panel]:

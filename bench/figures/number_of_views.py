@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -32,14 +31,14 @@ class Panel:
     baseline: tuple[str, Mapping[int, float]] = ("", {})
 
 
-def draw(panels: Sequence[Panel]) -> Figure:
-    """Means over seeds; bars are their range. The number of views on a logarithmic axis, quantities from their own."""
+def draw(panels: Sequence[Panel], colors: Mapping[str, str]) -> Figure:
+    """Means over seeds; bars are their range; `colors` of the models. The number of views on a logarithmic axis,
+    quantities from their own."""
     import matplotlib.pyplot as plt
 
     rows, columns = ceil(len(panels) / COLUMNS), min(len(panels), COLUMNS)
     size = (min(style.WIDTH, 2.6 * columns), 2.0 * rows + 0.3)
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    colors = style.series_colors(list(dict.fromkeys(chain.from_iterable(panel.values for panel in panels))))
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     for axes, panel in zip(grid.flat, panels, strict=False):

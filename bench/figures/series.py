@@ -1,7 +1,8 @@
 """Which color and line a setting has, in every figure of its sweep.
 
-Settings of one base share a color where a sweep has several bases with several settings, and there are lines enough to
-tell them apart: the model is the color, what was changed in it the line. Elsewhere each setting has its own color.
+Settings of one base, or of a model trained with several numbers of input views, share a color where a sweep has several
+such families of several settings, and there are lines enough to tell them apart: the model is the color, what was
+changed in it the line. Elsewhere each setting has its own color.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench.analysis.variants import series_over
 from bench.figures import style
 
 if TYPE_CHECKING:
@@ -34,14 +36,16 @@ class Series:
 
 def of_sweep(sweep: SweepResults) -> dict[str, Series]:
     """setting → how it is drawn, in the sweep's order."""
-    bases = {label: str(runs[0].line.get("base")) for label, runs in sweep.groups().items()}
-    names = models_and_variants(bases)
+    families = {label: str(runs[0].line.get("base")) for label, runs in sweep.groups().items()}
+    for model, by_views in series_over(sweep, "views.inputs").items():
+        families |= dict.fromkeys(by_views.values(), model)
+    names = models_and_variants(families)
     variants = [variant for variant, _ in Counter(variant for _, variant in names.values()).most_common()]
     variants.sort(key=bool)  # a model as it is has the solid line
-    models, count = list(dict.fromkeys(model for model, _ in names.values())), len(set(bases.values()))
+    models, count = list(dict.fromkeys(model for model, _ in names.values())), len(set(families.values()))
     enough = count == len(models) <= len(style.PALETTE) and len(variants) <= len(LINES)
-    if not 1 < count < len(bases) or not enough or len(set(names.values())) < len(names):
-        return of_labels(list(bases))
+    if not 1 < count < len(families) or not enough or len(set(names.values())) < len(names):
+        return of_labels(list(families))
     colors = style.series_colors(models)
     return {
         label: Series(model, variant, colors[model], LINES[variants.index(variant)])
@@ -58,14 +62,14 @@ def of_labels(labels: Sequence[str]) -> dict[str, Series]:
     }
 
 
-def models_and_variants(bases: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """label → (what the labels of its base have in common, the rest), from label → base."""
+def models_and_variants(families: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """label → (what the labels of its family have in common, the rest), from label → family."""
     names = {}
-    for label, base in bases.items():
+    for label, family in families.items():
         parts = label.split(", ")
-        others = [other.split(", ") for other, of in bases.items() if of == base]
+        others = [other.split(", ") for other, of in families.items() if of == family]
         common = [part for part in parts if all(part in other for other in others)]
-        names[label] = (", ".join(common) or base, ", ".join(part for part in parts if part not in common))
+        names[label] = (", ".join(common) or family, ", ".join(part for part in parts if part not in common))
     return names
 
 

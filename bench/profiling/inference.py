@@ -19,14 +19,15 @@ from models.tensors import Gaussians
 WARM_UP, REPEATS = 2, 10
 GIB = 2**30
 DEFINITIONS = {
-    "inference": f"one scene, without gradients, medians of {REPEATS} after {WARM_UP}: `latency_ms` of E, A and D; "
-    "`peak_memory_gib` of weights and what it allocates (torch.cuda.max_memory_allocated; on a CPU by a profiler's "
-    "allocator events); `gaussians` of the scene, and `kept_gaussians`, those of an opacity above "
+    "inference": f"one scene, without gradients, not compiled, medians of {REPEATS} after {WARM_UP}: `latency_ms` of "
+    "E, A and D; `peak_memory_gib` of weights and what it allocates (torch.cuda.max_memory_allocated; on a CPU by a "
+    "profiler's allocator events); `gaussians` of the scene, and `kept_gaussians`, those of an opacity above "
     f"{TRANSPARENT}; `views_per_s`: target views that are rendered, of the training's size",
 }
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]
 def measure_inference(model: EAD, batch: Batch) -> dict[str, float | int | None]:
     """Of the batch's first scene, ready for JSON; None for what the output does not have."""
     scene, device = batch.scenes_at(0, 1), batch.targets.device

@@ -58,12 +58,10 @@ def run_steps(
     samples = ranks.samples(spec.train.batch)
     metrics = MetricsLog(writer if ranks.is_first else None, trainer.model, warnings,
                          lambda step: sampler.training(step - 1, samples).to(device))  # fmt: skip
-    best = BestCheckpoint(spec, sampler, writer)
-    preview = Preview(spec, sampler, writer)
+    between = BetweenSteps(trainer, sampler, writer, metrics, stop)
     if ranks.is_first:
         writer.append(SESSIONS, {"from_step": first_step, **session})
 
-    draws = ranks.is_first and not is_model_sharded(trainer.model)  # previews, by this rank alone
     steps = range(first_step, spec.train.steps)
     completed = first_step
     clock = Stopwatch.started()
@@ -78,33 +76,57 @@ def run_steps(
                 "data_wait_ms": data_wait_ms,
                 "step_time_ms": data_wait_ms + clock.lap_ms(),
             }
-            if ranks.is_first:
-                numbers |= best.maybe_validate(step + 1, trainer.trained)
-            metrics.log_deferred(StepRecord(step + 1, values, numbers, batch.scenes))
-
             completed = step + 1
-            last, stopping = completed == spec.train.steps, ranks.any(stop())
-            if memorized.is_due(spec, completed):
-                last |= ranks.any(draws and memorized.is_memorized(spec, source, completed, trainer.trained))
-            if last or stopping or completed % spec.train.checkpoint_every == 0:
-                metrics.flush()
-                metrics.write()
-                if ranks.is_first:
-                    scene_record.record_broken(writer, sampler)
-                checkpoint.save(
-                    writer if ranks.is_first else None, completed, trainer.model, trainer.optimizer, warnings
-                )
-            if stopping and not last:
-                raise Stopped(f"stopped after step {completed} of {spec.train.steps}; a checkpoint is written")
-            if draws:
-                preview.maybe_draw(completed, trainer.trained)
-            if last:
+            if between.finish(StepRecord(completed, values, numbers, batch.scenes)):
                 break
             clock.lap_ms()
 
     ema.exchange(trainer.optimizer)  # for good
     summary = {"steps": completed, "warnings": list(warnings.values()), "last_session_s": time.perf_counter() - started}
     return whole_model(trainer.model, ranks.is_first), summary | {"provenance": session}
+
+
+class BetweenSteps:
+    """What is done after a step and counts to none: validation, its record, the check of `views.overfit`, a checkpoint,
+    a stop, the preview."""
+
+    def __init__(
+        self, trainer: Trainer, sampler: Sampler, writer: Writer, metrics: MetricsLog, stop: Callable[[], bool]
+    ) -> None:
+        """Raises UserError where a validation is due that the data or the model does not allow."""
+        self.trainer, self.sampler, self.writer, self.metrics, self.stop = trainer, sampler, writer, metrics, stop
+        self.train, self.ranks = trainer.spec.train, trainer.ranks
+        self.best = BestCheckpoint(trainer.spec, sampler, writer)
+        self.preview = Preview(trainer.spec, sampler, writer)
+        self.draws = self.ranks.is_first and not is_model_sharded(trainer.model)  # by this rank alone
+
+    def finish(self, record: StepRecord) -> bool:
+        """All that follows this step; whether it was the last. Raises NonFinite, Stopped and UserError."""
+        if self.ranks.is_first:
+            record.numbers |= self.best.maybe_validate(record.step, self.trainer.trained)
+        self.metrics.log_deferred(record)
+        last, stopping = record.step == self.train.steps, self.ranks.any(self.stop())
+        if memorized.is_due(self.trainer.spec, record.step):
+            last |= self.ranks.any(self.draws and self.is_memorized(record.step))
+        if last or stopping or record.step % self.train.checkpoint_every == 0:
+            self.save_checkpoint(record.step)
+        if stopping and not last:
+            raise Stopped(f"stopped after step {record.step} of {self.train.steps}; a checkpoint is written")
+        if self.draws:
+            self.preview.maybe_draw(record.step, self.trainer.trained)
+        return last
+
+    def is_memorized(self, step: int) -> bool:
+        return memorized.is_memorized(self.trainer.spec, self.sampler.source, step, self.trainer.trained)
+
+    def save_checkpoint(self, step: int) -> None:
+        """With the records of all steps up to this one, which its checkpoint stands for."""
+        self.metrics.flush()
+        self.metrics.write()
+        if self.ranks.is_first:
+            scene_record.record_broken(self.writer, self.sampler)
+        writer = self.writer if self.ranks.is_first else None
+        checkpoint.save(writer, step, self.trainer.model, self.trainer.optimizer, self.metrics.warnings)
 
 
 def _require_same_step(step: int, writer: Writer, ranks: DistributedContext) -> None:

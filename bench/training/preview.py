@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from bench import outputs
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from bench.config.schema import RunSpec
 
 FILE = "preview.png"
+STEP = "step"  # key of the file's text
 FIRST_STEPS = 20  # the first preview is drawn after so many steps of a session, or after INTERVAL_S if that is earlier
 INTERVAL_S = 30.0
 MAX_SHARE = 0.01  # of the time: the next preview waits until drawing has cost no more
@@ -58,13 +60,16 @@ class Preview:
         with trained() as model:
             batch = self.batch.to(next(model.parameters()).device)
             image = draw(model, batch, f"step {step} of {self.steps}")
-        self.writer.commit(FILE, lambda path: save(image, path))
+        self.writer.commit(FILE, lambda path: save(image, path, step))
         finished = time.monotonic()
         self.next_time = finished + max(INTERVAL_S, (finished - started) / MAX_SHARE)
 
 
-def save(image: Image.Image, path: Path) -> None:
-    image.save(path, format="png")
+def save(image: Image.Image, path: Path, step: int) -> None:
+    """As PNG, whose text says of which step it is."""
+    text = PngInfo()
+    text.add_text(STEP, str(step))
+    image.save(path, format="png", pnginfo=text)
 
 
 def draw(model: EAD, batch: Batch, title: str) -> Image.Image:

@@ -25,26 +25,24 @@ class TensorBoardWriter:
 
     def __init__(self, writer: Writer) -> None:
         self.writer, self.folder = writer, writer.folder
-        self.events: SummaryWriter | None = None
-        self.step = 0
+        self._events: SummaryWriter | None = None
 
     def append(self, name: str, *records: Mapping[str, object]) -> None:
         """Records of metrics.jsonl become one scalar per number."""
         self.writer.append(name, *records)
         for record in records if name == METRICS else ():
             numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
-            self.step = int(numbers.pop("step"))
-            if self.events is None:  # steps that a resumed run repeats replace the earlier ones
-                self.events = SummaryWriter(str(self.folder), purge_step=self.step)
+            step = int(numbers.pop("step"))
             for key, value in numbers.items():
-                self.events.add_scalar(key, value, self.step)
+                self._events_from(step).add_scalar(key, value, step)
 
     def commit(self, name: str, write: Callable[[Path], None]) -> None:
-        """preview.png becomes a picture of the last recorded step."""
+        """preview.png becomes a picture of the step that it shows, whose record may be written later."""
         self.writer.commit(name, write)
-        if name == preview.FILE and self.events is not None:
-            pixels = np.asarray(Image.open(self.folder / name).convert("RGB"))
-            self.events.add_image("preview", pixels, self.step, dataformats="HWC")
+        if name == preview.FILE:
+            with Image.open(self.folder / name) as image:
+                step, pixels = int(image.info[preview.STEP]), np.asarray(image.convert("RGB"))
+            self._events_from(step).add_image("preview", pixels, step, dataformats="HWC")
 
     def remove(self, name: str) -> None:
         """As `writer`."""
@@ -52,5 +50,10 @@ class TensorBoardWriter:
 
     def close(self) -> None:
         """Flush the event files."""
-        if self.events is not None:
-            self.events.close()
+        if self._events is not None:
+            self._events.close()
+
+    def _events_from(self, step: int) -> SummaryWriter:
+        """Opened at the first step of a session: those that a resumed run repeats replace the earlier ones."""
+        self._events = self._events or SummaryWriter(str(self.folder), purge_step=step)
+        return self._events

@@ -76,8 +76,9 @@ class Trainer:
 
     @contextmanager
     def trained(self) -> Iterator[EAD]:
-        """The model as the run would keep it now: with `train.ema` its weights are their averages here."""
-        with ema.averaged(self.optimizer):
+        """The model as the run would keep it now: with `train.ema` its weights are their averages here. It is not
+        compiled, which it would be once more for other shapes than those of a step."""
+        with ema.averaged(self.optimizer), torch.compiler.set_stance("force_eager"):
             yield self.model
 
     def accumulate(self, step: int, batch: Batch) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +13,8 @@ from support.sweeps import PROTOCOL, evaluation, profile, record_sweep, samples
 import bench.report
 from bench import figures
 from bench.analysis import tables
-from bench.common.json_files import write_json
-from bench.runs.folder import RunFolder, State, Status
+from bench.common.json_files import read_json, read_lines, write_json
+from bench.runs.folder import RunFolder, State, Status, write_sweep
 
 STEPS = {"FreeSplatter": 200.0, "Ours1": 150.0, "Ours2": 160.0}
 
@@ -70,6 +71,36 @@ def test_a_study_of_cost_shows_no_quality_of_models_that_are_hardly_trained(tmp_
     assert sweep.show("paper").html.count("PSNR") == 1  # the paper's
 
 
+def test_a_study_of_cost_removes_the_quality_of_an_earlier_sweep_of_its_name(sweep_copy: Path) -> None:
+    """And no file that the harness does not write."""
+    results, drawn, tabulated = sweep_copy.parent, sweep_copy / "figures", sweep_copy / "tables"
+    mine = [
+        drawn / "comparison.svg",
+        drawn / "model_of_mine.svg",
+        tabulated / "table_of_mine.md",
+        tabulated / "paper.tex",
+    ]
+    former = [drawn / "number_of_views.svg", tabulated / "table_per_image_white@1_08_inputs.csv"]
+    for path in (*mine, *former):
+        path.write_text("")
+    quality = [drawn / "qualitative.png", drawn / "comparison.png", tabulated / "answers.md", tabulated / "answers.tex"]
+    assert all(path.is_file() for path in quality)
+    lines = [line | {"spec": line["spec"] | {"study": "cost"}} for line in read_lines(sweep_copy / "runs.jsonl")]
+    write_sweep(sweep_copy, read_json(sweep_copy / "sweep.json"), lines, {})
+    tables.write(sweep_copy, results)
+    figures.write(sweep_copy, results, [kind for kind in figures.KINDS if kind != "model"])
+    assert not [path.name for path in (*quality, *former) if path.exists()]
+    assert all(path.is_file() for path in (*mine, drawn / "loss_curves.svg", drawn / "model_Ours1.svg"))
+    assert {path.name for path in tabulated.glob("table.*")} == {"table.csv", "table.md", "table.tex"}
+
+
+def test_a_summary_without_its_runs_keeps_its_figures(sweep_copy: Path) -> None:
+    shutil.rmtree(sweep_copy.parent / "runs")
+    before = {path.name for path in (sweep_copy / "figures").iterdir()}
+    assert figures.write(sweep_copy, sweep_copy.parent) == []
+    assert {path.name for path in (sweep_copy / "figures").iterdir()} == before
+
+
 def test_profiles_from_before_such_measurements_make_no_table(tmp_path: Path) -> None:
     assert "cost.md" not in written(tmp_path, {})
 
@@ -77,5 +108,5 @@ def test_profiles_from_before_such_measurements_make_no_table(tmp_path: Path) ->
 def test_a_sweep_of_one_base_is_not_compared_with_the_papers_models(tmp_path: Path) -> None:
     files = written(tmp_path, {"scenes_per_s": 80.0}, "memory")
     table = pd.read_csv(files["cost.csv"], index_col=0)
-    assert len(table) == 10 and list(table["Time ÷ reference"]) == [1.0] * 10
+    assert len(table) == 11 and list(table["Time ÷ reference"]) == [1.0] * 11
     assert not [heading for heading in table if "Paper" in heading] and "The paper" not in files["cost.md"].read_text()

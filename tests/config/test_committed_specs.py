@@ -41,7 +41,7 @@ def test_header_counts_its_runs(path: Path) -> None:
     assert len(commands) == 2, f"{path.name} has two comment lines `# python -m bench.run ablations/… N runs, …`"
     for command in commands:
         scale = (re.findall(r"--scale (\w+)", command) or ["tiny"])[0]
-        (count,) = re.findall(r" (\d+) runs, ", command)
+        (count,) = re.findall(r" (\d+) runs?, ", command)
         assert int(count) == len(load(path, scale=scale).runs)
         assert f"ablations/{path.name}" in command
 

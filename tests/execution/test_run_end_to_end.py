@@ -114,6 +114,18 @@ def test_killed_in_the_middle_then_two_at_once_gives_the_undisturbed_table(
         assert (one.path / name).read_bytes() == (other.path / name).read_bytes()
 
 
+def test_files_of_former_settings_are_removed(finished: Path, tmp_path: Path) -> None:
+    """The same runs under other names; what a user put there stays."""
+    runs = "runs: [{name: fine, model.encoder.patch: 4}, {name: coarse, model.encoder.patch: 8}]"
+    (tmp_path / "sweep.yaml").write_text(SPEC.replace("grid: {model.encoder.patch: [4, 8]}", runs))
+    drawn = finished / "sweep_tiny" / "figures"
+    shutil.copy(drawn / "model_patch_4.svg", drawn / "model_of_mine.svg")
+    code, output = run(tmp_path / "sweep.yaml", finished)
+    assert code == 0 and "0 of 2 runs pending" in output, output
+    diagrams = {path.name for path in drawn.glob("model_*")}
+    assert diagrams == {"model_fine.svg", "model_coarse.svg", "model_of_mine.svg"}
+
+
 def test_a_third_time_trains_nothing(spec: Path, finished: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in finished.glob("runs/*/**/*") if p.is_file()}
     code, output = run(spec, finished)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from bench.analysis import tables
 from bench.analysis.sweep_results import read_sweep
 from bench.analysis.variants import series_over
 from bench.common.json_files import write_json
-from bench.figures import number_of_views, qualitative, style
+from bench.figures import number_of_views, qualitative, series, style
 from bench.runs.folder import RunFolder
 from bench.runs.states import State
+
+MODELS = ("self-attention", "alternating", "latents")
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +39,9 @@ def sweep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_models_that_differ_in_views_alone_are_one_line(sweep_folder: Path) -> None:
-    series = series_over(read_sweep(sweep_folder, sweep_folder.parent), "views.inputs")
-    assert list(series) == ["self-attention", "alternating", "latents"]
-    assert series["latents"] == {2: "latents, 2 inputs", 4: "latents, 4 inputs", 8: "latents, 8 inputs"}
+    over_views = series_over(read_sweep(sweep_folder, sweep_folder.parent), "views.inputs")
+    assert tuple(over_views) == MODELS
+    assert over_views["latents"] == {2: "latents, 2 inputs", 4: "latents, 4 inputs", 8: "latents, 8 inputs"}
 
 
 def test_quality_time_and_memory_have_a_panel_each(sweep_folder: Path) -> None:
@@ -46,9 +49,22 @@ def test_quality_time_and_memory_have_a_panel_each(sweep_folder: Path) -> None:
     assert {path.name for path in written} == {"number_of_views.png", "number_of_views.svg"}
     panel = number_of_views.Panel("PSNR", {"a": {2: [14.0, 15.0], 4: [16.0]}, "$b$": {8: [17.0]}})
     with style.style():
-        figure = number_of_views.draw([panel, panel])
+        figure = number_of_views.draw([panel, panel], {"a": "red", "$b$": "blue"})
         assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["2", "4", "8"]
         assert {text.get_text() for text in figure.legends[0].get_texts()} == {"a", r"\$b\$"}
+
+
+def test_a_model_has_its_color_in_every_figure_and_each_number_of_views_a_line(sweep_folder: Path) -> None:
+    looks = series.of_sweep(read_sweep(sweep_folder, sweep_folder.parent))
+    by_model = {f"{model}, {n} inputs": (model, f"{n} inputs") for model in MODELS for n in (2, 4, 8)}
+    assert {label: (look.model, look.variant) for label, look in looks.items()} == by_model
+    assert len({look.color for look in looks.values()}) == len({look.line for look in looks.values()}) == 3
+    figures.write(sweep_folder, sweep_folder.parent, ["number_of_views", "loss_curves"])
+    names = ("number_of_views.svg", "loss_curves.svg")
+    drawn = [set(re.findall(r"stroke: (#\w{6})", (sweep_folder / "figures" / name).read_text())) for name in names]
+    assert [{color.lower() for color in style.PALETTE} & colors for colors in drawn] == [
+        {look.color.lower() for look in looks.values()}
+    ] * 2
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +90,7 @@ def test_a_model_evaluated_with_several_numbers_is_a_line(
     """Over all evaluated numbers, the trained one among them, with the baseline of each number; none without pixels."""
     drawn: list[number_of_views.Panel] = []
     draw = number_of_views.draw
-    monkeypatch.setattr(number_of_views, "draw", lambda panels: drawn.extend(panels) or draw(panels))
+    monkeypatch.setattr(number_of_views, "draw", lambda panels, colors: drawn.extend(panels) or draw(panels, colors))
     figures.write(evaluated_with_several, evaluated_with_several.parent, ["number_of_views"])
     psnr = next(panel for panel in drawn if panel.title == "PSNR [dB] ↑")
     assert psnr.values == {

@@ -144,6 +144,19 @@ def test_what_cannot_be_estimated_is_not_proposed(
     assert first["fit"]["overrides"] is None
 
 
+def test_a_proposal_weakens_nothing_that_the_spec_saves(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where weights decide, so that every switch before `train.shard` is tried first."""
+    given = [f"train.recompute.{part}=block" for part in ("encoder", "aggregator", "head")]
+    added = ["train.views_at_once=1", "train.head_views=1", "train.shard=true"]
+    arguments = ["--slurm", "cluster.yaml", "--only", "patch 8", "train.batch=4", "model.encoder.width=1024", *given]
+    unsharded, sharded = (
+        rows(spec, capsys, *arguments, *more, "--estimate")[0]["estimate"]["memory"]["device_gib"]["high"]
+        for more in (added[:2], added)
+    )
+    (row,) = rows(spec, capsys, *arguments, "--fit", str((unsharded + sharded) / 2 / 0.985))
+    assert row["fit"]["overrides"] == added and row["fit"]["device_gib"] == sharded < unsharded
+
+
 @pytest.mark.long
 def test_what_makes_a_paper_model_fit(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--scale", "paper", "--only", "FreeSplatter"]

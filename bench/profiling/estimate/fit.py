@@ -7,9 +7,11 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import reduce
+from typing import TYPE_CHECKING, Any, get_args
 
 from bench.common.errors import UserError
+from bench.config.schema import Recompute
 from bench.config.validate import problems
 from bench.profiling.estimate.estimate import Hardware, estimate
 
@@ -27,10 +29,23 @@ class Switch:
     settings: Mapping[str, object]
     consequence: str
 
-    def apply(self, spec: RunSpec) -> RunSpec:
-        for field, value in self.settings.items():
-            spec = _with(spec, field, value)
-        return spec
+    def added_to(self, spec: RunSpec) -> dict[str, object]:
+        """Those that save memory of a spec: it may have some, or more, already."""
+        given = {field: reduce(getattr, field.split("."), spec) for field in self.settings}
+        return {field: value for field, value in self.settings.items() if _saves(value, given[field])}
+
+
+def _saves(value: object, given: object) -> bool:
+    """Over what a spec gives."""
+    ascending: tuple[object, ...] = get_args(Recompute)
+    return ascending.index(value) > ascending.index(given) if value in ascending else value != given
+
+
+def _changed(spec: RunSpec, settings: Mapping[str, object]) -> RunSpec:
+    """A copy with these dotted fields."""
+    for field, value in settings.items():
+        spec = _with(spec, field, value)
+    return spec
 
 
 def _with(spec: Any, field: str, value: object) -> Any:
@@ -72,15 +87,16 @@ class Fit:
 def fit(spec: RunSpec, hardware: Hardware, gb: float) -> Fit:
     """The first of SWITCHES whose upper bound fits, with the ones before it; within a switch, the largest micro-batch.
 
-    What cannot be estimated is left out; `spec` itself can be.
+    What the spec gives is kept where it saves as much. What cannot be estimated is left out; `spec` itself can be.
     """
     limit = gb * USABLE
     smallest = _device_gib(spec, hardware)
     changed = spec
     settings: dict[str, object] = {}
     for switch in SWITCHES:
-        candidate = switch.apply(changed)
-        useless = candidate.train.shard and not changed.train.shard and hardware.ranks == 1
+        added = switch.added_to(changed)
+        candidate = _changed(changed, added)
+        useless = (switch.settings and not added) or ("train.shard" in added and hardware.ranks == 1)
         if useless or any(problems(candidate)):  # say, a term that needs all target views at once
             continue
         sizes = micro_batches(spec, hardware.ranks)
@@ -89,7 +105,7 @@ def fit(spec: RunSpec, hardware: Hardware, gb: float) -> Fit:
             specs.pop()
         if not specs:
             continue
-        changed, settings = candidate, {**settings, **switch.settings}
+        changed, settings = candidate, settings | added
         smallest = min(smallest, least)
         if least > limit:
             continue
