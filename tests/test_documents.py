@@ -31,6 +31,7 @@ DRY_RUNS = {  # commands that need a cluster, a GPU, root, a network or an hour,
     "git switch my-change": "true",
     **{command: f"{command} --dry-run" for command in (
         "python -m bench.run ablations/pretrain_encoder.yaml", "python -m bench.run ablations/pretraining.yaml",
+        "python -m bench.run ablations/pretraining_on_renderings.yaml data.root=furniture data.evaluation_root=OTHER",
         "python -m bench.run ablations/cost.yaml", "python -m bench.run ablations/cost.yaml --scale paper")},
     "python -m bench.run ablations/patch_size.yaml --force":
         "python -m bench.run ablations/patch_size.yaml --force --only '*8, 2*'",
