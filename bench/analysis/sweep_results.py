@@ -91,6 +91,11 @@ class SweepResults:
         """Whether no run's folder is here: tables and figures are then taken as they were written."""
         return not any(run.folder.path.is_dir() for run in self.runs)
 
+    @property
+    def lacks_runs(self) -> bool:
+        """Whether the folder of a run that was done is not here: what was written of it cannot be written again."""
+        return any(run.line.get("status") == "done" and not run.folder.path.is_dir() for run in self.runs)
+
     def groups(self) -> dict[str, list[SweepRun]]:
         """label → its seeds, in the sweep's order."""
         groups: dict[str, list[SweepRun]] = {}

@@ -53,7 +53,7 @@ def write(sweep_folder: Path, results: Path) -> list[Path]:
     for path, text in written.items():
         if not path.is_file() or path.read_bytes() != text.encode():
             atomic_write_text(path, text)
-    if not sweep.summary_only:
+    if not (sweep.summary_only or sweep.lacks_runs):
         names = {path.name for path in (sweep_folder / "tables").iterdir()}
         remove_files(sweep_folder / "tables", filter(WRITTEN.fullmatch, names - by_name.keys()))
     return list(written)

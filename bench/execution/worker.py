@@ -190,11 +190,11 @@ class Worker:
         from bench.evaluation.overfit import check_overfit
         from bench.runtime import provenance
 
-        result = check_overfit(spec, self.folder.path, device=device, source=source)
-        steps = (self.folder.training() or {}).get("steps")
+        result, training = check_overfit(spec, self.folder.path, device=device, source=source), self.folder.training()
+        assert training is not None  # the stage before this one
         content = {
             "passed": result.passed,
-            "text": f"{result}, after {steps} of {spec.train.steps} steps",
+            "text": f"{result}, after {training['steps']} of {spec.train.steps} steps",
             "provenance": provenance.of_stage(spec.model.precision, device),
         }
         self.writer.commit("overfit.json", lambda path: write_json(path, content))

@@ -61,7 +61,7 @@ def write(sweep_folder: Path, results: Path, kinds: Collection[str] = KINDS) -> 
         written.append(sweep_folder / "figures" / "time_by_part.json")
         times = {label: {k: v for k, v in t.items() if k not in ("memory", "operators")} for label, t in traces.items()}
         write_json(written[-1], {"runs": times})
-    if not sweep.summary_only:
+    if not (sweep.summary_only or sweep.lacks_runs):
         remove_files(sweep_folder / "figures", _names(kinds, sweep.groups()) - {path.name for path in written})
     return written
 
@@ -168,8 +168,8 @@ def _evaluated_panels(sweep: SweepResults) -> Iterator[Panel]:
 
 
 def _trained_panels(sweep: SweepResults) -> Iterator[Panel]:
-    """Quality, time and memory (of the GPU, or on a CPU of the host) of models trained with several numbers of views;
-    without the quality where these models were evaluated with several, too."""
+    """Quality, time and memory (reserved on a GPU, on a CPU what tensors hold) of models trained with several
+    numbers of views; without the quality where these models were evaluated with several, too."""
     from bench.analysis.number_of_views import results
     from bench.analysis.table_rows import table_rows
     from bench.analysis.variants import series_over
@@ -178,7 +178,9 @@ def _trained_panels(sweep: SweepResults) -> Iterator[Panel]:
     protocol = next(iter(sweep.protocols()), "")
     series = series_over(sweep, "views.inputs")
     rows = {row.label: row for row in table_rows(sweep, protocol) if row.kind == "run"}
-    memory = next((m for m in MEMORY if all(m[0] in row.values for row in rows.values())), MEMORY[-1])
+    settings = [label for by_views in series.values() for label in by_views.values()]
+    profiled = [rows[label].values for label in settings if "step_time_ms" in rows[label].values]
+    memory = next((kind for kind in MEMORY if all(kind[0] in values for values in profiled)), MEMORY[-1])
     quality = () if results(sweep, protocol) else (("psnr", "PSNR [dB] ↑"),)
     for name, title in (*quality, ("step_time_ms", "Step time [ms] ↓"), (memory[0], f"{memory[1]} [GiB] ↓"),
                         ("forward_gflop", "Forward [GFLOP] ↓")):  # fmt: skip

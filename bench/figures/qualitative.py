@@ -163,7 +163,7 @@ def _text_width(lines: str, size: float) -> float:
 
 @cache
 def _line_width(line: str) -> float:
-    """Of a line of size 1, to which others are proportional: matplotlib takes some 10 ms to tell it."""
+    """Of a line of size 1, to which others are proportional: matplotlib takes some 10 ms to measure it."""
     from matplotlib.textpath import TextPath
 
     return float(TextPath((0, 0), line, size=1).get_extents().width)

@@ -104,7 +104,7 @@ def derive_run_state(
     attempts = read_attempts(folder)
     last = attempts[-1] if attempts else {}
     records = last_records(folder.path / "metrics.jsonl")
-    step, steps = int(records[-1]["step"]) if records else 0, int(line["steps"])
+    step, steps = int(records[-1]["step"]) if records else 0, int({**line, **(folder.training() or {})}["steps"])
     per_step = median_step_ms(records)
     training = state is State.RUNNING and status.phase == "train"
     return RunState(

@@ -62,8 +62,8 @@ def run_steps(
     if ranks.is_first:
         writer.append(SESSIONS, {"from_step": first_step, **session})
 
-    steps = range(first_step, spec.train.steps)
     completed = first_step
+    steps = range(first_step, first_step if between.is_memorized(first_step) else spec.train.steps)
     clock = Stopwatch.started()
     with metrics:
         for step, batch in zip(steps, batches(sampler, steps, samples), strict=True):
@@ -87,8 +87,8 @@ def run_steps(
 
 
 class BetweenSteps:
-    """What is done after a step and counts to none: validation, its record, the check of `views.overfit`, a checkpoint,
-    a stop, the preview."""
+    """What is done after a step and is part of no step's time: validation, its record, the check of `views.overfit`, a
+    checkpoint, a stop, the preview."""
 
     def __init__(
         self, trainer: Trainer, sampler: Sampler, writer: Writer, metrics: MetricsLog, stop: Callable[[], bool]
@@ -106,8 +106,7 @@ class BetweenSteps:
             record.numbers |= self.best.maybe_validate(record.step, self.trainer.trained)
         self.metrics.log_deferred(record)
         last, stopping = record.step == self.train.steps, self.ranks.any(self.stop())
-        if memorized.is_due(self.trainer.spec, record.step):
-            last |= self.ranks.any(self.draws and self.is_memorized(record.step))
+        last = last or self.is_memorized(record.step)
         if last or stopping or record.step % self.train.checkpoint_every == 0:
             self.save_checkpoint(record.step)
         if stopping and not last:
@@ -117,7 +116,11 @@ class BetweenSteps:
         return last
 
     def is_memorized(self, step: int) -> bool:
-        return memorized.is_memorized(self.trainer.spec, self.sampler.source, step, self.trainer.trained)
+        """Whether the check of `views.overfit` is due after `step` steps and passes."""
+        spec, source = self.trainer.spec, self.sampler.source
+        return memorized.is_due(spec, step) and self.ranks.any(
+            self.ranks.is_first and memorized.is_memorized(spec, source, step, self.trainer.trained)
+        )
 
     def save_checkpoint(self, step: int) -> None:
         """With the records of all steps up to this one, which its checkpoint stands for."""

@@ -15,14 +15,15 @@ from models.ead import EAD
 if TYPE_CHECKING:
     from bench.config.schema import RunSpec
 
-EVERY = 50  # steps: a check costs about as much as one of them
+EVERY = 50  # steps: a check renders all other views of the scenes
 
 log = logging.getLogger(__name__)
 
 
 def is_due(spec: RunSpec, step: int) -> bool:
-    """Whether to check after step 1, 2, …; not where the weights kept are those of another step."""
-    return bool(spec.views.overfit) and spec.train.keep == "last" and step % EVERY == 0
+    """Whether to check after step 1, 2, …; not where the weights kept are those of another step, or are sharded."""
+    checked = spec.views.overfit and spec.train.keep == "last" and not spec.train.shard
+    return bool(checked) and step > 0 and step % EVERY == 0
 
 
 @numerics.evaluation_precision()

@@ -101,6 +101,17 @@ def test_a_summary_without_its_runs_keeps_its_figures(sweep_copy: Path) -> None:
     assert {path.name for path in (sweep_copy / "figures").iterdir()} == before
 
 
+def test_a_summary_beside_some_of_its_runs_keeps_what_it_has_of_others(sweep_copy: Path) -> None:
+    lines = [line | {"status": "done"} for line in read_lines(sweep_copy / "runs.jsonl")]
+    write_sweep(sweep_copy, read_json(sweep_copy / "sweep.json"), lines, {})
+    shutil.rmtree(sweep_copy.parent / "runs" / lines[0]["id"])
+    (sweep_copy / "figures" / "memory_by_part.png").write_text("")
+    (sweep_copy / "tables" / "table1.md").write_text("")
+    tables.write(sweep_copy, sweep_copy.parent)
+    figures.write(sweep_copy, sweep_copy.parent, ["memory_by_part"])
+    assert (sweep_copy / "figures" / "memory_by_part.png").exists() and (sweep_copy / "tables" / "table1.md").exists()
+
+
 def test_profiles_from_before_such_measurements_make_no_table(tmp_path: Path) -> None:
     assert "cost.md" not in written(tmp_path, {})
 

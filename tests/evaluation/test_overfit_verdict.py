@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.balls import Balls
 from support.base_models import BASES
-from support.training import CPU, SIZE, run, spec
+from support.training import CPU, SIZE, run, spec, stop_after
 
 from bench import config
 from bench.config.schema import RunSpec
@@ -18,6 +18,7 @@ from bench.evaluation import overfit
 from bench.evaluation.overfit import Criterion, OverfitVerdict
 from bench.losses import completion, confidence_points
 from bench.training import memorized
+from bench.training.loop import Stopped
 from models.aggregators import cross_attention
 from models.encoders import croco
 from models.outputs import pixels, pointmap
@@ -93,6 +94,16 @@ def test_training_ends_once_the_check_passes(
     assert training is not None and training["steps"] == steps and training["kept"] == {"step": steps}
     assert len(folder.metrics()) == steps and not folder.checkpoints()
     assert overfit.check_overfit(of, tmp_path, device=CPU, source=Balls(SIZE)).passed is (steps < 25)
+
+
+def test_a_run_that_passed_and_was_stopped_takes_no_other_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memorized, "EVERY", 10)
+    monkeypatch.setattr(overfit, "MAX_COMPLETION_ERROR", 0.0)
+    with pytest.raises(Stopped):
+        run(tmp_path, completing(steps=25), stop=stop_after(10))
+    monkeypatch.setattr(overfit, "MAX_COMPLETION_ERROR", 10.0)
+    training = run(tmp_path, completing(steps=25)).training()
+    assert training is not None and training["steps"] == 10
 
 
 def test_the_checks_change_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.paths import ROOT
+from support.paths import ROOT, TESTS
 
 PROGRAM = """
 import json, sys
@@ -54,7 +55,9 @@ print(json.dumps(found))
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """From a process of its own: the shape hook of the tests is no part of what is compiled."""
     folder: Path = tmp_path_factory.mktemp("compiled") / "run"
-    done = subprocess.run([sys.executable, "-c", PROGRAM, folder], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-c", PROGRAM, folder]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{TESTS}"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(json.loads(done.stdout))
 
